@@ -1,0 +1,51 @@
+"""The errors a user of glide_fast can meet, and the exit code each gives the command line.
+
+Every one of them is raised before work starts or after everything on disk has been left as it was, and says which
+argument (or file) is wrong, what was given and what is accepted.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GlideFastError(Exception):
+    """Base of every error that glide_fast raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidInputError(GlideFastError, ValueError):
+    """An argument is outside what is accepted; see :func:`invalid`."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class CheckpointError(GlideFastError, ValueError):
+    """A checkpoint is missing, truncated, foreign, or does not fit the model it was given to."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class DownloadError(GlideFastError, OSError):
+    """A download failed or delivered something other than what was asked for."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class BackendError(GlideFastError, RuntimeError):
+    """A backend was forced that cannot run here; the message holds its reason."""
+
+    exit_code: ClassVar[int] = 5
+
+
+def invalid(argument: str, given: object, accepted: str) -> InvalidInputError:
+    """Build (not raise) the error for a bad argument.
+
+    >>> str(invalid("guidance_scale", -1.0, "a number >= 0"))
+    'guidance_scale: got -1.0; accepted: a number >= 0'
+    """
+    text = repr(given)
+    if len(text) > 200:
+        text = text[:197] + "..."
+    return InvalidInputError(f"{argument}: got {text}; accepted: {accepted}")

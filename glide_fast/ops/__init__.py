@@ -1,0 +1,7 @@
+"""The public ops: contracts, plain-torch references and the rule that picks a backend for each."""
+
+from glide_fast.ops.group_norm_act import group_norm_act
+from glide_fast.ops.guided_step import guided_step
+from glide_fast.ops.text_attention import text_attention
+
+__all__ = ["group_norm_act", "guided_step", "text_attention"]

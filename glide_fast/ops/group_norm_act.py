@@ -1,0 +1,87 @@
+"""Group normalisation with everything GLIDE's residual blocks do around it: FiLM and SiLU.
+
+Replaces the official chain cast to fp32, ``F.group_norm``, cast back, ``* (1 + scale) + shift``, SiLU
+(``GroupNorm32`` and ``ResBlock`` of the released model; Wu and He 2018, Perez et al. 2018, Ramachandran et al. 2017).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from glide_fast.errors import invalid
+
+
+def check_arguments(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+) -> None:
+    """Raise ``InvalidInputError`` for arguments outside the contract of :func:`group_norm_act`."""
+    if x.dim() < 3:
+        raise invalid("x", tuple(x.shape), "a tensor of shape [N, C, ...] with at least one spatial dimension")
+    channels = x.shape[1]
+    if groups < 1 or channels % groups:
+        raise invalid("groups", groups, f"a divisor of the channel count {channels}")
+    if tuple(weight.shape) != (channels,) or tuple(bias.shape) != (channels,):
+        raise invalid("weight, bias", (tuple(weight.shape), tuple(bias.shape)), f"two vectors of {channels} elements")
+    if (scale is None) != (shift is None):
+        raise invalid("scale, shift", (type(scale).__name__, type(shift).__name__), "both or neither")
+    for name, film in (("scale", scale), ("shift", shift)):
+        if film is not None and tuple(film.shape) != (x.shape[0], channels):
+            raise invalid(name, tuple(film.shape), f"a tensor of shape {(x.shape[0], channels)}")
+
+
+def reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    scale: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
+    silu: bool = False,
+) -> torch.Tensor:
+    """The maths in plain torch; the ground truth for every backend. See :func:`group_norm_act`."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = F.group_norm(x.to(wide), groups, weight.to(wide), bias.to(wide), eps)
+    if scale is not None and shift is not None:
+        per_channel = (*scale.shape, *([1] * (x.dim() - 2)))
+        y = y * (1 + scale.to(wide).view(per_channel)) + shift.to(wide).view(per_channel)
+    if silu:
+        y = F.silu(y)
+    return y.to(x.dtype)
+
+
+def group_norm_act(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    scale: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
+    silu: bool = False,
+) -> torch.Tensor:
+    """``act((x - mean) / sqrt(var + eps) * weight + bias) * (1 + scale) + shift)`` with statistics per sample and group.
+
+    Args:
+        x: ``[N, C, ...]``, fp16, bf16, fp32 or fp64, any memory format.
+        weight, bias: ``[C]``, any floating type, used in fp32.
+        groups: divides C. ``groups`` neighbouring channels share mean and (biased) variance over all positions.
+        eps: added to the variance.
+        scale, shift: ``[N, C]`` each, both or neither: FiLM from the timestep embedding.
+        silu: apply ``y * sigmoid(y)`` last.
+
+    Returns:
+        Shape, type and memory format of ``x``. All arithmetic is fp32 (fp64 for fp64 input), rounded once at the end;
+        the official code rounds to the activation type before FiLM and SiLU as well.
+
+    Raises:
+        InvalidInputError: for shapes outside this contract.
+    """
+    check_arguments(x, weight, bias, groups, scale, shift)
+    return reference(x, weight, bias, groups, eps, scale, shift, silu)
