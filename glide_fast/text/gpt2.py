@@ -1,0 +1,67 @@
+"""GPT-2's tokenizer on lower-cased text: what GLIDE's text transformer reads (arXiv 2112.10741, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import regex
+
+from .byte_level import ByteLevelBPE, bytes_to_unicode, cut, read_merges, require_context, require_utf8
+
+__all__ = ["Encoder", "bytes_to_unicode", "get_encoder"]
+
+_MERGES = Path(__file__).with_name("data") / "gpt2_merges.txt.gz"
+_END_OF_TEXT = "<|endoftext|>"
+
+# `regex` and not HF's own pre-tokenizer cuts the pieces: the two disagree on the class (letter, digit, other)
+# of thousands of code points that newer Unicode versions added.
+_PIECES = regex.compile(
+    r"'s|'t|'re|'ve|'m|'ll|'d"  # English endings
+    r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"  # letters, digits, anything else, each with one space in front
+    r"|\s+(?!\S)|\s+"  # white space, leaving one space to the piece that follows
+)
+
+
+class Encoder(ByteLevelBPE):
+    """GPT-2's byte-level BPE; the arguments are those of :class:`~glide_fast.text.byte_level.ByteLevelBPE`.
+
+    Special tokens are never read out of text: "<|endoftext|>" in a prompt is plain characters.
+    """
+
+    def __init__(
+        self, encoder: dict[str, int], bpe_merges: Sequence[tuple[str, str]], errors: str = "replace"
+    ) -> None:
+        super().__init__(encoder, bpe_merges, errors)
+
+    @property
+    def end_token(self) -> int:
+        """Id of the end-of-text entry (50256), which GLIDE pads with."""
+        return self.n_vocab - 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the lower-cased text, of any length and without start or end token; the empty text has none.
+
+        Raises InvalidInputError when `text` is not a string or holds lone surrogates.
+        """
+        pieces = _PIECES.findall(require_utf8(text).lower())
+        return [index for piece in pieces for index in self.encode_piece(piece)]
+
+    def padded_tokens_and_mask(self, tokens: Sequence[int], text_ctx: int) -> tuple[list[int], list[bool]]:
+        """Cut `tokens` to `text_ctx` or pad them with `end_token`; the mask is True on what is not padding.
+
+        Raises InvalidInputError for a negative or non-integer `text_ctx` and `tokens` that are no sequence.
+        """
+        kept = cut(tokens, require_context(text_ctx, 0))
+        padding = text_ctx - len(kept)
+        return kept + [self.end_token] * padding, [True] * len(kept) + [False] * padding
+
+
+@lru_cache(maxsize=1)
+def get_encoder() -> Encoder:
+    """GPT-2's 50,257-entry encoder, built once per process and shared."""
+    merges = read_merges(_MERGES, limit=50_000)
+    # Ids: the bytes, then the merges in order of rank, then the end of text.
+    vocabulary = [*bytes_to_unicode().values(), *(left + right for left, right in merges), _END_OF_TEXT]
+    return Encoder({token: index for index, token in enumerate(vocabulary)}, merges)
