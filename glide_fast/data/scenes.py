@@ -1,0 +1,439 @@
+"""Scenes: from an integer seed to a caption, its attributes and a picture.
+
+A scene is decided first (:func:`sample_scene`, words and numbers only) and drawn afterwards (:func:`render`), so captions
+can be listed without drawing and a scene can be drawn at any size. All randomness comes from Python's ``random.Random(seed)
+.random()``, whose values are the same on every platform and version.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glide_fast.data.holdout import emoji_key, is_held_out, relation_key, solid_key
+from glide_fast.data.shapes import draw_solid, extent
+from glide_fast.data.sprites import Sprites, paste
+from glide_fast.data.vocabulary import BACKGROUNDS, COLOURS, RELATIONS, RGB, SHAPES, SIZES, with_article
+from glide_fast.errors import invalid
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """How often each kind of scene and each optional word appears.
+
+    Attributes:
+        solid: weight of one lone solid.
+        relation: weight of two related solids.
+        emoji: weight of one emoji; 0 needs no sprites.
+        name_background: chance that a caption of the training split names the background. Held-out captions of lone objects
+            always do, because the background is part of what was held out.
+        name_size: chance that a lone solid or emoji is small or large and called so.
+        name_style: chance that an emoji's caption names its vendor.
+        colour_jitter: largest change of a solid's colour, per channel, in sRGB steps.
+    """
+
+    solid: float = 0.50
+    relation: float = 0.25
+    emoji: float = 0.25
+    name_background: float = 0.5
+    name_size: float = 0.35
+    name_style: float = 0.3
+    colour_jitter: float = 8.0
+
+    def __post_init__(self) -> None:
+        weights = (self.solid, self.relation, self.emoji)
+        if any(not 0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
+            raise invalid("solid, relation, emoji", weights, "weights >= 0 with a positive sum")
+        for name in ("name_background", "name_size", "name_style"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise invalid(name, getattr(self, name), "a chance in [0, 1]")
+        if not 0 <= self.colour_jitter <= 16:
+            raise invalid("colour_jitter", self.colour_jitter, "0 to 16 (more would blur the colours' names)")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene. Lengths are fractions of the canvas's side.
+
+    Attributes:
+        name: a shape, or an emoji's noun.
+        colour: the colour's name; empty for an emoji.
+        rgb: the unshaded colour drawn; zeros for an emoji.
+        style: the emoji's vendor; empty for a solid.
+        size: larger side.
+        x, y: centre, from the upper left corner.
+        turn: see :func:`glide_fast.data.shapes.draw_solid`.
+    """
+
+    name: str
+    colour: str
+    rgb: RGB
+    style: str
+    size: float
+    x: float
+    y: float
+    turn: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows and says.
+
+    Attributes:
+        kind: "solid", "relation" or "emoji".
+        caption: the text a model is given.
+        background: its colour's name, said in the caption or not.
+        things: one object, or two for a relation, in the caption's order.
+        size_word: "small", "large" or empty.
+        relation: one of RELATIONS, or empty.
+        key: the combination that decides the split, see :mod:`glide_fast.data.holdout`.
+    """
+
+    kind: str
+    caption: str
+    background: str
+    things: tuple[Thing, ...]
+    size_word: str
+    relation: str
+    key: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the scene belongs to the held-out split."""
+        return is_held_out(self.key)
+
+    def attributes(self) -> dict[str, Any]:
+        """What a judge needs, as plain JSON: kind, background, size, relation and the objects' names."""
+        return {
+            "kind": self.kind,
+            "background": self.background,
+            "size": self.size_word,
+            "relation": self.relation,
+            "objects": [{"name": t.name, "colour": t.colour, "style": t.style} for t in self.things],
+            "held_out": self.held_out,
+        }
+
+
+class _Draws:
+    """Choices built on ``random()`` alone, so that no library version changes a seed's scene."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed).random
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * self._random()
+
+    def chance(self, probability: float) -> bool:
+        return self._random() < probability
+
+    def one_of(self, options: Sequence[_T]) -> _T:
+        return options[int(self._random() * len(options))]
+
+    def weighted(self, options: Sequence[_T], weights: Sequence[float]) -> _T:
+        point = self._random() * sum(weights)
+        for option, weight in zip(options, weights, strict=True):
+            point -= weight
+            if point < 0:
+                return option
+        return next(o for o, w in zip(reversed(options), reversed(weights), strict=True) if w > 0)
+
+
+def _on_background(phrase: str, background: str) -> str:
+    return f"{phrase} on {with_article(background)} background"
+
+
+def _jittered(colour: str, draws: _Draws, amount: float) -> RGB:
+    red, green, blue = (min(255, max(0, round(v + draws.between(-amount, amount)))) for v in COLOURS[colour])
+    return red, green, blue
+
+
+def _turn(draws: _Draws) -> float:
+    return draws.one_of((-1.0, -0.5, 0.0, 0.5, 1.0))
+
+
+def _place(draws: _Draws, size: float) -> float:
+    """A coordinate near the middle that keeps an object of this size inside the canvas, with a small margin."""
+    free = max(0.0, min(0.10, 0.5 - 0.5 * size - 0.03))
+    return 0.5 + draws.between(-free, free)
+
+
+def _solid(draws: _Draws, config: SceneConfig, split: Split) -> Scene:
+    shape, colour = draws.one_of(SHAPES), draws.one_of(tuple(COLOURS))
+    background = draws.one_of(tuple(BACKGROUNDS))
+    word = draws.one_of(("small", "large")) if draws.chance(config.name_size) else ""
+    size = draws.between(*SIZES[word])
+    thing = Thing(
+        shape,
+        colour,
+        _jittered(colour, draws, config.colour_jitter),
+        "",
+        size,
+        _place(draws, size),
+        _place(draws, size),
+        _turn(draws),
+    )
+    caption = solid_caption(shape, colour, word)
+    if draws.chance(config.name_background) or split == "heldout":
+        caption = _on_background(caption, background)
+    return Scene("solid", caption, background, (thing,), word, "", solid_key(shape, colour, background))
+
+
+def solid_caption(shape: str, colour: str, size_word: str = "", background: str = "") -> str:
+    """The caption of a lone solid.
+
+    >>> solid_caption("cube", "orange"), solid_caption("star", "red", "small", "light blue")
+    ('an orange cube', 'a small red star on a light blue background')
+    """
+    caption = with_article(f"{size_word} {colour} {shape}".strip())
+    return _on_background(caption, background) if background else caption
+
+
+def _relation(draws: _Draws, config: SceneConfig, split: Split) -> Scene:
+    relation, background = draws.one_of(RELATIONS), draws.one_of(tuple(BACKGROUNDS))
+    first = (draws.one_of(SHAPES), draws.one_of(tuple(COLOURS)))
+    second = first
+    while second == first:  # two alike would make the relation invisible
+        second = (draws.one_of(SHAPES), draws.one_of(tuple(COLOURS)))
+    size = draws.between(0.36, 0.43)
+    sizes = (size * draws.between(0.94, 1.06), size * draws.between(0.94, 1.06))
+    turns = (_turn(draws), _turn(draws))
+    colours = tuple(_jittered(c, draws, config.colour_jitter) for c in (first[1], second[1]))
+    shift, gap = draws.between(-0.06, 0.06), draws.between(0.02, 0.08)
+    boxes = tuple(
+        tuple(v * s for v in extent(shape, turn))
+        for (shape, _), s, turn in zip((first, second), sizes, turns, strict=True)
+    )
+    # Lay out (upper or left, lower or right), then hand the places back in the caption's order.
+    order = (0, 1) if relation in ("left of", "on top of") else (1, 0)
+    near, far = boxes[order[0]], boxes[order[1]]
+    if relation in ("left of", "right of"):
+        total = (near[2] - near[0]) + gap + (far[2] - far[0])
+        start = 0.5 - total / 2 + draws.between(-0.03, 0.03)
+        floor = 0.5 + draws.between(-0.05, 0.05) + size / 2
+        places = [
+            (start - near[0], floor - near[3]),
+            (start + total - far[2], floor - far[3]),
+        ]
+    else:
+        # The upper one sinks a little into a lower one with a visible top, so that it stands on it.
+        sink = {"cube": 0.16, "cylinder": 0.12, "sphere": 0.03, "ring": 0.02}.get(
+            (first, second)[order[1]][0], 0.0
+        ) * sizes[order[1]]
+        sink = (
+            sink
+            if (first, second)[order[0]][0] in ("cube", "cylinder", "cone", "pyramid", "sphere")
+            else sink / 2
+        )
+        total = (near[3] - near[1]) + (far[3] - far[1]) - sink
+        start = 0.5 - total / 2 + draws.between(-0.03, 0.03)
+        places = [(0.5 + shift, start - near[1]), (0.5 - shift / 2, start + total - far[3])]
+    placed = {order[0]: places[0], order[1]: places[1]}
+    things = tuple(
+        Thing(shape, colour, colours[i], "", sizes[i], placed[i][0], placed[i][1], turns[i])
+        for i, (shape, colour) in enumerate((first, second))
+    )
+    caption = (
+        f"{with_article(f'{first[1]} {first[0]}')} {relation} {with_article(f'{second[1]} {second[0]}')}"
+    )
+    if draws.chance(config.name_background):
+        caption = _on_background(caption, background)
+    return Scene("relation", caption, background, things, "", relation, relation_key(first, relation, second))
+
+
+def emoji_caption(noun: str, size_word: str = "", style: str = "", background: str = "") -> str:
+    """The caption of an emoji.
+
+    >>> emoji_caption("owl"), emoji_caption("dog", "large", "noto", "grey")
+    ('an owl', 'a large dog in noto style on a grey background')
+    """
+    caption = with_article(f"{size_word} {noun}".strip()) + (f" in {style} style" if style else "")
+    return _on_background(caption, background) if background else caption
+
+
+def _emoji(
+    draws: _Draws, config: SceneConfig, split: Split, nouns: Sequence[str], styles: Sequence[str]
+) -> Scene:
+    noun, style = draws.one_of(nouns), draws.one_of(styles)
+    background = draws.one_of(tuple(BACKGROUNDS))
+    word = draws.one_of(("small", "large")) if draws.chance(config.name_size) else ""
+    # An emoji carries more detail than a solid, so each size is drawn a little larger.
+    size = min(0.92, 1.15 * draws.between(*SIZES[word]))
+    thing = Thing(noun, "", (0, 0, 0), style, size, _place(draws, size), _place(draws, size))
+    named = draws.chance(config.name_background) or split == "heldout"
+    caption = emoji_caption(
+        noun, word, style if draws.chance(config.name_style) else "", background if named else ""
+    )
+    return Scene("emoji", caption, background, (thing,), word, "", emoji_key(noun, background))
+
+
+def sample_scene(
+    seed: int, config: SceneConfig | None = None, split: Split = "train", sprites: Sprites | None = None
+) -> Scene:
+    """Decide the scene of a seed.
+
+    Scenes of the other split are drawn again, from the same stream, until one belongs to ``split``.
+
+    Args:
+        seed: any integer >= 0.
+        config: weights and chances; the defaults if None.
+        split: "train" never gives a held-out combination, "heldout" gives nothing else.
+        sprites: the emoji that may be used; needed unless ``config.emoji`` is 0.
+
+    Raises:
+        InvalidInputError: a negative seed, an unknown split, or emoji without sprites.
+    """
+    config = config or SceneConfig()
+    if not isinstance(seed, int) or seed < 0:
+        raise invalid("seed", seed, "an integer >= 0")
+    if split not in SPLITS:
+        raise invalid("split", split, " or ".join(SPLITS))
+    if sprites is None and config.emoji > 0:
+        raise invalid("sprites", None, "a sprite set, or a SceneConfig with emoji=0")
+    draws = _Draws(seed)
+    makers: dict[str, Callable[[], Scene]] = {
+        "solid": lambda: _solid(draws, config, split),
+        "relation": lambda: _relation(draws, config, split),
+    }
+    if sprites is not None:
+        makers["emoji"] = lambda: _emoji(draws, config, split, sprites.nouns, sprites.styles)
+    # The kind is drawn once and kept, so that both splits have the same mixture.
+    make = makers[
+        draws.weighted(("solid", "relation", "emoji"), (config.solid, config.relation, config.emoji))
+    ]
+    for _ in range(100_000):
+        scene = make()
+        if scene.held_out == (split == "heldout"):
+            return scene
+    raise invalid(
+        "sprites", sprites.nouns if sprites else None, f"a vocabulary with something in split {split!r}"
+    )
+
+
+def render(scene: Scene, sprites: Sprites | None = None, size: int = 128) -> NDArray[np.uint8]:
+    """Draw a scene.
+
+    Args:
+        scene: from :func:`sample_scene`.
+        sprites: needed for emoji.
+        size: side in picture elements, 16 to 1024.
+
+    Returns:
+        uint8 [size, size, 3], sRGB.
+    """
+    if not 16 <= size <= 1024:
+        raise invalid("size", size, "16 to 1024")
+    canvas = np.empty((size, size, 3), dtype=np.float32)
+    canvas[...] = BACKGROUNDS[scene.background]
+    # From the bottom up and the left to the right, so that what stands on something covers its top.
+    for thing in sorted(scene.things, key=lambda t: -t.y):
+        if scene.kind == "emoji":
+            if sprites is None:
+                raise invalid("sprites", None, "the sprite set the scene was sampled with")
+            side = max(1, round(thing.size * size))
+            left, top = round(thing.x * size - side / 2), round(thing.y * size - side / 2)
+            paste(canvas, sprites.image(thing.name, thing.style), left, top, side)
+        else:
+            draw_solid(
+                canvas, thing.name, thing.rgb, (thing.x * size, thing.y * size), thing.size * size, thing.turn
+            )
+    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+
+
+def draw(
+    seed: int,
+    config: SceneConfig | None = None,
+    split: Split = "train",
+    sprites: Sprites | None = None,
+    size: int = 128,
+) -> tuple[NDArray[np.uint8], str, dict[str, Any]]:
+    """Picture (uint8 [size, size, 3]), caption and attributes of a seed; see :func:`sample_scene` and :func:`render`."""
+    scene = sample_scene(seed, config, split, sprites)
+    return render(scene, sprites, size), scene.caption, scene.attributes()
+
+
+def held_out_captions(
+    n: int, seed: int = 0, kinds: Iterable[str] = ("solid",), nouns: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Balanced captions of single objects that training never saw.
+
+    Shapes (or nouns) take turns; each goes through its held-out combinations of colour, background and size word in an
+    order that the seed shuffles, and starts over when it has used them all.
+
+    Args:
+        n: how many.
+        seed: order.
+        kinds: "solid", "emoji" or both.
+        nouns: the emoji to ask for when ``kinds`` has "emoji".
+
+    Returns:
+        dicts of "caption", "kind", "name", "colour", "background" and "size".
+    """
+    kinds = tuple(kinds)
+    if n < 1:
+        raise invalid("n", n, "at least 1")
+    if not kinds or any(kind not in ("solid", "emoji") for kind in kinds):
+        raise invalid("kinds", kinds, "solid, emoji or both")
+    if "emoji" in kinds and not nouns:
+        raise invalid("nouns", nouns, "the nouns to ask for, with kinds that include emoji")
+    draws = _Draws(seed)
+    pools: list[list[dict[str, Any]]] = []
+    if "solid" in kinds:
+        for shape in SHAPES:
+            pools.append(
+                [
+                    {
+                        "caption": solid_caption(shape, colour, word, background),
+                        "kind": "solid",
+                        "name": shape,
+                        "colour": colour,
+                        "background": background,
+                        "size": word,
+                    }
+                    for colour in COLOURS
+                    for background in BACKGROUNDS
+                    for word in SIZES
+                    if is_held_out(solid_key(shape, colour, background))
+                ]
+            )
+    if "emoji" in kinds:
+        for noun in nouns:
+            pools.append(
+                [
+                    {
+                        "caption": emoji_caption(noun, word, "", background),
+                        "kind": "emoji",
+                        "name": noun,
+                        "colour": "",
+                        "background": background,
+                        "size": word,
+                    }
+                    for background in BACKGROUNDS
+                    for word in SIZES
+                    if is_held_out(emoji_key(noun, background))
+                ]
+            )
+    pools = [_shuffled(pool, draws) for pool in pools if pool]
+    if not pools:
+        raise invalid("nouns", nouns, "nouns with at least one held-out combination")
+    pools = _shuffled(pools, draws)
+    return [dict(pools[i % len(pools)][(i // len(pools)) % len(pools[i % len(pools)])]) for i in range(n)]
+
+
+def _shuffled(items: list[_T], draws: _Draws) -> list[_T]:
+    keyed = [(draws.between(0, 1), position) for position in range(len(items))]
+    return [items[position] for _, position in sorted(keyed)]
+
+
+def config_as_dict(config: SceneConfig) -> dict[str, float]:
+    """The configuration as plain JSON."""
+    return asdict(config)
