@@ -11,7 +11,7 @@ import gzip
 import operator
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 
 from tokenizers import models
@@ -24,7 +24,7 @@ def bytes_to_unicode() -> dict[int, str]:
     """Map each of the 256 byte values to the printable character that stands for it in a vocabulary.
 
     Latin-1 characters with a visible glyph stand for themselves and come first; the other bytes follow in
-    order and are given the code points from 256 on. The order of the entries is that of the first 256 token ids.
+    order and are given the code points from 256 on. The order of the entries is that of the first 256 ids.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in set(visible)]
@@ -85,9 +85,8 @@ class ByteLevelBPE:
         for character in self.byte_encoder.values():
             for token in {character, character + suffix}:
                 if token not in self.encoder:
-                    raise invalid(
-                        "encoder", f"no entry {token!r}", "a vocabulary with all 256 byte characters"
-                    )
+                    accepted = "a vocabulary with every byte character"
+                    raise invalid("encoder", f"no entry {token!r}", accepted)
         for left, right in self._merges:
             if not {left, right, left + right} <= self.encoder.keys():
                 raise invalid("bpe_merges", (left, right), "pairs whose parts and union are in the encoder")
@@ -119,6 +118,8 @@ class ByteLevelBPE:
         Bytes that form no UTF-8 (a cut inside a character leaves such) are treated as `errors` says.
         Raises InvalidInputError for an id outside the vocabulary.
         """
+        if not isinstance(tokens, Iterable):
+            raise invalid("tokens", tokens, "a sequence of ids, as `encode` returns")
         characters = "".join(self._token(position, index) for position, index in enumerate(tokens))
         return bytes(map(self.byte_decoder.__getitem__, characters)).decode("utf-8", errors=self.errors)
 
@@ -128,34 +129,3 @@ class ByteLevelBPE:
         except (KeyError, TypeError):
             accepted = f"an id of the vocabulary, an integer from 0 to {self.n_vocab - 1}"
             raise invalid(f"tokens[{position}]", index, accepted) from None
-
-
-def require_text(text: object, argument: str = "text") -> str:
-    """Return `text` if it is a string, else raise InvalidInputError naming `argument`."""
-    if not isinstance(text, str):
-        raise invalid(argument, text, "a string")
-    return text
-
-
-def require_utf8(text: object, argument: str = "text") -> str:
-    """Return `text` if it is a string without lone surrogates, else raise InvalidInputError."""
-    text = require_text(text, argument)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise invalid(argument, text, "a string without lone surrogates (half of a UTF-16 pair)") from None
-    return text
-
-
-def require_context(text_ctx: object, minimum: int) -> int:
-    """Return `text_ctx` if it is an integer of at least `minimum`, else raise InvalidInputError."""
-    if isinstance(text_ctx, bool) or not isinstance(text_ctx, int) or text_ctx < minimum:
-        raise invalid("text_ctx", text_ctx, f"an integer >= {minimum}")
-    return text_ctx
-
-
-def cut(tokens: Sequence[int], length: int) -> list[int]:
-    """The first `length` ids, as a list."""
-    if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Sequence):
-        raise invalid("tokens", tokens, "a sequence of ids, as `encode` returns")
-    return list(tokens[:length])

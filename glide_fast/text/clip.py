@@ -11,7 +11,8 @@ from pathlib import Path
 import ftfy
 import regex
 
-from .byte_level import ByteLevelBPE, bytes_to_unicode, cut, read_merges, require_context, require_text
+from .byte_level import ByteLevelBPE, bytes_to_unicode, read_merges
+from .checks import require_context, require_ids, require_text
 
 __all__ = [
     "SimpleTokenizer",
@@ -62,9 +63,8 @@ class SimpleTokenizer(ByteLevelBPE):
     """
 
     def __init__(self, bpe_path: str | os.PathLike[str] | None = None) -> None:
-        merges = read_merges(
-            default_bpe() if bpe_path is None else bpe_path, limit=_MERGE_COUNT, argument="bpe_path"
-        )
+        path = default_bpe() if bpe_path is None else bpe_path
+        merges = read_merges(path, limit=_MERGE_COUNT, argument="bpe_path")
         characters = list(bytes_to_unicode().values())
         vocabulary = [
             *characters,
@@ -73,12 +73,8 @@ class SimpleTokenizer(ByteLevelBPE):
             _START,
             _END,
         ]
-        super().__init__(
-            {token: index for index, token in enumerate(vocabulary)},
-            merges,
-            errors="replace",
-            suffix=_WORD_END,
-        )
+        encoder = {token: index for index, token in enumerate(vocabulary)}
+        super().__init__(encoder, merges, suffix=_WORD_END)
 
     @property
     def start_token(self) -> int:
@@ -113,7 +109,8 @@ class SimpleTokenizer(ByteLevelBPE):
 
         Raises InvalidInputError for a `text_ctx` below 2 and for `tokens` that are no sequence.
         """
-        kept = cut(tokens, require_context(text_ctx, 2) - 2)
+        text_ctx = require_context(text_ctx, 2)
+        kept = list(require_ids(tokens)[: text_ctx - 2])
         framed = [self.start_token, *kept, self.end_token]
         return framed + [0] * (text_ctx - len(framed)), len(framed)
 

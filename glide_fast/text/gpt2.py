@@ -8,7 +8,8 @@ from pathlib import Path
 
 import regex
 
-from .byte_level import ByteLevelBPE, bytes_to_unicode, cut, read_merges, require_context, require_utf8
+from .byte_level import ByteLevelBPE, bytes_to_unicode, read_merges
+from .checks import require_context, require_ids, require_utf8
 
 __all__ = ["Encoder", "bytes_to_unicode", "get_encoder"]
 
@@ -53,7 +54,8 @@ class Encoder(ByteLevelBPE):
 
         Raises InvalidInputError for a negative or non-integer `text_ctx` and `tokens` that are no sequence.
         """
-        kept = cut(tokens, require_context(text_ctx, 0))
+        text_ctx = require_context(text_ctx, 0)
+        kept = list(require_ids(tokens)[:text_ctx])
         padding = text_ctx - len(kept)
         return kept + [self.end_token] * padding, [True] * len(kept) + [False] * padding
 

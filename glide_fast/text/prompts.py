@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import invalid
-from .byte_level import require_context, require_utf8
+from .checks import require_context, require_utf8
 from .gpt2 import Encoder
 
 
