@@ -1,0 +1,197 @@
+"""Writing a file or a directory so that its final name only ever holds something whole.
+
+Everything is built in a hidden scratch directory beside the target, flushed to the disk, and renamed into
+place. A kill or a full disk leaves the target as it was. A scratch directory that a killed process left
+behind is removed by the next write to the same target; a lock that dies with its process tells it from one
+still in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_MAX_PREFIX = 120  # a file name holds 255 bytes at most; the rest is for the random part
+
+
+def _lock(fd: int, *, wait: bool) -> bool:
+    """Take the advisory lock of an open directory; False where it is taken or the file system has none."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """An open descriptor of a directory, or -1 where directories cannot be opened (Windows)."""
+    if sys.platform == "win32":
+        yield -1
+        return
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _scratch_prefix(target: Path) -> str:
+    return "." + target.name.encode()[:_MAX_PREFIX].decode(errors="ignore")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the scratch directories of `target` whose process is gone."""
+    pattern = re.compile(re.escape(_scratch_prefix(target)) + r"\.[0-9a-f]{16}\.tmp")
+    for entry in target.parent.iterdir():
+        if pattern.fullmatch(entry.name):
+            with contextlib.suppress(OSError), _opened(entry) as fd:
+                if fd >= 0 and _lock(fd, wait=False):
+                    shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A fresh directory beside `target`, locked while in use and removed afterwards."""
+    _remove_abandoned(target)
+    while True:
+        scratch = target.with_name(f"{_scratch_prefix(target)}.{secrets.token_hex(8)}.tmp")
+        scratch.mkdir()
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = stack.enter_context(_opened(scratch))
+                _lock(fd, wait=True)
+            except FileNotFoundError:
+                continue
+            if not scratch.exists():
+                # Another writer took it for abandoned in the instant between its creation and its lock.
+                continue
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            return
+
+
+def _sync(path: Path) -> None:
+    """Force a file's bytes, or a directory's entries, out to the disk."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """The place a write to `path` would reach: links are followed, so a link stays a link."""
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Yields a path to write to: in the same file system, with the same name and suffix as `path`, so that
+    libraries that choose a format by suffix work. When the block ends well the file is flushed to disk and
+    renamed to `path`, keeping the permissions of a file it replaces; when it raises, or the process dies,
+    `path` is left as it was.
+
+    Raises OSError where the parent directory is missing or not writable, where `path` is a directory, and
+    whatever the block raises (a full disk: OSError with errno ENOSPC).
+
+    >>> with atomic_write("grid.png") as temporary:  # doctest: +SKIP
+    ...     image.save(temporary)
+    """
+    target = _resolved(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; a file name is needed")
+    with _scratch(target) as scratch:
+        temporary = scratch / target.name
+        yield temporary
+        try:
+            mode = stat.S_IMODE(target.stat().st_mode)
+        except FileNotFoundError:
+            # mkdir has applied the process's umask already, which cannot be read without changing it.
+            mode = stat.S_IMODE(scratch.stat().st_mode) & 0o666
+        temporary.chmod(mode)
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text whole or not at all; see :func:`atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _set_aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.previous")
+
+
+def current_directory(path: str | os.PathLike[str]) -> Path:
+    """Where the content of the directory `path` is now.
+
+    It is `path` itself, except after a kill in the instant between the two renames of
+    :func:`atomic_directory`: then it is the previous content, which stands beside it under a hidden name
+    until the next write.
+    """
+    target = _resolved(path)
+    previous = _set_aside(target)
+    return previous if not target.exists() and previous.is_dir() else target
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a directory whole or not at all; an existing one is replaced entirely.
+
+    Yields an empty directory to fill. When the block ends well it is flushed to disk and renamed to `path`;
+    when it raises, or the process dies, `path` still has its old content (read it through
+    :func:`current_directory`). Parents of `path` are created. Raises OSError as :func:`atomic_write` does,
+    NotADirectoryError where `path` is a file.
+    """
+    target = _resolved(path)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{path} is a file; a directory name is needed")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch(target) as scratch:
+        temporary = scratch / "content"
+        temporary.mkdir()
+        yield temporary
+        for folder, _, files in os.walk(temporary):
+            for name in files:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        _swap(temporary, target)
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    """Put `temporary` in the place of `target`; one process at a time, so that two writers cannot mix."""
+    previous = _set_aside(target)
+    with _opened(target.parent) as fd:
+        _lock(fd, wait=True)
+        if target.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(target, previous)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if previous.exists():
+                os.rename(previous, target)
+            raise
+        _sync(target.parent)
+        shutil.rmtree(previous, ignore_errors=True)

@@ -1,0 +1,275 @@
+"""The directory format: `config.json` beside `model.safetensors`; a pipeline is several of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from glide_fast.checkpoints.atomic import atomic_directory, current_directory
+from glide_fast.checkpoints.files import read_state_dict, reporting_failed_writes, storable
+from glide_fast.checkpoints.infer import infer_kind, infer_options
+from glide_fast.errors import CheckpointError, invalid
+
+FORMAT = "glide_fast"
+VERSION = 1
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+PIPELINE_NAME = "pipeline.json"
+
+_COMPONENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def save_directory(
+    path: str | os.PathLike[str], kind: str, options: Mapping[str, Any], state_dict: Mapping[str, Tensor]
+) -> None:
+    """Write a model as `<path>/config.json` and `<path>/model.safetensors`, whole or not at all.
+
+    kind: what the model is ("unet", "clip_text", ...). options: JSON values by name; tuples come back as
+    lists.
+    state_dict: as :func:`write_state_dict` takes it.
+
+    A directory that this function wrote before is replaced; any other non-empty directory, or one to which
+    files have been added, is refused. Raises InvalidInputError before anything is written, and
+    CheckpointError.
+    """
+    config = _model_config(kind, options)
+    _check_replaceable(Path(path))
+    with _building(path) as temporary:
+        _fill(temporary, config, state_dict)
+
+
+def read_directory(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Read what :func:`save_directory` wrote: (kind, options, state dict on the CPU).
+
+    Raises CheckpointError where the directory is missing, incomplete, damaged, foreign, or written by a newer
+    version.
+    """
+    folder = _existing_directory(path)
+    if not (folder / CONFIG_NAME).exists() and (folder / PIPELINE_NAME).exists():
+        raise CheckpointError(
+            f"{path} is a whole pipeline, not one model; read it with read_pipeline_directory"
+        )
+    config = _read_config(folder / CONFIG_NAME)
+    kind, options = config.get("kind"), config.get("options")
+    if not isinstance(kind, str) or not isinstance(options, dict):
+        raise CheckpointError(f"{folder / CONFIG_NAME} lacks 'kind' (text) or 'options' (a mapping)")
+    return kind, options, read_state_dict(folder / WEIGHTS_NAME)
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineDirectory:
+    """An opened pipeline directory. Components are read when asked for, not before.
+
+    settings: the free-form settings that were saved. components: component name -> its sub directory.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    components: dict[str, Path]
+
+    def read(self, name: str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """(kind, options, state dict) of one component; CheckpointError as :func:`read_directory`."""
+        if name not in self.components:
+            raise CheckpointError(
+                f"{self.path} has no component {name!r}; it has: {', '.join(self.components)}"
+            )
+        return read_directory(self.components[name])
+
+
+def save_pipeline_directory(
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    components: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Tensor]]],
+) -> None:
+    """Write a pipeline as `<path>/pipeline.json` and one model directory a component, whole or not at all.
+
+    settings: free-form JSON values (defaults for steps, scales and so on). components: name -> (kind,
+    options, state dict); the name is its sub directory's too. Replaces and refuses as :func:`save_directory`
+    does.
+    """
+    if not components:
+        raise invalid("components", {}, "at least one component")
+    configs = {}
+    for name, (kind, options, _) in components.items():
+        if not isinstance(name, str) or not _COMPONENT_NAME.fullmatch(name):
+            raise invalid(
+                "components", name, "names of letters, digits, '_', '-' and '.', not starting with a sign"
+            )
+        configs[name] = _model_config(kind, options)
+    pipeline = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": "pipeline",
+        "settings": _json_values("settings", settings),
+        "components": {name: name for name in components},
+    }
+    _check_replaceable(Path(path))
+    with _building(path) as temporary:
+        for name, (_, _, state_dict) in components.items():
+            (temporary / name).mkdir()
+            _fill(temporary / name, configs[name], state_dict)
+        _write_json(temporary / PIPELINE_NAME, pipeline)
+
+
+def read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
+    """Open what :func:`save_pipeline_directory` wrote, reading no weights yet; CheckpointError as there."""
+    folder = _existing_directory(path)
+    if not (folder / PIPELINE_NAME).exists() and (folder / CONFIG_NAME).exists():
+        raise CheckpointError(f"{path} is one model, not a pipeline; read it with read_directory")
+    pipeline = _read_config(folder / PIPELINE_NAME)
+    settings, named = pipeline.get("settings"), pipeline.get("components")
+    if not isinstance(settings, dict) or not isinstance(named, dict) or not named:
+        raise CheckpointError(f"{folder / PIPELINE_NAME} lacks 'settings' or 'components' (mappings)")
+    components = {}
+    for name, place in named.items():
+        # The file may come from anyone: it must not point out of its own directory.
+        if not isinstance(place, str) or not _COMPONENT_NAME.fullmatch(place):
+            raise CheckpointError(
+                f"{folder / PIPELINE_NAME} puts component {name!r} in {place!r}, not a sub directory"
+            )
+        if not (folder / place).is_dir():
+            raise CheckpointError(
+                f"{folder} is incomplete: the sub directory {place!r} of component {name!r} is missing"
+            )
+        components[name] = folder / place
+    return PipelineDirectory(path=folder, settings=settings, components=components)
+
+
+def convert_official(
+    pt_path: str | os.PathLike[str], out_dir: str | os.PathLike[str], options: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Convert an official .pt file (or any file :func:`read_state_dict` takes) to the directory format.
+
+    The kind and the options that shapes decide come from :func:`infer_options`; `options` adds those that
+    leave no trace in shapes (num_head_channels, noise_schedule, ...) and may repeat the others only where
+    they agree. Dtypes are kept. Returns (kind, options) as written. Raises CheckpointError and
+    InvalidInputError.
+    """
+    _check_replaceable(Path(out_dir))
+    state = read_state_dict(pt_path)
+    try:
+        inferred = infer_options(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(pt_path)} cannot be converted: {error}") from error
+    merged = inferred | dict(options or {})
+    for name, value in inferred.items():
+        if merged[name] != value:
+            raise invalid(
+                f"options[{name!r}]", merged[name], f"{value!r}, which the checkpoint's shapes decide"
+            )
+    kind = str(infer_kind(state))
+    save_directory(out_dir, kind, merged, state)
+    return kind, merged
+
+
+def _model_config(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(kind, str) or not kind:
+        raise invalid("kind", kind, "a name such as 'unet'")
+    return {"format": FORMAT, "version": VERSION, "kind": kind, "options": _json_values("options", options)}
+
+
+def _json_values(argument: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` as JSON would give them back; InvalidInputError naming the first that JSON cannot hold."""
+    if not isinstance(values, Mapping):
+        raise invalid(argument, type(values).__name__, "a mapping from names to JSON values")
+    plain = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise invalid(argument, name, "names that are str")
+        try:
+            plain[name] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            accepted = "text, a finite number, true, false, None, or lists and mappings of these"
+            raise invalid(f"{argument}[{name!r}]", value, accepted) from error
+    return plain
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _fill(folder: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
+    safetensors.torch.save_file(storable(state_dict), folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    _write_json(folder / CONFIG_NAME, config)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """A config file's content, its format and version checked."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} is not a glide_fast directory: it has no {file.name}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f'{file} was not written by glide_fast: it does not say "format": "{FORMAT}"')
+    version = config.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CheckpointError(f"{file} has no usable version number: {version!r}")
+    if version > VERSION:
+        raise CheckpointError(
+            f"{file} has format version {version}, and this glide_fast reads versions up to {VERSION}; "
+            "update glide_fast"
+        )
+    return config
+
+
+def _existing_directory(path: str | os.PathLike[str]) -> Path:
+    folder = current_directory(path)
+    if not folder.exists():
+        raise CheckpointError(f"{os.fspath(path)} does not exist")
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{os.fspath(path)} is a file; a directory is needed (convert_official makes one of a .pt)"
+        )
+    return folder
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to write over anything but a directory that holds nothing except what this module wrote."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file and will not be replaced by a directory")
+    foreign = sorted(entry.name for entry in path.iterdir())
+    for own in _own_entries(path):
+        if own in foreign:
+            foreign.remove(own)
+    if foreign:
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise CheckpointError(
+            f"{path} holds what glide_fast did not write ({', '.join(foreign[:5])}{more}), which saving "
+            "would delete; "
+            "choose another directory"
+        )
+
+
+def _own_entries(path: Path) -> list[str]:
+    """The names in `path` that this module wrote; none where the directory is foreign."""
+    with contextlib.suppress(CheckpointError):
+        _read_config(path / CONFIG_NAME)
+        return [CONFIG_NAME, WEIGHTS_NAME]
+    with contextlib.suppress(CheckpointError):
+        components = read_pipeline_directory(path).components.values()
+        for component in components:
+            _check_replaceable(component)
+        return [PIPELINE_NAME, *(component.name for component in components)]
+    return []
+
+
+@contextlib.contextmanager
+def _building(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory to fill that becomes `path`; failures to write it are CheckpointErrors."""
+    with reporting_failed_writes(path), atomic_directory(path) as temporary:
+        yield temporary
