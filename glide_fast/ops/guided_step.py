@@ -52,7 +52,8 @@ class Step(NamedTuple):
     history: torch.Tensor | None
 
 
-def _column(rows: torch.Tensor, index: int, like: torch.Tensor) -> torch.Tensor:
+def column(rows: torch.Tensor, index: int, like: torch.Tensor) -> torch.Tensor:
+    """One column of ``rows`` (``[COUNT]`` or ``[N, COUNT]``), shaped to broadcast against ``like`` ``[N, ...]``."""
     values = rows[..., index].to(like.dtype)
     return values if values.dim() == 0 else values.view(-1, *([1] * (like.dim() - 1)))
 
@@ -78,14 +79,14 @@ def predict(x: torch.Tensor, model_out: torch.Tensor, rows: torch.Tensor) -> Pre
     """
     eps, v = model_out.to(x.dtype).split(x.shape[1], dim=1)
     frac = (v + 1) / 2
-    log_variance = frac * _column(rows, Column.MAX_LOG, x) + (1 - frac) * _column(rows, Column.MIN_LOG, x)
-    x0 = _column(rows, Column.SQRT_RECIP, x) * x - _column(rows, Column.SQRT_RECIPM1, x) * eps
+    log_variance = frac * column(rows, Column.MAX_LOG, x) + (1 - frac) * column(rows, Column.MIN_LOG, x)
+    x0 = column(rows, Column.SQRT_RECIP, x) * x - column(rows, Column.SQRT_RECIPM1, x) * eps
     return Prediction(x0, log_variance)
 
 
 def eps_from_x0(x: torch.Tensor, x0: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The noise that ``x`` would hold if its clean image were ``x0``; inverse of :func:`predict`'s x0."""
-    return (_column(rows, Column.SQRT_RECIP, x) * x - x0) / _column(rows, Column.SQRT_RECIPM1, x)
+    return (column(rows, Column.SQRT_RECIP, x) * x - x0) / column(rows, Column.SQRT_RECIPM1, x)
 
 
 def advance(
@@ -101,16 +102,16 @@ def advance(
     """Apply a rule's row to a prediction; see the module's formulas and :func:`guided_step` for the arguments."""
     x0 = prediction.x0
     if score is not None:
-        x0 = x0 + _column(rows, Column.SCORE_TO_X0, x) * score
-    out = _column(rows, Column.X, x) * x + _column(rows, Column.X0, x) * x0
+        x0 = x0 + column(rows, Column.SCORE_TO_X0, x) * score
+    out = column(rows, Column.X, x) * x + column(rows, Column.X0, x) * x0
     if score is not None:
-        out = out + _column(rows, Column.SCORE_TO_MEAN, x) * torch.exp(prediction.log_variance) * score
+        out = out + column(rows, Column.SCORE_TO_MEAN, x) * torch.exp(prediction.log_variance) * score
     if history is not None:
         for k in range(history.shape[0]):
-            out = out + _column(rows, Column.HISTORY + k, x) * history[k]
+            out = out + column(rows, Column.HISTORY + k, x) * history[k]
         latest = eps_from_x0(x, x0, rows) if remember_eps else x0
         history = torch.cat([latest[None], history[:-1]])
-    std = _column(rows, Column.NOISE, x) + _column(rows, Column.LEARNED_NOISE, x) * torch.exp(
+    std = column(rows, Column.NOISE, x) + column(rows, Column.LEARNED_NOISE, x) * torch.exp(
         0.5 * prediction.log_variance
     )
     return Step(out + std * noise, x0, history)

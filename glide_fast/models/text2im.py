@@ -1,0 +1,239 @@
+"""The four text-conditional UNets of GLIDE: base, upsampler, and the inpainting variant of each (Nichol et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, TypedDict
+
+import torch
+from torch import nn
+
+from glide_fast.errors import invalid
+from glide_fast.models.conditioning import masked_image, resized_low_res
+from glide_fast.models.layers import CompactEmbedding, LayerNorm, timestep_embedding
+from glide_fast.models.precision import convert_linears
+from glide_fast.models.text_transformer import Transformer
+from glide_fast.models.unet import UNetModel
+
+
+class Tokenizer(Protocol):
+    """What a model asks of its tokenizer."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+
+class TextEmbedding(TypedDict):
+    """A prompt as the UNet sees it; known before the sampling loop.
+
+    ``xf_proj`` ``[N, 4 * model_channels]`` is added to the timestep embedding; ``xf_out`` ``[N, xf_width, text_ctx]`` gives
+    every attention layer its text keys and values.
+    """
+
+    xf_proj: torch.Tensor
+    xf_out: torch.Tensor
+
+
+class Text2ImUNet(UNetModel):
+    """UNet conditioned on text through a transformer encoder.
+
+    Args:
+        text_ctx: tokens a prompt is padded or cut to.
+        xf_width, xf_layers, xf_heads: the transformer; width 0 builds a model without text.
+        xf_final_ln: layer norm after the transformer.
+        tokenizer: gives ``n_vocab``.
+        cache_text_emb: keep the first prompt's encoding until :meth:`del_cache`; another prompt is an error till then.
+        xf_ar: above 0, builds the (unused here) autoregressive output head of the official class.
+        xf_padding: learned embeddings stand where the mask is False.
+        share_unemb: that head shares the token embedding's weights.
+        vocab_rows: above 0, the token embedding stores only this many rows (:class:`CompactEmbedding`).
+        args, kwargs: of :class:`UNetModel`.
+    """
+
+    def __init__(
+        self,
+        text_ctx: int,
+        xf_width: int,
+        xf_layers: int,
+        xf_heads: int,
+        xf_final_ln: bool,
+        tokenizer: Tokenizer,
+        *args: Any,
+        cache_text_emb: bool = False,
+        xf_ar: float = 0.0,
+        xf_padding: bool = False,
+        share_unemb: bool = False,
+        vocab_rows: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs, encoder_channels=xf_width or None)
+        self.text_ctx, self.xf_width, self.xf_ar, self.xf_padding = text_ctx, xf_width, xf_ar, xf_padding
+        self.tokenizer = tokenizer
+        self.cache_text_emb = cache_text_emb
+        self.cache: dict[str, torch.Tensor] | None = None
+        if not xf_width:
+            return
+        self.transformer = Transformer(text_ctx, xf_width, xf_layers, xf_heads)
+        self.final_ln = LayerNorm(xf_width) if xf_final_ln else None
+        self.token_embedding: nn.Embedding | CompactEmbedding = (
+            CompactEmbedding(tokenizer.n_vocab, vocab_rows, xf_width)
+            if vocab_rows
+            else nn.Embedding(tokenizer.n_vocab, xf_width)
+        )
+        # The official constructor leaves these two uninitialised; a fresh model should train and sample without NaN.
+        self.positional_embedding = nn.Parameter(torch.randn(text_ctx, xf_width) * 0.01)
+        self.transformer_proj = nn.Linear(xf_width, self.model_channels * 4)
+        if xf_padding:
+            self.padding_embedding = nn.Parameter(torch.randn(text_ctx, xf_width) * 0.01)
+        if xf_ar:
+            self.unemb = nn.Linear(xf_width, tokenizer.n_vocab)
+            if share_unemb:
+                if vocab_rows:
+                    raise invalid("share_unemb", share_unemb, "False with vocab_rows: the two differ in size")
+                self.unemb.weight = self.token_embedding.weight
+
+    def convert_to(self, dtype: torch.dtype) -> None:
+        """Convert torso, text transformer, its projection and the token embedding to ``dtype``."""
+        super().convert_to(dtype)
+        self.cache = None
+        if self.xf_width:
+            convert_linears(self.transformer, dtype)
+            self.transformer_proj.to(dtype)
+            self.token_embedding.to(dtype)
+            if self.xf_ar:
+                self.unemb.to(dtype)
+
+    def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
+        """Encode ``tokens`` ``[N, text_ctx]``; ``mask`` ``[N, text_ctx]`` is True where a token is real."""
+        if tokens.dim() != 2 or tokens.shape[1] != self.text_ctx:
+            raise invalid("tokens", tuple(tokens.shape), f"integers of shape [N, {self.text_ctx}] (text_ctx)")
+        x = self.token_embedding(tokens.long()) + self.positional_embedding[None]
+        if self.xf_padding:
+            if mask is None:
+                raise invalid("mask", None, "a bool tensor of the tokens' shape: this model embeds padding (xf_padding)")
+            x = torch.where(mask[..., None].bool(), x, self.padding_embedding[None].to(x.dtype))
+        out = self.transformer(x.to(self.dtype))
+        if self.final_ln is not None:
+            out = self.final_ln(out)
+        return TextEmbedding(xf_proj=self.transformer_proj(out[:, -1]), xf_out=out.transpose(1, 2))
+
+    def get_text_emb(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> TextEmbedding | dict[str, torch.Tensor]:
+        """:meth:`encode_text` behind the official class's cache (``cache_text_emb``)."""
+        if self.cache_text_emb and self.cache is not None:
+            cached = self.cache["tokens"]
+            if tokens.shape != cached.shape or not bool((tokens == cached).all()):
+                raise invalid("tokens", tokens.tolist(), f"the cached prompt {cached.tolist()}, or del_cache() first")
+            return self.cache
+        embedding = self.encode_text(tokens, mask)
+        if self.cache_text_emb:
+            self.cache = {
+                "tokens": tokens,
+                "xf_proj": embedding["xf_proj"].detach(),
+                "xf_out": embedding["xf_out"].detach(),
+            }
+        return embedding
+
+    def del_cache(self) -> None:
+        """Forget the cached prompt."""
+        self.cache = None
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        tokens: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        *,
+        text: TextEmbedding | None = None,
+    ) -> torch.Tensor:
+        """Predict eps and v.
+
+        Args:
+            x: ``[N, in_channels, H, W]`` fp32 state, with the extra channels of the model's kind behind it.
+            timesteps: ``[N]``, of the original 1000-step process.
+            tokens, mask: ``[N, text_ctx]``; or else
+            text: a prompt already encoded by :meth:`encode_text`.
+
+        Returns:
+            ``[N, 6, H, W]`` in the type of ``x``.
+        """
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
+        encoder_out = None
+        if self.xf_width:
+            if text is None:
+                if tokens is None:
+                    raise invalid("tokens", None, "integers of shape [N, text_ctx], or an encoded prompt as `text`")
+                text = self.get_text_emb(tokens, mask)  # type: ignore[assignment]
+            emb = emb + text["xf_proj"].to(emb)  # type: ignore[index]
+            encoder_out = text["xf_out"].to(self.dtype)  # type: ignore[index]
+        return self.torso(x, emb, encoder_out)
+
+
+class _WiderInput(Text2ImUNet):
+    """A text UNet whose ``in_channels`` argument counts the picture's channels, not those concatenated to them."""
+
+    pictures: ClassVar[int]
+    masks: ClassVar[int]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        def widened(channels: int) -> int:
+            return self.pictures * channels + self.masks
+
+        if "in_channels" in kwargs:
+            kwargs["in_channels"] = widened(kwargs["in_channels"])
+        else:
+            # Positional: after text_ctx, xf_width, xf_layers, xf_heads, xf_final_ln and tokenizer.
+            args = (*args[:6], widened(args[6]), *args[7:])
+        super().__init__(*args, **kwargs)
+
+
+class SuperResText2ImUNet(_WiderInput):
+    """Upsampler: beside x, the low-resolution picture resized bilinearly."""
+
+    pictures = 2
+    masks = 0
+
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, timesteps: torch.Tensor, low_res: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """As :meth:`Text2ImUNet.forward` with ``low_res`` ``[N, 3, h, w]``."""
+        return super().forward(torch.cat([x, resized_low_res(x, low_res)], dim=1), timesteps, **kwargs)
+
+
+class InpaintText2ImUNet(_WiderInput):
+    """Inpainting base: beside x, the masked picture and the mask."""
+
+    pictures = 2
+    masks = 1
+
+    def forward(  # type: ignore[override]
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        inpaint_image: torch.Tensor | None = None,
+        inpaint_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As :meth:`Text2ImUNet.forward` with ``inpaint_image`` ``[N, 3, H, W]`` and ``inpaint_mask`` ``[N, 1, H, W]``, 1 = keep."""
+        return super().forward(
+            torch.cat([x, *masked_image(x, inpaint_image, inpaint_mask)], dim=1), timesteps, **kwargs
+        )
+
+
+class SuperResInpaintText2ImUnet(_WiderInput):
+    """Inpainting upsampler: beside x, the masked picture and the mask at its own size, then the resized low-resolution one."""
+
+    pictures = 3
+    masks = 1
+
+    def forward(  # type: ignore[override]
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        inpaint_image: torch.Tensor | None = None,
+        inpaint_mask: torch.Tensor | None = None,
+        low_res: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As :meth:`Text2ImUNet.forward` with the inputs of both other kinds."""
+        extra = [*masked_image(x, inpaint_image, inpaint_mask), resized_low_res(x, low_res)]
+        return super().forward(torch.cat([x, *extra], dim=1), timesteps, **kwargs)
