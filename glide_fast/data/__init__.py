@@ -1,8 +1,8 @@
 """The synthetic caption-to-picture data set that the shipped models are trained on.
 
-``vocabulary`` is what can be said, ``scenes`` says it (seed -> scene -> caption and picture), ``shapes`` and ``sprites``
-draw it, ``holdout`` decides what training never sees, ``fetch`` and ``build`` are the two commands that make the files, and
-``dataset`` reads them back.
+``vocabulary`` is what can be said, ``scenes`` says it (seed -> scene -> caption and picture), ``shapes``
+and ``sprites`` draw it, ``holdout`` decides what training never sees, ``fetch`` and ``build`` are the two
+commands that make the files, and ``dataset`` reads them back.
 """
 
 from __future__ import annotations

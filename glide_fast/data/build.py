@@ -1,28 +1,31 @@
 """``python -m glide_fast.data.build``: render a data set into a folder.
 
-The work goes into ``OUT.partial`` and the whole folder is renamed to ``OUT`` at the end, so ``OUT`` is complete or absent.
-Scenes are rendered in chunks; a chunk counts once its captions are written, after its pictures. A killed run that is
-started again with the same settings cuts what was written after the last whole chunk and goes on from there, and ends with
-the same bytes as a run that was never killed.
+The work goes into ``OUT.partial`` and the whole folder is renamed to ``OUT`` at the end, so ``OUT`` is
+complete or absent. Scenes are rendered in chunks; a chunk counts once its captions are written, after its
+pictures. A killed run that is started again with the same settings cuts what was written after the last
+whole chunk and goes on from there, and ends with the same bytes as a run that was never killed.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 from tqdm import tqdm
 
 from glide_fast.data.dataset import FORMAT
-from glide_fast.data.scenes import SPLITS, SceneConfig, Split, config_as_dict, draw
+from glide_fast.data.scenes import SPLITS, SceneConfig, Split, draw
 from glide_fast.data.sprites import Sprites, load_sprites
 from glide_fast.errors import GlideFastError, InvalidInputError, invalid
 
@@ -69,14 +72,12 @@ class Plan:
             "split": self.split,
             "size": self.size,
             "first_seed": self.first_seed,
-            "config": config_as_dict(self.config),
+            "config": asdict(self.config),
             "sprites_sha256": self.sprites.sha256 if self.sprites else None,
         }
 
 
 def _header(plan: Plan) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     description = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)),
@@ -87,18 +88,8 @@ def _header(plan: Plan) -> bytes:
     return buffer.getvalue()
 
 
-_worker_plan: Plan
-_worker_path: Path
-
-
-def _start_worker(plan: Plan, path: Path) -> None:
-    global _worker_plan, _worker_path
-    _worker_plan, _worker_path = plan, path
-
-
-def _render_chunk(chunk: int) -> str:
+def _render_chunk(plan: Plan, path: Path, chunk: int) -> str:
     """Write one chunk's pictures into the file; returns its caption lines."""
-    plan = _worker_plan
     start, stop = chunk * CHUNK, min(plan.count, (chunk + 1) * CHUNK)
     pictures = np.empty((stop - start, plan.size, plan.size, 3), dtype=np.uint8)
     lines = []
@@ -107,7 +98,7 @@ def _render_chunk(chunk: int) -> str:
         picture, caption, attributes = draw(seed, plan.config, plan.split, plan.sprites, plan.size)
         pictures[i - start] = picture
         lines.append(json.dumps({"seed": seed, "caption": caption, "attributes": attributes}) + "\n")
-    with _worker_path.open("r+b") as file:
+    with path.open("r+b") as file:
         file.seek(len(_header(plan)) + start * plan.size * plan.size * 3)
         file.write(pictures.data)
     return "".join(lines)
@@ -115,28 +106,40 @@ def _render_chunk(chunk: int) -> str:
 
 def _whole_chunks(captions: Path, count: int) -> int:
     """How many chunks ``captions`` holds completely; cuts off whatever follows them."""
+    whole_chunks = whole_bytes = seen_bytes = 0
     with captions.open("r+b") as file:
-        ends, lines = [0], 0
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
-            lines += 1
-            if lines % CHUNK == 0 or lines == count:
-                ends.append(ends[-1])
-            ends[-1] = ends[-1] if lines % CHUNK and lines != count else file.tell()
-        file.truncate(ends[-1])
-    return len(ends) - 1
+            seen_bytes += len(line)
+            if number % CHUNK == 0 or number == count:
+                whole_chunks, whole_bytes = whole_chunks + 1, seen_bytes
+        file.truncate(whole_bytes)
+    return whole_chunks
+
+
+# The plan goes to each process once, when it starts, because the sprites in it are large.
+_render_in_worker: Callable[[int], str]
+
+
+def _start_worker(plan: Plan, path: Path) -> None:
+    global _render_in_worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
+    _render_in_worker = partial(_render_chunk, plan, path)
+
+
+def _work(chunk: int) -> str:
+    return _render_in_worker(chunk)
 
 
 @contextmanager
-def _chunks(plan: Plan, path: Path, first: int, last: int, workers: int) -> Iterator[Iterator[str]]:
+def _rendered(plan: Plan, path: Path, chunks: range, workers: int) -> Iterator[Iterator[str]]:
+    """The caption lines of ``chunks``, in order, each once its pictures are written."""
     if workers == 1:
-        _start_worker(plan, path)
-        yield map(_render_chunk, range(first, last))
+        yield map(partial(_render_chunk, plan, path), chunks)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _start_worker, (plan, path)) as pool:
-        yield pool.imap(_render_chunk, range(first, last))
+    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (plan, path)) as pool:
+        yield pool.imap(_work, chunks)
 
 
 def build(plan: Plan, out: str | Path, workers: int = 1, progress: bool = True) -> Path:
@@ -160,16 +163,21 @@ def build(plan: Plan, out: str | Path, workers: int = 1, progress: bool = True) 
         raise invalid("workers", workers, "at least 1")
     if out.exists():
         raise invalid("out", str(out), "a folder that does not exist yet; delete it to build again")
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    meta_path, images, captions = partial / "meta.json", partial / "images.npy", partial / "captions.jsonl"
+    unfinished = out.with_name(out.name + ".partial")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    meta_path, images, captions = (
+        unfinished / "meta.json",
+        unfinished / "images.npy",
+        unfinished / "captions.jsonl",
+    )
     meta = plan.meta()
     if meta_path.exists():
         begun = json.loads(meta_path.read_text("utf-8"))
         if begun != meta:
             differing = ", ".join(key for key in meta if begun.get(key) != meta[key])
             raise InvalidInputError(
-                f"out: {partial} was begun with other settings ({differing}); delete it, or use those settings again"
+                f"out: {unfinished} was begun with other settings ({differing}); "
+                "delete it, or use those settings again"
             )
     else:
         header = _header(plan)
@@ -187,7 +195,7 @@ def build(plan: Plan, out: str | Path, workers: int = 1, progress: bool = True) 
     done = _whole_chunks(captions, plan.count)
     total = -(-plan.count // CHUNK)
     with (
-        _chunks(plan, images, done, total, workers) as results,
+        _rendered(plan, images, range(done, total), workers) as results,
         captions.open("a", encoding="utf-8") as file,
         tqdm(
             total=plan.count,
@@ -201,7 +209,7 @@ def build(plan: Plan, out: str | Path, workers: int = 1, progress: bool = True) 
             file.write(lines)
             file.flush()
             bar.update(lines.count("\n"))
-    partial.rename(out)
+    unfinished.rename(out)
     return out
 
 
@@ -220,11 +228,13 @@ def main(
     try:
         artwork = load_sprites(sprites) if sprites is not None else None
         config = SceneConfig() if artwork is not None else SceneConfig(emoji=0.0)
-        chosen: Any = split
-        build(Plan(count, chosen, size, first_seed, config, artwork), out, workers)
+        build(Plan(count, cast(Split, split), size, first_seed, config, artwork), out, workers)
     except GlideFastError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        typer.echo(f"error: {error}; the same command goes on from here", err=True)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

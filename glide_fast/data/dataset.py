@@ -34,7 +34,7 @@ def area_mean(pictures: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 
 class SceneDataset:
-    """A directory that ``python -m glide_fast.data.build`` wrote: ``images.npy``, ``captions.jsonl``, ``meta.json``.
+    """A folder that ``python -m glide_fast.data.build`` wrote: images.npy, captions.jsonl and meta.json.
 
     Attributes:
         images: uint8 [N, S, S, 3], memory-mapped, read-only.
@@ -59,7 +59,8 @@ class SceneDataset:
         self.captions: list[str] = [record["caption"] for record in self.records]
         if len(self.images) != len(self.records):
             raise InvalidInputError(
-                f"directory: {directory} holds {len(self.images)} pictures but {len(self.records)} captions; build again"
+                f"directory: {directory} holds {len(self.images)} pictures but {len(self.records)} captions; "
+                "build it again"
             )
 
     def __len__(self) -> int:

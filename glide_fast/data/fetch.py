@@ -1,8 +1,9 @@
 """``python -m glide_fast.data.fetch --out DIR``: get the emoji artwork and rasterise it into one sprite file.
 
-Each icon set is an npm package of SVG bodies; ``npm pack`` downloads its archive into DIR (kept, so that a second run needs
-no network) and resvg-py draws the few icons that the vocabulary names. DIR/sprites.npz is the result; DIR/sprites.json
-notes its sha256, and for every set its version, licence and author as the package itself states them.
+Each icon set is an npm package of SVG bodies; ``npm pack`` downloads its archive into DIR (kept, so that a
+second run needs no network) and resvg-py draws the few icons that the vocabulary names. DIR/sprites.npz is
+the result; DIR/sprites.json notes its sha256, and for every set its version, licence and author as the
+package states them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def fetch_archive(vendor: Vendor, directory: Path) -> Path:
     wanted = f"{vendor.package}@{vendor.version}"
     if npm is None:
         raise DownloadError(
-            f"fetching {wanted} needs npm, which was not found on PATH; install Node.js, or put {path.name} into {directory}"
+            f"fetching {wanted} needs npm, which was not found on PATH; "
+            f"install Node.js, or put {path.name} into {directory}"
         )
     partial = directory / "partial"
     partial.mkdir(exist_ok=True)
@@ -84,13 +86,11 @@ def icon_svg(icons: dict[str, Any], name: str) -> str:
     if name not in icons["icons"]:
         raise invalid("icon", name, f"an icon of the set {icons.get('prefix', '?')!r}")
     icon = icons["icons"][name]
-    left, top, width, height = (
-        icon.get(key, icons.get(key, default))
-        for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
-    )
+    defaults = {"left": 0, "top": 0, "width": 16, "height": 16}
+    box = " ".join(str(icon.get(key, icons.get(key, default))) for key, default in defaults.items())
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+        f'viewBox="{box}">{icon["body"]}</svg>'
     )
 
 
@@ -111,7 +111,7 @@ def rasterise(svg: str, size: int = SPRITE_SIZE) -> NDArray[np.uint8]:
 def make_sprites(
     icon_sets: dict[str, dict[str, Any]], concepts: tuple[Concept, ...] = CONCEPTS, size: int = SPRITE_SIZE
 ) -> Sprites:
-    """Rasterise ``concepts`` from icon sets keyed by style word (each the content of an iconify ``icons.json``)."""
+    """Rasterise ``concepts``; ``icon_sets`` maps a style word to the content of an iconify ``icons.json``."""
     rgba = np.zeros((len(concepts), len(icon_sets), size, size, 4), dtype=np.uint8)
     for i, concept in enumerate(tqdm(concepts, desc="rasterising", unit="concept")):
         for j, icons in enumerate(icon_sets.values()):

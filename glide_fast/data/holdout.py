@@ -1,11 +1,12 @@
 """Which combinations training never sees.
 
-A combination is held out when ``sha256(key) % 10 == 0``, so the split needs no file, is the same on every machine and does
-not move when the vocabulary grows. Keys join their parts with ``|``:
+A combination is held out when ``sha256(key) % 10 == 0``, so the split needs no file, is the same on every
+machine and does not move when the vocabulary grows. Keys join their parts with ``|``:
 
 - a lone solid: ``solid|shape|colour|background``
-- two solids: ``relation|shape|colour|relation|shape|colour``. "A right of B" shows what "B left of A" shows, and "A below B"
-  what "B on top of A" does, so both phrasings share the key of the second: neither is trained when one is held out.
+- two solids: ``relation|shape|colour|relation|shape|colour``. "A right of B" shows what "B left of A" shows,
+  and "A below B" what "B on top of A" does, so both phrasings share the key of the second: neither is trained
+  when one is held out.
 - an emoji: ``emoji|noun|background``
 """
 

@@ -1,15 +1,16 @@
 """Scenes: from an integer seed to a caption, its attributes and a picture.
 
-A scene is decided first (:func:`sample_scene`, words and numbers only) and drawn afterwards (:func:`render`), so captions
-can be listed without drawing and a scene can be drawn at any size. All randomness comes from Python's ``random.Random(seed)
-.random()``, whose values are the same on every platform and version.
+A scene is decided first (:func:`sample_scene`, words and numbers only) and drawn afterwards
+(:func:`render`), so captions can be listed without drawing and a scene can be drawn at any size. All
+randomness comes from ``random.Random(seed).random()``, whose values are the same on every platform and
+version of Python.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,11 +19,23 @@ from numpy.typing import NDArray
 from glide_fast.data.holdout import emoji_key, is_held_out, relation_key, solid_key
 from glide_fast.data.shapes import draw_solid, extent
 from glide_fast.data.sprites import Sprites, paste
-from glide_fast.data.vocabulary import BACKGROUNDS, COLOURS, RELATIONS, RGB, SHAPES, SIZES, with_article
+from glide_fast.data.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    FLAT_SHAPES,
+    RELATIONS,
+    RGB,
+    SHAPES,
+    SIZES,
+    with_article,
+)
 from glide_fast.errors import invalid
 
 Split = Literal["train", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
 
 _T = TypeVar("_T")
 
@@ -32,11 +45,10 @@ class SceneConfig:
     """How often each kind of scene and each optional word appears.
 
     Attributes:
-        solid: weight of one lone solid.
-        relation: weight of two related solids.
-        emoji: weight of one emoji; 0 needs no sprites.
-        name_background: chance that a caption of the training split names the background. Held-out captions of lone objects
-            always do, because the background is part of what was held out.
+        solid: weight of one lone solid. relation: weight of two related solids. emoji: weight of one emoji;
+        0 needs no sprites. name_background: chance that a caption of the training split names the
+        background. Held-out captions of
+            lone objects always do, because the background is part of what was held out.
         name_size: chance that a lone solid or emoji is small or large and called so.
         name_style: chance that an emoji's caption names its vendor.
         colour_jitter: largest change of a solid's colour, per channel, in sRGB steps.
@@ -70,7 +82,7 @@ class Thing:
         colour: the colour's name; empty for an emoji.
         rgb: the unshaded colour drawn; zeros for an emoji.
         style: the emoji's vendor; empty for a solid.
-        size: larger side.
+        size: a solid's unit (see :mod:`glide_fast.data.shapes`), an emoji's larger side.
         x, y: centre, from the upper left corner.
         turn: see :func:`glide_fast.data.shapes.draw_solid`.
     """
@@ -162,7 +174,7 @@ def _turn(draws: _Draws) -> float:
 
 
 def _place(draws: _Draws, size: float) -> float:
-    """A coordinate near the middle that keeps an object of this size inside the canvas, with a small margin."""
+    """A coordinate near the middle that keeps an object of this size inside the canvas."""
     free = max(0.0, min(0.10, 0.5 - 0.5 * size - 0.03))
     return 0.5 + draws.between(-free, free)
 
@@ -198,6 +210,38 @@ def solid_caption(shape: str, colour: str, size_word: str = "", background: str 
     return _on_background(caption, background) if background else caption
 
 
+_SINK = {"cube": 0.16, "cylinder": 0.12, "sphere": 0.03, "ring": 0.02}
+"""How far, in units of the lower solid, an upper one sinks into it, so that it stands on the visible top."""
+
+
+def _lay_out(
+    draws: _Draws, stacked: bool, shapes: tuple[str, str], boxes: tuple[Box, Box], size: float, lower: float
+) -> tuple[Point, Point]:
+    """Centres of two solids, the upper (stacked) or left one first; the pair is about the canvas's middle.
+
+    ``boxes`` are the solids' extents and ``lower`` the second one's unit, as fractions of the canvas's
+    side; ``size`` is the unit the pair was sized around.
+    """
+    shift, gap = draws.between(-0.06, 0.06), draws.between(0.02, 0.08)
+    near, far = boxes
+    if not stacked:
+        total = (near[2] - near[0]) + gap + (far[2] - far[0])
+        start = 0.5 - total / 2 + draws.between(-0.03, 0.03)
+        floor = 0.5 + draws.between(-0.05, 0.05) + size / 2
+        return (start - near[0], floor - near[3]), (start + total - far[2], floor - far[3])
+    sink = _SINK.get(shapes[1], 0.0) * lower
+    if shapes[0] in FLAT_SHAPES:
+        sink /= 2
+    total = (near[3] - near[1]) + (far[3] - far[1]) - sink
+    start = 0.5 - total / 2 + draws.between(-0.03, 0.03)
+    return (0.5 + shift, start - near[1]), (0.5 - shift / 2, start + total - far[3])
+
+
+def _box(shape: str, unit: float, turn: float) -> Box:
+    left, top, right, bottom = extent(shape, turn)
+    return left * unit, top * unit, right * unit, bottom * unit
+
+
 def _relation(draws: _Draws, config: SceneConfig, split: Split) -> Scene:
     relation, background = draws.one_of(RELATIONS), draws.one_of(tuple(BACKGROUNDS))
     first = (draws.one_of(SHAPES), draws.one_of(tuple(COLOURS)))
@@ -208,43 +252,17 @@ def _relation(draws: _Draws, config: SceneConfig, split: Split) -> Scene:
     sizes = (size * draws.between(0.94, 1.06), size * draws.between(0.94, 1.06))
     turns = (_turn(draws), _turn(draws))
     colours = tuple(_jittered(c, draws, config.colour_jitter) for c in (first[1], second[1]))
-    shift, gap = draws.between(-0.06, 0.06), draws.between(0.02, 0.08)
-    boxes = tuple(
-        tuple(v * s for v in extent(shape, turn))
-        for (shape, _), s, turn in zip((first, second), sizes, turns, strict=True)
-    )
-    # Lay out (upper or left, lower or right), then hand the places back in the caption's order.
-    order = (0, 1) if relation in ("left of", "on top of") else (1, 0)
-    near, far = boxes[order[0]], boxes[order[1]]
-    if relation in ("left of", "right of"):
-        total = (near[2] - near[0]) + gap + (far[2] - far[0])
-        start = 0.5 - total / 2 + draws.between(-0.03, 0.03)
-        floor = 0.5 + draws.between(-0.05, 0.05) + size / 2
-        places = [
-            (start - near[0], floor - near[3]),
-            (start + total - far[2], floor - far[3]),
-        ]
-    else:
-        # The upper one sinks a little into a lower one with a visible top, so that it stands on it.
-        sink = {"cube": 0.16, "cylinder": 0.12, "sphere": 0.03, "ring": 0.02}.get(
-            (first, second)[order[1]][0], 0.0
-        ) * sizes[order[1]]
-        sink = (
-            sink
-            if (first, second)[order[0]][0] in ("cube", "cylinder", "cone", "pyramid", "sphere")
-            else sink / 2
-        )
-        total = (near[3] - near[1]) + (far[3] - far[1]) - sink
-        start = 0.5 - total / 2 + draws.between(-0.03, 0.03)
-        places = [(0.5 + shift, start - near[1]), (0.5 - shift / 2, start + total - far[3])]
-    placed = {order[0]: places[0], order[1]: places[1]}
+    pair = (first, second)
+    # Laid out with the upper or left one first, then handed back in the caption's order.
+    a, b = (0, 1) if relation in ("left of", "on top of") else (1, 0)
+    boxes = (_box(pair[a][0], sizes[a], turns[a]), _box(pair[b][0], sizes[b], turns[b]))
+    stacked = relation in ("on top of", "below")
+    places = _lay_out(draws, stacked, (pair[a][0], pair[b][0]), boxes, size, sizes[b])
     things = tuple(
-        Thing(shape, colour, colours[i], "", sizes[i], placed[i][0], placed[i][1], turns[i])
-        for i, (shape, colour) in enumerate((first, second))
+        Thing(shape, colour, colours[i], "", sizes[i], *places[i if a == 0 else 1 - i], turns[i])
+        for i, (shape, colour) in enumerate(pair)
     )
-    caption = (
-        f"{with_article(f'{first[1]} {first[0]}')} {relation} {with_article(f'{second[1]} {second[0]}')}"
-    )
+    caption = f"{solid_caption(*first)} {relation} {solid_caption(*second)}"
     if draws.chance(config.name_background):
         caption = _on_background(caption, background)
     return Scene("relation", caption, background, things, "", relation, relation_key(first, relation, second))
@@ -260,10 +278,8 @@ def emoji_caption(noun: str, size_word: str = "", style: str = "", background: s
     return _on_background(caption, background) if background else caption
 
 
-def _emoji(
-    draws: _Draws, config: SceneConfig, split: Split, nouns: Sequence[str], styles: Sequence[str]
-) -> Scene:
-    noun, style = draws.one_of(nouns), draws.one_of(styles)
+def _emoji(draws: _Draws, config: SceneConfig, split: Split, sprites: Sprites) -> Scene:
+    noun, style = draws.one_of(sprites.nouns), draws.one_of(sprites.styles)
     background = draws.one_of(tuple(BACKGROUNDS))
     word = draws.one_of(("small", "large")) if draws.chance(config.name_size) else ""
     # An emoji carries more detail than a solid, so each size is drawn a little larger.
@@ -305,18 +321,16 @@ def sample_scene(
         "relation": lambda: _relation(draws, config, split),
     }
     if sprites is not None:
-        makers["emoji"] = lambda: _emoji(draws, config, split, sprites.nouns, sprites.styles)
+        makers["emoji"] = lambda: _emoji(draws, config, split, sprites)
     # The kind is drawn once and kept, so that both splits have the same mixture.
-    make = makers[
-        draws.weighted(("solid", "relation", "emoji"), (config.solid, config.relation, config.emoji))
-    ]
+    weights = (config.solid, config.relation, config.emoji)
+    make = makers[draws.weighted(("solid", "relation", "emoji"), weights)]
     for _ in range(100_000):
         scene = make()
         if scene.held_out == (split == "heldout"):
             return scene
-    raise invalid(
-        "sprites", sprites.nouns if sprites else None, f"a vocabulary with something in split {split!r}"
-    )
+    nouns = sprites.nouns if sprites else None
+    raise invalid("sprites", nouns, f"nouns of which some combination is in split {split!r}")
 
 
 def render(scene: Scene, sprites: Sprites | None = None, size: int = 128) -> NDArray[np.uint8]:
@@ -334,7 +348,7 @@ def render(scene: Scene, sprites: Sprites | None = None, size: int = 128) -> NDA
         raise invalid("size", size, "16 to 1024")
     canvas = np.empty((size, size, 3), dtype=np.float32)
     canvas[...] = BACKGROUNDS[scene.background]
-    # From the bottom up and the left to the right, so that what stands on something covers its top.
+    # From the bottom up, so that what stands on something covers its top.
     for thing in sorted(scene.things, key=lambda t: -t.y):
         if scene.kind == "emoji":
             if sprites is None:
@@ -356,7 +370,7 @@ def draw(
     sprites: Sprites | None = None,
     size: int = 128,
 ) -> tuple[NDArray[np.uint8], str, dict[str, Any]]:
-    """Picture (uint8 [size, size, 3]), caption and attributes of a seed; see :func:`sample_scene` and :func:`render`."""
+    """Picture (uint8 [size, size, 3]), caption and attributes of a seed: sampled, then rendered."""
     scene = sample_scene(seed, config, split, sprites)
     return render(scene, sprites, size), scene.caption, scene.attributes()
 
@@ -366,8 +380,9 @@ def held_out_captions(
 ) -> list[dict[str, Any]]:
     """Balanced captions of single objects that training never saw.
 
-    Shapes (or nouns) take turns; each goes through its held-out combinations of colour, background and size word in an
-    order that the seed shuffles, and starts over when it has used them all.
+    Shapes (or nouns) take turns; each goes through its held-out combinations of colour, background and size
+    word in an order that the seed shuffles, its colours taking turns too, and starts over when it has used
+    them all.
 
     Args:
         n: how many.
@@ -386,54 +401,59 @@ def held_out_captions(
     if "emoji" in kinds and not nouns:
         raise invalid("nouns", nouns, "the nouns to ask for, with kinds that include emoji")
     draws = _Draws(seed)
-    pools: list[list[dict[str, Any]]] = []
-    if "solid" in kinds:
-        for shape in SHAPES:
-            pools.append(
-                [
-                    {
-                        "caption": solid_caption(shape, colour, word, background),
-                        "kind": "solid",
-                        "name": shape,
-                        "colour": colour,
-                        "background": background,
-                        "size": word,
-                    }
-                    for colour in COLOURS
-                    for background in BACKGROUNDS
-                    for word in SIZES
-                    if is_held_out(solid_key(shape, colour, background))
-                ]
-            )
+    pools = [_held_out_solids(shape) for shape in SHAPES] if "solid" in kinds else []
     if "emoji" in kinds:
-        for noun in nouns:
-            pools.append(
-                [
-                    {
-                        "caption": emoji_caption(noun, word, "", background),
-                        "kind": "emoji",
-                        "name": noun,
-                        "colour": "",
-                        "background": background,
-                        "size": word,
-                    }
-                    for background in BACKGROUNDS
-                    for word in SIZES
-                    if is_held_out(emoji_key(noun, background))
-                ]
-            )
-    pools = [_shuffled(pool, draws) for pool in pools if pool]
+        pools += [_held_out_emoji(noun) for noun in nouns]
+    pools = _shuffled([_taking_turns(_shuffled(pool, draws)) for pool in pools if pool], draws)
     if not pools:
         raise invalid("nouns", nouns, "nouns with at least one held-out combination")
-    pools = _shuffled(pools, draws)
-    return [dict(pools[i % len(pools)][(i // len(pools)) % len(pools[i % len(pools)])]) for i in range(n)]
+    turns = ((pools[i % len(pools)], i // len(pools)) for i in range(n))
+    return [dict(pool[turn % len(pool)]) for pool, turn in turns]
+
+
+def _held_out_solids(shape: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "caption": solid_caption(shape, colour, word, background),
+            "kind": "solid",
+            "name": shape,
+            "colour": colour,
+            "background": background,
+            "size": word,
+        }
+        for colour in COLOURS
+        for background in BACKGROUNDS
+        for word in SIZES
+        if is_held_out(solid_key(shape, colour, background))
+    ]
+
+
+def _held_out_emoji(noun: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "caption": emoji_caption(noun, word, "", background),
+            "kind": "emoji",
+            "name": noun,
+            "colour": "",
+            "background": background,
+            "size": word,
+        }
+        for background in BACKGROUNDS
+        for word in SIZES
+        if is_held_out(emoji_key(noun, background))
+    ]
+
+
+def _taking_turns(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same entries, with the colours one after the other for as long as each has entries left."""
+    rounds: dict[str, int] = {}
+    ranked = []
+    for entry in entries:
+        rounds[entry["colour"]] = rounds.get(entry["colour"], -1) + 1
+        ranked.append((rounds[entry["colour"]], entry))
+    return [entry for _, entry in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _shuffled(items: list[_T], draws: _Draws) -> list[_T]:
     keyed = [(draws.between(0, 1), position) for position in range(len(items))]
     return [items[position] for _, position in sorted(keyed)]
-
-
-def config_as_dict(config: SceneConfig) -> dict[str, float]:
-    """The configuration as plain JSON."""
-    return asdict(config)

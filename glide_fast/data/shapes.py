@@ -1,13 +1,14 @@
 """Drawing one solid: silhouettes supersampled four times by pillow, shading from closed formulas by numpy.
 
-Every shape is a list of faces in unit coordinates (x right, y down, the shape's box centred on 0 with its larger side 1).
-A face is an outline and its shading: a constant, or a function of the position. The light comes from the upper left.
+Every shape is a list of faces in unit coordinates: x right, y down, centred on 0, about 1 across
+(:func:`extent` gives the exact box). A face is an outline and its shading: a constant, or a function of the
+position. Later faces cover earlier ones. The light comes from the upper left.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,7 +31,7 @@ _TOP, _LIT, _SHADED = 1.12, 0.98, 0.74
 
 @dataclass(frozen=True)
 class Face:
-    """A filled outline; ``shade`` is a constant factor on the colour or gives (factor, added white) at each point."""
+    """A filled outline; ``shade`` is a factor on the colour, or gives (factor, added white) at each point."""
 
     outline: tuple[Point, ...]
     shade: float | Shading
@@ -49,7 +50,7 @@ def _sphere_shade(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]
     nz = np.sqrt(np.maximum(0.0, 1.0 - nx * nx - ny * ny))
     lambert = np.maximum(0.0, -0.45 * nx - 0.55 * ny + 0.70 * nz)
     highlight = np.exp(-((x + 0.16) ** 2 + (y + 0.20) ** 2) / (2 * 0.055**2))
-    return 0.64 + 0.46 * lambert, 0.55 * highlight
+    return np.float32(0.64) + np.float32(0.46) * lambert, np.float32(0.55) * highlight
 
 
 def _tube_shade(radius: float) -> Shading:
@@ -160,7 +161,7 @@ def _faces(shape: str, turn: float) -> tuple[Face, ...]:
 
 
 def extent(shape: str, turn: float = 0.0) -> tuple[float, float, float, float]:
-    """The box (left, top, right, bottom) a shape fills, in units of its larger side, about its centre."""
+    """The box (left, top, right, bottom) that a shape fills, in units, about its centre."""
     if shape not in _MODELS:
         raise invalid("shape", shape, ", ".join(SHAPES))
     points = [point for face in _faces(shape, turn) for point in face.outline]
@@ -178,7 +179,7 @@ def _coverage(index: Image.Image, face: int) -> FloatArray:
 def draw_solid(
     canvas: FloatArray,
     shape: str,
-    colour: RGB | Sequence[float],
+    colour: RGB,
     centre: Point,
     size: float,
     turn: float = 0.0,
@@ -190,7 +191,7 @@ def draw_solid(
         shape: a name from :data:`glide_fast.data.vocabulary.SHAPES`.
         colour: sRGB of the unshaded surface, 0..255.
         centre: (x, y) of the shape's centre in picture elements; (0, 0) is the canvas's upper left corner.
-        size: larger side in picture elements.
+        size: length of one unit in picture elements; a shape is about one unit across.
         turn: -1..1, turns cube, pyramid and star a little; the others are the same from every side.
 
     Raises:

@@ -1,7 +1,8 @@
 """Emoji artwork as one file of RGBA pictures, and pasting one onto a canvas.
 
-The file is an ``.npz`` of ``rgba`` (uint8 [concepts, styles, S, S, 4], alpha not premultiplied), ``nouns`` and ``styles``
-(their names, in order). ``python -m glide_fast.data.fetch`` makes it; the artwork itself is never part of the package.
+The file is an ``.npz`` of ``rgba`` (uint8 [concepts, styles, S, S, 4], alpha not premultiplied), ``nouns``
+and ``styles`` (their names, in order). ``python -m glide_fast.data.fetch`` makes it; the artwork itself is
+never part of the package.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def load_sprites(path: str | Path) -> Sprites:
 
 
 def paste(canvas: NDArray[np.float32], sprite: Image.Image, left: int, top: int, side: int) -> None:
-    """Blend a premultiplied sprite, resized to ``side``, over ``canvas`` ([H, W, 3] float32, 0..255), in place."""
+    """Blend a premultiplied sprite, resized to ``side``, over ``canvas`` (float32 [H, W, 3]) in place."""
     resized = np.asarray(sprite.resize((side, side), Image.Resampling.BOX), dtype=np.float32)
     height, width = canvas.shape[:2]
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)

@@ -1,7 +1,7 @@
 """Every word the data set uses, and the colour or artwork behind it.
 
-Colours are sRGB bytes. They were picked far apart in hue or lightness, so that shading and a resize to 32 px leave each
-nearest to its own name; `tests/data` holds them to that.
+Colours are sRGB bytes. They were picked far apart in hue or lightness, so that a classifier still separates
+them after shading and a resize to 32 px.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RELATIONS: tuple[str, ...] = ("left of", "right of", "on top of", "below")
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: the noun captions use, its Unicode code point and its icon's name (the same in every vendor's set)."""
+    """One emoji: its noun in captions, Unicode code point and icon name (the same in every vendor's set)."""
 
     noun: str
     code: str
@@ -96,7 +96,7 @@ NOUNS: tuple[str, ...] = tuple(concept.noun for concept in CONCEPTS)
 
 @dataclass(frozen=True)
 class Vendor:
-    """One emoji set: the style word captions use, and the npm package (with its exact version) that carries it."""
+    """One emoji set: its style word in captions, and the npm package and version that carry it."""
 
     style: str
     package: str
