@@ -1,0 +1,235 @@
+// A vector of fp32 lanes for the instruction set that this file is compiled for (see isa.h), loaded from and stored to
+// fp32 or bf16, and the functions that kernels build on it. bf16 is rounded to nearest even; NaN stays NaN.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "dtype.h"
+
+namespace glide_fast {
+namespace GLIDE_FAST_ISA {
+
+static inline float widen(bf16 x) {
+    const std::uint32_t bits = std::uint32_t(x.bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Element `index` of a small array whose type is known only at run time.
+static inline float element(const void* data, Dtype dtype, std::int64_t index) {
+    return dtype == Dtype::f32 ? static_cast<const float*>(data)[index] : widen(static_cast<const bf16*>(data)[index]);
+}
+
+#if defined(__AVX512F__)
+
+struct Vec {
+    static constexpr int lanes = 16;
+    __m512 v;
+
+    static Vec all(float x) { return {_mm512_set1_ps(x)}; }
+
+    static __mmask16 first(int count) { return __mmask16((1u << count) - 1); }
+    static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+    static Vec load(const float* p, int count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }
+    static Vec load(const bf16* p) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+    static Vec load(const bf16* p, int count) { return widened(_mm256_maskz_loadu_epi16(first(count), p)); }
+    void store(float* p) const { _mm512_storeu_ps(p, v); }
+    void store(float* p, int count) const { _mm512_mask_storeu_ps(p, first(count), v); }
+    void store(bf16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrowed()); }
+    void store(bf16* p, int count) const { _mm256_mask_storeu_epi16(p, first(count), narrowed()); }
+
+    static Vec widened(__m256i bits) {
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+    }
+    __m256i narrowed() const {
+#if defined(__AVX512BF16__)
+        return (__m256i)_mm512_cvtneps_pbh(v);
+#else
+        const __m512i bits = _mm512_castps_si512(v);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+        const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
+#endif
+    }
+};
+
+static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec clamp(Vec x, float low, float high) {
+    // The second operand is what min and max return for a NaN.
+    return {_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x.v))};
+}
+static inline Vec round(Vec x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT)}; }
+static inline Vec times_power_of_two(Vec x, Vec exponent) { return {_mm512_scalef_ps(x.v, exponent.v)}; }
+static inline Vec rough_reciprocal(Vec x) { return {_mm512_rcp14_ps(x.v)}; }
+static inline Vec reciprocal(Vec x) {
+    const Vec guess = rough_reciprocal(x);
+    return guess * Vec{_mm512_fnmadd_ps(x.v, guess.v, _mm512_set1_ps(2.0f))};
+}
+
+#elif defined(__AVX2__)
+
+struct Vec {
+    static constexpr int lanes = 8;
+    __m256 v;
+
+    static Vec all(float x) { return {_mm256_set1_ps(x)}; }
+
+    static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+    static Vec load(const float* p, int count) { return partial(p, count); }
+    static Vec load(const bf16* p) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+    }
+    static Vec load(const bf16* p, int count) { return partial(p, count); }
+    void store(float* p) const { _mm256_storeu_ps(p, v); }
+    void store(float* p, int count) const { partial(p, count, *this); }
+    void store(bf16* p) const {
+        const __m256i bits = _mm256_castps_si256(v);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+        const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+    }
+    void store(bf16* p, int count) const { partial(p, count, *this); }
+
+    template <typename T>
+    static Vec partial(const T* p, int count) {
+        T whole[lanes] = {};
+        std::memcpy(whole, p, count * sizeof(T));
+        return load(whole);
+    }
+    template <typename T>
+    static void partial(T* p, int count, Vec x) {
+        T whole[lanes];
+        x.store(whole);
+        std::memcpy(p, whole, count * sizeof(T));
+    }
+};
+
+static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec clamp(Vec x, float low, float high) {
+    // The second operand is what min and max return for a NaN.
+    return {_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x.v))};
+}
+static inline Vec round(Vec x) { return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+static inline Vec times_power_of_two(Vec x, Vec exponent) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponent.v), _mm256_set1_epi32(127));
+    return {_mm256_mul_ps(x.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))};
+}
+static inline Vec rough_reciprocal(Vec x) { return {_mm256_rcp_ps(x.v)}; }
+static inline Vec reciprocal(Vec x) { return {_mm256_div_ps(_mm256_set1_ps(1.0f), x.v)}; }
+
+#else
+
+// GCC's and Clang's own vectors: SSE2 on any x86-64, NEON on Arm, plain code elsewhere.
+struct Vec {
+    static constexpr int lanes = 4;
+    typedef float Floats __attribute__((vector_size(16)));
+    typedef std::int32_t Ints __attribute__((vector_size(16)));
+    Floats v;
+
+    static Vec all(float x) { return {Floats{x, x, x, x}}; }
+
+    static Vec load(const float* p) {
+        Vec x;
+        std::memcpy(&x.v, p, sizeof x.v);
+        return x;
+    }
+    static Vec load(const float* p, int count) {
+        float whole[lanes] = {};
+        std::memcpy(whole, p, count * sizeof(float));
+        return load(whole);
+    }
+    static Vec load(const bf16* p) { return {Floats{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}}; }
+    static Vec load(const bf16* p, int count) {
+        bf16 whole[lanes] = {};
+        std::memcpy(whole, p, count * sizeof(bf16));
+        return load(whole);
+    }
+    void store(float* p) const { std::memcpy(p, &v, sizeof v); }
+    void store(float* p, int count) const { std::memcpy(p, &v, count * sizeof(float)); }
+    void store(bf16* p) const { store(p, lanes); }
+    void store(bf16* p, int count) const {
+        const Ints bits = (Ints)v;
+        const Ints rounded = bits + 0x7fff + ((bits >> 16) & 1);
+        const Ints nan = v != v;
+        const Ints high = ((nan & (bits | 0x400000)) | (~nan & rounded)) >> 16;
+        for (int i = 0; i < count; ++i) p[i].bits = std::uint16_t(high[i]);
+    }
+};
+
+static inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+static inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+static inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+static inline Vec clamp(Vec x, float low, float high) {
+    const Vec l = Vec::all(low), h = Vec::all(high);
+    const Vec::Floats raised = x.v < l.v ? l.v : x.v;
+    return {raised > h.v ? h.v : raised};
+}
+static inline Vec round(Vec x) {
+    // Adding 1.5 * 2^23 leaves no bits below one: right for |x| < 2^22, which is all that exp2 asks for.
+    const Vec shift = Vec::all(12582912.0f);
+    return (x + shift) - shift;
+}
+static inline Vec times_power_of_two(Vec x, Vec exponent) {
+    Vec::Ints bits;
+    for (int i = 0; i < Vec::lanes; ++i) bits[i] = (std::int32_t(exponent.v[i]) + 127) << 23;
+    return {x.v * (Vec::Floats)bits};
+}
+static inline Vec reciprocal(Vec x) { return {Vec::all(1.0f).v / x.v}; }
+static inline Vec rough_reciprocal(Vec x) { return reciprocal(x); }
+
+#endif
+
+// y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e, and 2^t = 2^round(t) p(t - round(t)) with p the minimax polynomial (Remez,
+// relative error) on [-1/2, 1/2]. The argument is clamped where 2^t would leave fp32; past that the result is y, or within
+// 2e-36 of 0.
+//
+// For a result that stays fp32: degree 5 (7.5e-8 before rounding), within 1e-6 of the exact value, relatively.
+static inline Vec silu(Vec y, float) {
+    const Vec log2e = Vec::all(-1.44269504f);
+    const Vec bounded = clamp(y, -87.0f, 87.0f);
+    const Vec whole = round(bounded * log2e);
+    const Vec rest = multiply_add(bounded, log2e, Vec::all(0.0f) - whole);
+    Vec p = Vec::all(0.00132764725f);
+    p = multiply_add(p, rest, Vec::all(0.00967554096f));
+    p = multiply_add(p, rest, Vec::all(0.0555071309f));
+    p = multiply_add(p, rest, Vec::all(0.240221202f));
+    p = multiply_add(p, rest, Vec::all(0.693146944f));
+    p = multiply_add(p, rest, Vec::all(1.0f));
+    return y * reciprocal(Vec::all(1.0f) + times_power_of_two(p, whole));
+}
+
+// For a result that will be rounded to bf16 (half a unit: 2e-3): degree 3 (7.5e-5) and the CPU's approximate reciprocal
+// (6e-5 with AVX-512, 3.7e-4 with AVX2).
+static inline Vec silu(Vec y, bf16) {
+    const Vec t = clamp(y, -87.0f, 87.0f) * Vec::all(-1.44269504f);
+    const Vec whole = round(t);
+    const Vec rest = t - whole;
+    Vec p = Vec::all(0.0551716685f);
+    p = multiply_add(p, rest, Vec::all(0.242611125f));
+    p = multiply_add(p, rest, Vec::all(0.693260968f));
+    p = multiply_add(p, rest, Vec::all(0.999928057f));
+    return y * rough_reciprocal(Vec::all(1.0f) + times_power_of_two(p, whole));
+}
+
+}  // namespace GLIDE_FAST_ISA
+}  // namespace glide_fast
