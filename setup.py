@@ -1,0 +1,230 @@
+"""Builds csrc with ninja (g++ and, where there are one and CUDA sources, nvcc) and maps kernels/ to glide_fast.kernels.
+
+The native library is optional: where it cannot be built, the install goes on without it, says why, and records that in
+``glide_fast/_build.json``, which ``glide-fast env`` prints. Environment: ``CXX`` (compiler, default g++ or c++), ``NVCC`` or
+``CUDA_HOME``, ``GLIDE_FAST_CUDA_TARGETS`` (such as ``80;90a``), ``GLIDE_FAST_NATIVE=0`` (build nothing), ``=1`` (fail if it cannot be built).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+RECORD = "_build.json"
+
+# No -march=native: what is built here may run elsewhere. -ffp-contract=off: only the multiply-adds that are written.
+CXX_FLAGS = (
+    "-std=c++17 -O3 -fPIC -fopenmp -fvisibility=hidden -ffp-contract=off -Wall -Wextra"
+    # GCC 12 warns of its own intrinsics' headers.
+    " -Wno-uninitialized -Wno-maybe-uninitialized"
+)
+_AVX2 = "-mavx2 -mfma"
+_AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+# One object of every *.kernel.cpp for each; csrc/cpu/isa.h lists the same names.
+X86_FLAGS = {"portable": "", "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": f"{_AVX512} -mavx512bf16"}
+CUDA_TARGETS = ("80", "90a", "100")
+
+
+class CannotBuild(Exception):
+    """The native library, or its CUDA half, cannot be built here; the message says why."""
+
+
+def compiler() -> list[str]:
+    named = os.environ.get("CXX")
+    for candidate in [named] if named else ["g++", "c++", "clang++"]:
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    raise CannotBuild(f"no C++ compiler: {named or 'g++'} not found (on Debian or Ubuntu: apt install g++)")
+
+
+def find_ninja() -> str:
+    beside = Path(sys.executable).with_name("ninja")  # of a virtual environment that was not activated
+    found = shutil.which("ninja") or (str(beside) if beside.exists() else None)
+    if found is None:
+        raise CannotBuild("no ninja found (pip install ninja)")
+    return found
+
+
+def find_nvcc() -> str:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    for candidate in (os.environ.get("NVCC"), "nvcc", f"{home}/bin/nvcc"):
+        if candidate and (path := shutil.which(candidate)):
+            return path
+    raise CannotBuild("no nvcc found (CUDA toolkit; set CUDA_HOME or NVCC)")
+
+
+def output_of(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CannotBuild(f"{command[0]} does not run: {error}") from error
+
+
+def cuda_targets(nvcc: str) -> list[str]:
+    """The architectures to compile for, less those that this nvcc does not know."""
+    if wanted := os.environ.get("GLIDE_FAST_CUDA_TARGETS"):
+        return wanted.replace(",", ";").strip(";").split(";")
+    known = output_of(nvcc, "--list-gpu-arch").split()
+    return [target for target in CUDA_TARGETS if f"compute_{target.rstrip('a')}" in known]
+
+
+def quoted(path: str | Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+class NinjaFile:
+    """The text of a build.ninja that compiles csrc and links one shared library."""
+
+    def __init__(self, build_dir: Path, library: Path, cxx: list[str]) -> None:
+        try:
+            import pybind11
+        except ImportError as error:
+            raise CannotBuild("pybind11 is not installed (pip install pybind11)") from error
+        includes = f"-isystem {shlex.quote(pybind11.get_include())} -isystem {shlex.quote(sysconfig.get_paths()['include'])}"
+        self.build_dir, self.library = build_dir, library
+        self.objects: list[str] = []
+        self.defines = ""
+        self.libraries = ""
+        self.rules = [
+            "ninja_required_version = 1.5",
+            f"cxx = {shlex.join(cxx)}",
+            f"cxxflags = {CXX_FLAGS} {includes}",
+            "rule cxx\n  command = $cxx -MMD -MF $out.d $cxxflags $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            "rule link\n  command = $cxx -shared -fopenmp $in -o $out $libraries",
+        ]
+        self.builds: list[str] = []
+
+    def add(self, rule: str, source: Path, name: str, flags: str) -> None:
+        self.objects.append(f"{name}.o")
+        self.builds.append(f"build {name}.o: {rule} {quoted(source)}\n  flags = {flags}")
+
+    def add_cpu(self) -> list[str]:
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        isas = X86_FLAGS if x86 else {"portable": ""}
+        for source in sorted((CSRC / "cpu").glob("*.cpp")):
+            if source.name.endswith(".kernel.cpp"):
+                for isa, flags in isas.items():
+                    self.add("cxx", source, f"{source.stem}.{isa}", f"-DGLIDE_FAST_ISA={isa} {flags}")
+            else:
+                self.add("cxx", source, source.stem, "")
+        return list(isas)
+
+    def add_cuda(self, nvcc: str, cxx: list[str], targets: list[str]) -> None:
+        codes = " ".join(f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets)
+        self.rules += [
+            f"nvcc = {shlex.quote(nvcc)} -ccbin {shlex.quote(cxx[-1])}",
+            f"nvccflags = -std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden {codes}",
+            "rule nvcc\n  command = $nvcc -MD -MF $out.d $nvccflags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        ]
+        for source in cuda_sources():
+            self.add("nvcc", source, f"{source.stem}.cuda", "")
+        home = Path(nvcc).resolve().parents[1]
+        self.libraries = f"-L{quoted(home / 'lib64')} -lcudart_static -ldl -lrt -lpthread"
+        self.defines = "-DGLIDE_FAST_CUDA"
+
+    def write(self) -> None:
+        self.add("cxx", CSRC / "bindings.cpp", "bindings", self.defines)
+        link = f"build {quoted(self.library)}: link {' '.join(self.objects)}\n  libraries = {self.libraries}"
+        text = "\n".join([*self.rules, *self.builds, link, f"default {quoted(self.library)}", ""])
+        self.build_dir.mkdir(parents=True, exist_ok=True)
+        (self.build_dir / "build.ninja").write_text(text)
+
+
+def cuda_sources() -> list[Path]:
+    return sorted((CSRC / "cuda").glob("*.cu"))
+
+
+def run_ninja(build_dir: Path) -> None:
+    result = subprocess.run([find_ninja(), "-C", str(build_dir)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode:
+        (build_dir / "build.log").write_text(result.stdout)
+        raise CannotBuild(f"compilation failed:\n{result.stdout[-4000:]}")
+
+
+def build_native(build_dir: Path, library: Path) -> dict[str, object]:
+    """Compile csrc into ``library`` and return the build record; raise CannotBuild where that is not possible."""
+    cxx = compiler()
+    find_ninja()
+    record: dict[str, object] = {"cxx": f"{shlex.join(cxx)}: {output_of(*cxx, '--version').splitlines()[0]}"}
+    library.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not cuda_sources():
+            raise CannotBuild("this version has no CUDA sources")
+        nvcc = find_nvcc()
+        ninja = NinjaFile(build_dir / "cuda", library, cxx)
+        targets = cuda_targets(nvcc)
+        record["cpu_targets"] = ninja.add_cpu()
+        ninja.add_cuda(nvcc, cxx, targets)
+        ninja.write()
+        run_ninja(build_dir / "cuda")
+        return record | {
+            "cuda": True,
+            "cuda_targets": [f"sm_{target}" for target in targets],
+            "nvcc": f"{nvcc}: {output_of(nvcc, '--version').splitlines()[-1]}",
+        }
+    except CannotBuild as reason:
+        record |= {"cuda": False, "cuda_why_not": str(reason)}
+    ninja = NinjaFile(build_dir / "cpu", library, cxx)
+    record["cpu_targets"] = ninja.add_cpu()
+    ninja.write()
+    run_ninja(build_dir / "cpu")
+    return record
+
+
+class BuildNative(build_ext):
+    """setuptools' build_ext with ninja in place of its compilers, and a failure that is recorded instead of raised."""
+
+    def run(self) -> None:
+        # build_ext would set up a compiler first, and copy built extensions into the source for an editable install.
+        package = ROOT / "glide_fast" if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / "glide_fast"
+        package.mkdir(parents=True, exist_ok=True)
+        library = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        choice = os.environ.get("GLIDE_FAST_NATIVE", "auto")
+        record: dict[str, object] = {"python": platform.python_version(), "platform": sysconfig.get_platform()}
+        try:
+            if choice == "0":
+                raise CannotBuild("switched off by GLIDE_FAST_NATIVE=0")
+            record |= build_native(Path(self.build_temp).resolve() / "glide_fast", library)
+            record["native"] = True
+        except CannotBuild as reason:
+            if choice == "1":
+                raise SystemExit(f"glide_fast: the native library cannot be built: {reason}") from reason
+            library.unlink(missing_ok=True)  # of an earlier build in place: older than the sources
+            record |= {"native": False, "why_not": str(reason)}
+            print(f"glide_fast: installing without the native library: {reason}", file=sys.stderr)
+        (package / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+    def get_outputs(self) -> list[str]:
+        package = Path(self.build_lib) / "glide_fast"
+        return [str(path) for path in (package / RECORD, *package.glob("_C*"))]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+setup(
+    packages=[
+        *find_packages(include=["glide_fast", "glide_fast.*"]),
+        "glide_fast.kernels",
+        *(f"glide_fast.kernels.{name}" for name in find_packages("kernels")),
+    ],
+    package_dir={"glide_fast.kernels": "kernels"},
+    package_data={"glide_fast": ["py.typed", "text/data/*", "weights/**/*"]},
+    include_package_data=False,
+    # Without sources: BuildNative knows them. It is here so that wheels carry this platform's tag.
+    ext_modules=[Extension("glide_fast._C", sources=[])],
+    cmdclass={"build_ext": BuildNative},
+)
