@@ -1,0 +1,3 @@
+"""Judging generated pictures: what they show, against what their captions asked for."""
+
+from __future__ import annotations
