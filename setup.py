@@ -1,8 +1,12 @@
-"""Builds csrc with ninja (g++ and, where there are one and CUDA sources, nvcc) and maps kernels/ to glide_fast.kernels.
+"""Builds csrc with ninja (g++, and nvcc where there is one and there are CUDA sources); maps kernels/ to glide_fast.kernels.
 
 The native library is optional: where it cannot be built, the install goes on without it, says why, and records that in
-``glide_fast/_build.json``, which ``glide-fast env`` prints. Environment: ``CXX`` (compiler, default g++ or c++), ``NVCC`` or
-``CUDA_HOME``, ``GLIDE_FAST_CUDA_TARGETS`` (such as ``80;90a``), ``GLIDE_FAST_NATIVE=0`` (build nothing), ``=1`` (fail if it cannot be built).
+``glide_fast/_build.json``, which ``glide-fast env`` prints. Environment variables:
+
+    CXX                       the C++ compiler; g++, c++ or clang++ otherwise
+    NVCC, CUDA_HOME           where nvcc is
+    GLIDE_FAST_CUDA_TARGETS   architectures, such as "80;90a"
+    GLIDE_FAST_NATIVE         0: build nothing; 1: fail where the library cannot be built
 """
 
 from __future__ import annotations
@@ -148,7 +152,9 @@ def cuda_sources() -> list[Path]:
 
 
 def run_ninja(build_dir: Path) -> None:
-    result = subprocess.run([find_ninja(), "-C", str(build_dir)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(
+        [find_ninja(), "-C", str(build_dir)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if result.returncode:
         (build_dir / "build.log").write_text(result.stdout)
         raise CannotBuild(f"compilation failed:\n{result.stdout[-4000:]}")
@@ -189,11 +195,18 @@ class BuildNative(build_ext):
 
     def run(self) -> None:
         # build_ext would set up a compiler first, and copy built extensions into the source for an editable install.
-        package = ROOT / "glide_fast" if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / "glide_fast"
+        package = (
+            ROOT / "glide_fast"
+            if self.inplace or self.editable_mode
+            else Path(self.build_lib).resolve() / "glide_fast"
+        )
         package.mkdir(parents=True, exist_ok=True)
         library = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
         choice = os.environ.get("GLIDE_FAST_NATIVE", "auto")
-        record: dict[str, object] = {"python": platform.python_version(), "platform": sysconfig.get_platform()}
+        record: dict[str, object] = {
+            "python": platform.python_version(),
+            "platform": sysconfig.get_platform(),
+        }
         try:
             if choice == "0":
                 raise CannotBuild("switched off by GLIDE_FAST_NATIVE=0")

@@ -6,10 +6,33 @@ Replaces the official chain cast to fp32, ``F.group_norm``, cast back, ``* (1 + 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 from glide_fast.errors import invalid
+from glide_fast.ops import group_norm_act_cpu
+from glide_fast.ops.backends import Op
+from glide_fast.ops.layout import channel_rows
+
+
+class Call(NamedTuple):
+    """What the choice of a backend rests on."""
+
+    device: str  # x's, as in torch.device.type
+    dtype: torch.dtype
+    affine_dtype: torch.dtype  # of weight
+    film_dtype: torch.dtype | None  # of scale; None without FiLM
+    alike: bool  # bias like weight and shift like scale; each dense over channels and on x's device
+    channels_last: bool
+    empty: bool
+    gradients: bool
+    tracing: bool  # by torch.compile
+
+
+OP: Op[Call] = Op("group_norm_act")
+"""The backends of :func:`group_norm_act`."""
 
 
 def check_arguments(
@@ -22,12 +45,16 @@ def check_arguments(
 ) -> None:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`group_norm_act`."""
     if x.dim() < 3:
-        raise invalid("x", tuple(x.shape), "a tensor of shape [N, C, ...] with at least one spatial dimension")
+        raise invalid(
+            "x", tuple(x.shape), "a tensor of shape [N, C, ...] with at least one spatial dimension"
+        )
     channels = x.shape[1]
     if groups < 1 or channels % groups:
         raise invalid("groups", groups, f"a divisor of the channel count {channels}")
     if tuple(weight.shape) != (channels,) or tuple(bias.shape) != (channels,):
-        raise invalid("weight, bias", (tuple(weight.shape), tuple(bias.shape)), f"two vectors of {channels} elements")
+        raise invalid(
+            "weight, bias", (tuple(weight.shape), tuple(bias.shape)), f"two vectors of {channels} elements"
+        )
     if (scale is None) != (shift is None):
         raise invalid("scale, shift", (type(scale).__name__, type(shift).__name__), "both or neither")
     for name, film in (("scale", scale), ("shift", shift)):
@@ -56,6 +83,37 @@ def reference(
     return y.to(x.dtype)
 
 
+def facts(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
+) -> Call:
+    """The facts of a call with these (checked) arguments, for ``OP.choose`` and ``OP.explain``."""
+    device, affine_dtype, film_dtype = x.device, weight.dtype, None
+    gradients, alike = x.requires_grad, True
+    for p in (weight, bias):
+        alike = alike and p.dtype == affine_dtype and p.device == device and p.stride(-1) == 1
+        gradients = gradients or p.requires_grad
+    if scale is not None and shift is not None:
+        film_dtype = scale.dtype
+        for p in (scale, shift):
+            alike = alike and p.dtype == film_dtype and p.device == device and p.stride(-1) == 1
+            gradients = gradients or p.requires_grad
+    return Call(
+        device.type,
+        x.dtype,
+        affine_dtype,
+        film_dtype,
+        alike,
+        channel_rows(x) is not None,
+        x.numel() == 0,
+        gradients and torch.is_grad_enabled(),
+        torch.compiler.is_compiling(),
+    )
+
+
 def group_norm_act(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -82,6 +140,13 @@ def group_norm_act(
 
     Raises:
         InvalidInputError: for shapes outside this contract.
+        BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     check_arguments(x, weight, bias, groups, scale, shift)
-    return reference(x, weight, bias, groups, eps, scale, shift, silu)
+    backend = OP.choose(facts(x, weight, bias, scale, shift))
+    result: torch.Tensor = backend.run(x, weight, bias, groups, eps, scale, shift, silu)
+    return result
+
+
+OP.register("cpu", group_norm_act_cpu.run, group_norm_act_cpu.supports)
+OP.register("reference", reference)

@@ -1,0 +1,192 @@
+"""Which implementation of an op runs, why, and how to force one.
+
+An op owns an :class:`Op` and registers its implementations best first. The facts that a choice rests on (device, type,
+layout, whether gradients are wanted, ...) are a hashable value of the op's own type; the choice is the first backend that
+has no reason to decline them, and is remembered for each distinct value.
+
+Forcing: ``GLIDE_FAST_BACKEND=reference`` for every op, ``GLIDE_FAST_BACKEND=group_norm_act=cpu,text_attention=reference``
+for some, or :func:`force` in code, which goes before the environment. A forced backend that declines raises instead of
+falling back.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from glide_fast.errors import BackendError
+
+ENVIRONMENT = "GLIDE_FAST_BACKEND"
+
+Facts = TypeVar("Facts", bound=Hashable)
+_ANY = "*"
+
+_forced: ContextVar[Mapping[str, str] | None] = ContextVar("glide_fast_forced_backends", default=None)
+
+
+@dataclass(frozen=True)
+class Backend(Generic[Facts]):
+    """One implementation of an op.
+
+    ``supports`` gives None or the reason why it cannot serve a call with these facts; the answer may depend on nothing else
+    that changes while the process runs. ``run`` takes the op's own arguments.
+    """
+
+    name: str
+    supports: Callable[[Facts], str | None]
+    run: Callable[..., Any]
+
+
+class Verdict(NamedTuple):
+    """What became of one backend in a choice: ``reason`` says why it declined, ``chosen`` that it is the one to run."""
+
+    backend: str
+    reason: str | None
+    chosen: bool
+
+
+class Explanation(NamedTuple):
+    """Every backend of an op, in order of preference; ``str()`` is for people."""
+
+    op: str
+    forced: str | None
+    verdicts: tuple[Verdict, ...]
+
+    def __str__(self) -> str:
+        head = f"{self.op}:" if self.forced is None else f"{self.op} (forced: {self.forced}):"
+        lines = [
+            f"  {'*' if v.chosen else ' '} {v.backend}: {'can run' if v.reason is None else v.reason}"
+            for v in self.verdicts
+        ]
+        return "\n".join([head, *lines])
+
+
+class Op(Generic[Facts]):
+    """The backends of one op, in order of preference."""
+
+    def __init__(self, name: str) -> None:
+        if name in _ops:
+            raise ValueError(f"an op named {name} exists already")
+        self.name = name
+        self._backends: list[Backend[Facts]] = []
+        self._choices: dict[tuple[Facts, str | None], Backend[Facts]] = {}
+        _ops[name] = self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The registered backends, best first."""
+        return tuple(backend.name for backend in self._backends)
+
+    def register(
+        self, name: str, run: Callable[..., Any], supports: Callable[[Facts], str | None] = lambda facts: None
+    ) -> None:
+        """Add a backend after those already there."""
+        if name in self.names:
+            raise ValueError(f"{self.name} has a backend {name} already")
+        self._backends.append(Backend(name, supports, run))
+        self._choices.clear()
+
+    def choose(self, facts: Facts) -> Backend[Facts]:
+        """The backend for calls with these facts.
+
+        Raises:
+            BackendError: one is forced that is unknown or declines, or every backend declines.
+        """
+        forced = self._forced()
+        try:
+            return self._choices[facts, forced]
+        except KeyError:
+            return self._choices.setdefault((facts, forced), self._decide(facts, forced))
+
+    def explain(self, facts: Facts) -> Explanation:
+        """Each backend and why it declines these facts. Never raises for facts that no backend takes."""
+        forced = self._forced()
+        verdicts: list[Verdict] = []
+        for backend in self._backends:
+            reason = backend.supports(facts)
+            wanted = backend.name == forced if forced else not any(v.chosen for v in verdicts)
+            verdicts.append(Verdict(backend.name, reason, reason is None and wanted))
+        return Explanation(self.name, forced, tuple(verdicts))
+
+    def _forced(self) -> str | None:
+        code = _forced.get() or {}
+        setting = os.environ.get(ENVIRONMENT)
+        if not code and not setting:
+            return None
+        environment = _parse(setting or "")
+        for choice in (
+            code.get(self.name),
+            code.get(_ANY),
+            environment.get(self.name),
+            environment.get(_ANY),
+        ):
+            if choice is not None:
+                return choice
+        return None
+
+    def _decide(self, facts: Facts, forced: str | None) -> Backend[Facts]:
+        if forced is not None and forced not in self.names:
+            raise BackendError(f"{self.name} has no backend {forced!r}; it has {', '.join(self.names)}")
+        reasons = []
+        for backend in self._backends:
+            if forced is not None and backend.name != forced:
+                continue
+            reason = backend.supports(facts)
+            if reason is None:
+                return backend
+            reasons.append(f"{backend.name}: {reason}")
+        if forced is not None:
+            raise BackendError(
+                f"backend {forced!r} of {self.name} is forced but cannot run: {'; '.join(reasons)}"
+            )
+        raise BackendError(f"no backend of {self.name} can run: {'; '.join(reasons) or 'none is registered'}")
+
+
+_ops: dict[str, Op[Any]] = {}
+
+
+def ops() -> Mapping[str, Op[Any]]:
+    """Every op by name."""
+    return dict(_ops)
+
+
+@contextmanager
+def force(backend: str | None = None, **by_op: str) -> Iterator[None]:
+    """Within the block, run ``backend`` for every op, or ``op="backend"`` for some; inner blocks go before outer ones.
+
+    Raises:
+        BackendError: an op of that name does not exist. (That a backend cannot run is raised where the op is called.)
+    """
+    _check_ops(by_op)
+    outer = {} if backend is not None else _forced.get() or {}
+    token = _forced.set({**outer, **({} if backend is None else {_ANY: backend}), **by_op})
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(setting: str) -> Mapping[str, str]:
+    """``"reference"`` or ``"op=backend,op=backend"``, as in GLIDE_FAST_BACKEND."""
+    choices: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in setting.split(","))):
+        op, equals, backend = (piece.strip() for piece in part.partition("="))
+        if equals and not (op and backend):
+            raise BackendError(
+                f"{ENVIRONMENT}: got {part!r}; accepted: a backend, or op=backend, separated by commas"
+            )
+        choices[op if equals else _ANY] = backend if equals else op
+    _check_ops(op for op in choices if op != _ANY)
+    return choices
+
+
+def _check_ops(names: Any) -> None:
+    unknown = [name for name in names if name not in _ops]
+    if unknown:
+        raise BackendError(f"no op is named {', '.join(unknown)}; the ops are {', '.join(sorted(_ops))}")

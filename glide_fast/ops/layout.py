@@ -1,0 +1,26 @@
+"""How a tensor of shape [N, C, ...] lies in memory, as the channels-last kernels read it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def channel_rows(x: torch.Tensor) -> tuple[int, int] | None:
+    """Strides from sample to sample and from position to position, where a position's channels lie side by side.
+
+    ``x`` is ``[N, C, ...]``, strides are in elements, and all spatial dimensions together must be one evenly strided
+    axis. None for any other layout, so for contiguous (channels-first) tensors of several channels and positions.
+    """
+    shape, stride = x.shape, x.stride()
+    if stride[1] != 1 and shape[1] != 1:
+        return None
+    row, expected = shape[1], None
+    for axis in range(x.dim() - 1, 1, -1):
+        if shape[axis] == 1:
+            continue
+        if expected is None:
+            row = expected = stride[axis]
+        elif stride[axis] != expected:
+            return None
+        expected *= shape[axis]
+    return stride[0], row

@@ -1,0 +1,50 @@
+"""The C++ library `glide_fast._C`: loaded when first asked for, and what its build recorded."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch  # noqa: F401  its OpenMP runtime is loaded first, and the library's threads are then the same ones
+
+RECORD = Path(__file__).resolve().parents[1] / "_build.json"
+
+
+@functools.cache
+def build_record() -> dict[str, Any] | None:
+    """What setup.py wrote of the build (compilers, targets, or why there is none); None if glide_fast was never installed."""
+    try:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, str | None]:
+    try:
+        return importlib.import_module("glide_fast._C"), None
+    except ModuleNotFoundError:
+        record = build_record()
+        if record is None:
+            return (
+                None,
+                "the native library was not built: glide_fast runs from its source tree (pip install -e .)",
+            )
+        return None, f"the native library was not built: {record.get('why_not', 'built for another Python')}"
+    except ImportError as error:
+        return None, f"the native library does not load: {error}"
+
+
+def load() -> ModuleType | None:
+    """The module `glide_fast._C`, or None; never raises."""
+    return _load()[0]
+
+
+def why_missing() -> str | None:
+    """Why :func:`load` gives None; None when it gives the module."""
+    return _load()[1]
