@@ -85,15 +85,19 @@ def _scratch(target: Path) -> Iterator[Path]:
             return
 
 
-def _sync(path: Path) -> None:
-    """Force a file's bytes, or a directory's entries, out to the disk."""
-    if sys.platform == "win32" and path.is_dir():
-        return
-    fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+def _sync(file: Path) -> None:
+    """Force a file's bytes out to the disk."""
+    fd = os.open(file, os.O_RDWR)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _sync_entries(directory: Path) -> None:
+    """Force a directory's entries out to the disk, where the file system can do that."""
+    with contextlib.suppress(OSError), _opened(directory) as fd:
+        os.fsync(fd)
 
 
 def _resolved(path: str | os.PathLike[str]) -> Path:
@@ -130,7 +134,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, target)
-        _sync(target.parent)
+        _sync_entries(target.parent)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -175,7 +179,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         for folder, _, files in os.walk(temporary):
             for name in files:
                 _sync(Path(folder, name))
-            _sync(Path(folder))
+            _sync_entries(Path(folder))
         _swap(temporary, target)
 
 
@@ -193,5 +197,5 @@ def _swap(temporary: Path, target: Path) -> None:
             if previous.exists():
                 os.rename(previous, target)
             raise
-        _sync(target.parent)
+        _sync_entries(target.parent)
         shutil.rmtree(previous, ignore_errors=True)

@@ -250,8 +250,7 @@ def _check_replaceable(path: Path) -> None:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise CheckpointError(
             f"{path} holds what glide_fast did not write ({', '.join(foreign[:5])}{more}), which saving "
-            "would delete; "
-            "choose another directory"
+            "would delete; choose another directory"
         )
 
 

@@ -88,8 +88,8 @@ def fetch_file_cached(
         lock.acquire()
     except OSError as error:
         raise DownloadError(
-            f"cache_dir {folder} cannot be written to ({error.strerror or error}); choose another, or set "
-            "GLIDE_FAST_CACHE"
+            f"cache_dir {folder} cannot be written to ({error.strerror or error}); choose another, "
+            "or set GLIDE_FAST_CACHE"
         ) from error
     try:
         if force or not _cached(file, url, wanted):
@@ -146,13 +146,12 @@ def _cached(file: Path, url: str, wanted: str | None) -> bool:
     if wanted is not None and record.sha256 != wanted:
         raise DownloadError(
             f"{file} has sha256 {record.sha256}, not the {wanted} asked for (it came from {record.url} on "
-            f"{record.date}); "
-            "force=True downloads it again"
+            f"{record.date}); force=True downloads it again"
         )
     if wanted is None and record.url != url:
         raise DownloadError(
-            f"{file} was downloaded from {record.url}, not from {url}; use another cache_dir, give its "
-            "sha256, or force=True"
+            f"{file} was downloaded from {record.url}, not from {url}; use another cache_dir, "
+            "give its sha256, or force=True"
         )
     return True
 
@@ -207,10 +206,8 @@ def _download(
         discard(part)
         raise DownloadError(
             f"{url} is not what it was: on {before.date} it had sha256 {before.sha256} ({before.length} "
-            "bytes), now "
-            f"{record.sha256} ({record.length} bytes). Nothing was saved; pass force=True if you trust the "
-            "change, or "
-            f"remove {record_path(file)}"
+            f"bytes), now {record.sha256} ({record.length} bytes). Nothing was saved; pass force=True if you "
+            f"trust the change, or remove {record_path(file)}"
         )
     # An old record must not outlive the file it describes, so it goes before the new file comes.
     record_path(file).unlink(missing_ok=True)

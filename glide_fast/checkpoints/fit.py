@@ -132,16 +132,15 @@ def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], misfit: M
         return f"every key starts with {wrapper!r}, as a wrapped model saves it; remove that prefix"
     kinds = infer_kind(state), infer_kind(expected)
     if None not in kinds and kinds[0] != kinds[1]:
-        return f"this is the checkpoint of {_KIND_WORDS[str(kinds[0])]}, the model is "
-        f"{_KIND_WORDS[str(kinds[1])]}"
+        given_kind, wanted_kind = (_KIND_WORDS[str(kind)] for kind in kinds)
+        return f"this is the checkpoint of {given_kind}, the model is {wanted_kind}"
     if kinds != ("unet", "unet"):
         return None
     given, wanted = (_in_channels(tensors) for tensors in (state, expected))
     if given != wanted:
         return (
-            f"this is the checkpoint of a GLIDE {describe_role(given)} ({given} input channels), the model "
-            "is a "
-            f"{describe_role(wanted)} ({wanted}); see the options inpaint and super_res"
+            f"this is a checkpoint of GLIDE's {describe_role(given)} ({given} input channels), the model is "
+            f"GLIDE's {describe_role(wanted)} ({wanted}); see the options inpaint and super_res"
         )
     return _differing_options(expected, state)
 

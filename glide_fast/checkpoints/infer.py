@@ -32,7 +32,7 @@ def infer_kind(state: Mapping[str, Tensor]) -> str | None:
 def describe_role(in_channels: int) -> str:
     """What a UNet with that many input channels is, in words."""
     if in_channels not in _ROLES:
-        return f"model with {in_channels} input channels"
+        return "unknown variant"
     inpaint, super_res = _ROLES[in_channels]
     return ("inpainting " if inpaint else "") + ("upsampler" if super_res else "base model")
 
@@ -96,8 +96,8 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
     ]
     if any(width % num_channels for width in widths):
         raise CheckpointError(
-            f"the options cannot be read from the shapes: level widths {widths} are no multiples of "
-            f"{num_channels}"
+            "the options cannot be read from the shapes: "
+            f"level widths {widths} are no multiples of {num_channels}"
         )
     channel_mult = ",".join(str(width // num_channels) for width in widths)
     image_size = 2 ** (levels + 2)

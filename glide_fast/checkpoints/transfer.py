@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two pieces
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 60.0  # seconds
-_LENGTH_LIMIT = 200  # characters of a server's own words that an error quotes
+_LENGTH_LIMIT = 200  # characters of a library's own words that an error quotes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,16 +149,16 @@ def _attempt(url: str, part: Path, *, progress: bool, chunk_size: int, descripti
 def _network_reason(error: requests.RequestException) -> str:
     if isinstance(error, requests.Timeout):
         return "the server did not answer in time"
-    text = str(error)
-    return f"the connection failed ({text[:_LENGTH_LIMIT]})"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off in the middle"
+    return f"the connection failed ({str(error)[:_LENGTH_LIMIT]})"
 
 
 def _disk_error(url: str, part: Path, error: OSError) -> DownloadError:
     if error.errno == errno.ENOSPC:
         return DownloadError(
             f"{url} could not be saved: the disk of {part.parent} is full. {_size(part)} bytes are kept in "
-            f"{part.name}; "
-            "free some space and run again to continue, or choose another cache_dir"
+            f"{part.name}; free some space and run again to continue, or choose another cache_dir"
         )
     return DownloadError(f"{url} could not be saved to {part.parent}: {error.strerror or error}")
 
@@ -233,8 +233,7 @@ def _check_space(url: str, part: Path, identity: Identity, start: int) -> None:
     if needed > free:
         raise DownloadError(
             f"{url} needs {needed} more bytes, and the disk of {part.parent} has {free} free; free some "
-            "space or choose "
-            "another cache_dir"
+            "space or choose another cache_dir"
         )
 
 
