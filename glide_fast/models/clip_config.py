@@ -1,0 +1,83 @@
+"""Configuration of the noise-aware CLIP: the released model's values and how others are given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from glide_fast.errors import InvalidInputError, invalid
+
+ClipConfig = dict[str, Any]
+
+
+def clip_defaults() -> ClipConfig:
+    """The released noise-aware CLIP (Nichol et al. 2021, section 4.4), under the official names.
+
+    ``logit_scale`` is the factor itself, not its logarithm; ``n_timesteps`` 0 builds an image encoder for clean images. The
+    beta schedule is that of the noise the image encoder was trained on; nothing is built from it.
+    """
+    return {
+        "logit_scale": 100.0,
+        "beta_schedule": "squaredcos_cap_v2",
+        "n_timesteps": 1000,
+        "image_size": 64,
+        "patch_size": 4,
+        "n_vocab": 65536,
+        "max_text_len": 77,
+        "n_embd": 512,
+        "n_head_state_text": 64,
+        "n_head_text": 8,
+        "n_xf_blocks_text": 12,
+        "n_head_state_image": 64,
+        "n_head_image": 12,
+        "n_xf_blocks_image": 12,
+    }
+
+
+_MINIMUM = {"n_timesteps": 0, "max_text_len": 2}
+
+
+def complete_clip_config(config: Mapping[str, Any]) -> ClipConfig:
+    """Fill what ``config`` leaves out from the released values; raise ``InvalidInputError`` for names or values that are off."""
+    defaults = clip_defaults()
+    unknown = sorted(map(str, set(config) - set(defaults)))
+    if unknown:
+        raise invalid("config", unknown, "only " + ", ".join(defaults))
+    complete = defaults | dict(config)
+    for name, value in complete.items():
+        if name == "beta_schedule":
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name == "logit_scale":
+            if not number or not 0 < value < float("inf"):
+                raise invalid(name, value, "a positive number")
+        elif not isinstance(value, int) or not number or value < _MINIMUM.get(name, 1):
+            raise invalid(name, value, f"an integer of at least {_MINIMUM.get(name, 1)}")
+    if complete["image_size"] % complete["patch_size"]:
+        raise invalid(
+            "patch_size", complete["patch_size"], f"a divisor of image_size {complete['image_size']}"
+        )
+    return complete
+
+
+def read_clip_config(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> ClipConfig:
+    """A complete configuration from a YAML file, a mapping, or (None) the released values."""
+    if source is None:
+        return clip_defaults()
+    if isinstance(source, Mapping):
+        return complete_clip_config(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise invalid("config_path", source, "a path of a YAML file, a mapping, or None")
+    import yaml  # type: ignore[import-untyped]  # only a configuration file needs it
+
+    try:
+        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInputError(
+            f"config_path: {os.fspath(source)} cannot be read as YAML ({error})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise invalid("config_path", os.fspath(source), "a YAML file that holds a mapping")
+    return complete_clip_config(content)
