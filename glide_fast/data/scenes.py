@@ -45,10 +45,11 @@ class SceneConfig:
     """How often each kind of scene and each optional word appears.
 
     Attributes:
-        solid: weight of one lone solid. relation: weight of two related solids. emoji: weight of one emoji;
-        0 needs no sprites. name_background: chance that a caption of the training split names the
-        background. Held-out captions of
-            lone objects always do, because the background is part of what was held out.
+        solid: weight of one lone solid.
+        relation: weight of two related solids.
+        emoji: weight of one emoji; 0 needs no sprites.
+        name_background: chance that a caption of the training split names the background. Held-out captions
+            of lone objects always do, because the background is part of what was held out.
         name_size: chance that a lone solid or emoji is small or large and called so.
         name_style: chance that an emoji's caption names its vendor.
         colour_jitter: largest change of a solid's colour, per channel, in sRGB steps.

@@ -194,6 +194,8 @@ def draw_solid(
         size: length of one unit in picture elements; a shape is about one unit across.
         turn: -1..1, turns cube, pyramid and star a little; the others are the same from every side.
 
+    The shares of faces that meet are rounded to bytes one by one, so a value may leave 0..255 by a step or so.
+
     Raises:
         InvalidInputError: an unknown shape, or a size that is not positive.
     """

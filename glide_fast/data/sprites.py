@@ -89,7 +89,7 @@ def load_sprites(path: str | Path) -> Sprites:
             missing = [key for key in _KEYS if key not in file]
             if missing:
                 raise InvalidInputError(
-                    f"sprites: {path} has no {', '.join(missing)}; it is not a sprite file"
+                    f"sprites: {path} is not a sprite file: it has no {', '.join(missing)}"
                 )
             rgba, nouns, styles = (file[key] for key in _KEYS)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
