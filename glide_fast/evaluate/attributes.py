@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +21,8 @@ import torch
 import typer
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
-from glide_fast.data.dataset import SceneDataset, area_mean
+from glide_fast.data.dataset import SceneDataset
 from glide_fast.data.scenes import held_out_captions
 from glide_fast.data.vocabulary import COLOURS, NOUNS, SHAPES
 from glide_fast.errors import GlideFastError, InvalidInputError, invalid
@@ -35,172 +32,11 @@ from glide_fast.evaluate.classifier import (
     JudgeSpec,
     load_classifier,
     save_classifier,
-    to_input,
 )
+from glide_fast.evaluate.targets import Target, single_objects, target_of
+from glide_fast.evaluate.training import reduced, train_classifier
 
 CEILING_SIZES = (32, 128)
-ABSENT = -1
-"""Label of an attribute that a picture does not have; losses and scores leave it out."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a caption of a single object asks for; empty strings where it asks for nothing."""
-
-    colour: str = ""
-    shape: str = ""
-    concept: str = ""
-
-
-def target_of(record: dict[str, Any]) -> Target | None:
-    """The target of a caption record, or None for scenes of several objects.
-
-    Args:
-        record: a line of a data set's captions.jsonl, or an entry of
-            :func:`glide_fast.data.scenes.held_out_captions`.
-
-    Raises:
-        InvalidInputError: the record has neither form.
-    """
-    attributes = record.get("attributes", record)
-    try:
-        kind = attributes["kind"]
-        if kind == "relation":
-            return None
-        thing = attributes["objects"][0] if "objects" in attributes else attributes
-        if kind == "emoji":
-            return Target(concept=thing["name"])
-        return Target(colour=thing["colour"], shape=thing["name"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise invalid("captions", record, "records with kind, name and colour, or with attributes") from error
-
-
-def labels(targets: Sequence[Target], spec: JudgeSpec) -> dict[str, Tensor]:
-    """Class numbers for each head, int64 [N]; ABSENT where a target has none or ``spec`` does not know it."""
-
-    def numbers(names: Iterable[str], classes: tuple[str, ...]) -> Tensor:
-        index = {name: i for i, name in enumerate(classes)}
-        return torch.tensor([index.get(name, ABSENT) for name in names], dtype=torch.int64)
-
-    return {
-        "colour": numbers((t.colour for t in targets), spec.colours),
-        "shape": numbers((t.shape for t in targets), spec.shapes),
-        "concept": numbers((t.concept for t in targets), spec.concepts),
-    }
-
-
-def single_objects(dataset: SceneDataset, limit: int | None = None) -> tuple[NDArray[np.uint8], list[Target]]:
-    """Pictures (uint8 [N, S, S, 3]) and targets of the first ``limit`` single-object scenes of a data set."""
-    chosen = [(i, t) for i, record in enumerate(dataset.records) if (t := target_of(record)) is not None][
-        :limit
-    ]
-    if not chosen:
-        raise InvalidInputError("data: the data set has no scene of a single object")
-    return dataset.images[[i for i, _ in chosen]], [t for _, t in chosen]
-
-
-def reduced(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pictures shrunk to ``size`` by an exact mean; those that are no larger come back as they are."""
-    return pictures if pictures.shape[1] <= size else area_mean(pictures, pictures.shape[1] // size)
-
-
-def augmented(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of a batch each gets what generated pictures suffer from: low resolution, blur, a colour cast, noise.
-
-    Args:
-        pictures: float32 [N, 3, 64, 64] in [0, 1].
-        generator: source of the randomness.
-
-    Returns:
-        the same shape and range.
-    """
-
-    def half() -> Tensor:
-        return torch.rand(len(pictures), 1, 1, 1, generator=generator) < 0.5
-
-    small = F.avg_pool2d(pictures, 2)
-    out = torch.where(
-        half(), F.interpolate(small, size=pictures.shape[-1], mode="bilinear", align_corners=False), pictures
-    )
-    softened = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    strength = torch.rand(len(out), 1, 1, 1, generator=generator)
-    out = torch.where(half(), torch.lerp(out, softened, strength), out)
-    cast = 0.10 * (torch.rand(len(out), 3, 1, 1, generator=generator) - 0.5)
-    out = torch.where(half(), out + cast, out)
-    amount = 0.08 * torch.rand(len(out), 1, 1, 1, generator=generator)
-    out = torch.where(half(), out + amount * torch.randn(out.shape, generator=generator), out)
-    return out.clamp(0.0, 1.0)
-
-
-def train_classifier(
-    pictures: NDArray[np.uint8],
-    targets: Sequence[Target],
-    spec: JudgeSpec,
-    *,
-    epochs: int = 4,
-    batch: int = 128,
-    learning_rate: float = 3e-3,
-    seed: int = 0,
-    progress: bool = True,
-) -> AttributeClassifier:
-    """Train a classifier on real renders; Ctrl-C ends the training early and keeps what it has.
-
-    Args:
-        pictures: uint8 [N, S, S, 3], at least 64 px so that both resolutions can be made from them.
-        targets: N targets.
-        spec: the names to tell apart.
-        epochs, batch, learning_rate: AdamW with a one-cycle schedule.
-        seed: of the weights, the order and the augmentation.
-        progress: show a progress bar.
-
-    Returns:
-        the classifier, its ``spec.steps`` set.
-    """
-    if len(pictures) != len(targets) or not len(pictures):
-        raise invalid("pictures", f"{len(pictures)} pictures, {len(targets)} targets", "as many, at least 1")
-    if epochs < 1 or batch < 2:
-        raise invalid("epochs, batch", (epochs, batch), "at least 1 epoch and 2 pictures a batch")
-    if pictures.shape[1] < INPUT_SIZE:
-        raise invalid("pictures", list(pictures.shape), f"pictures of at least {INPUT_SIZE} px")
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AttributeClassifier(spec)
-    small = torch.from_numpy(np.ascontiguousarray(reduced(pictures, INPUT_SIZE)))
-    wanted = labels(targets, spec)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    per_epoch = max(1, len(small) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * per_epoch)
-    model.train()
-    steps = 0
-    try:
-        with tqdm(total=epochs * per_epoch, unit="step", desc="classifier", disable=not progress) as bar:
-            for _ in range(epochs):
-                order = torch.randperm(len(small), generator=generator)
-                for step in range(per_epoch):
-                    rows = order[step * batch : (step + 1) * batch]
-                    logits = model(augmented(to_input(small[rows]), generator))
-                    loss = _loss(logits, {name: wanted[name][rows] for name in wanted})
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimiser.step()
-                    schedule.step()
-                    steps += 1
-                    bar.update()
-                    bar.set_postfix(loss=f"{loss.item():.3f}")
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted after {steps} steps; keeping the classifier as it is", err=True)
-    model.spec = replace(spec, steps=steps)
-    return model.eval()
-
-
-def _loss(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
-    total = torch.zeros(())
-    for name, values in logits.items():
-        # A batch without one of the attributes would otherwise divide by zero.
-        if (wanted[name] != ABSENT).any():
-            total = total + F.cross_entropy(values, wanted[name], ignore_index=ABSENT)
-    return total
 
 
 def score(

@@ -13,21 +13,7 @@ from typer.testing import CliRunner
 from glide_fast.data import SceneConfig, draw, held_out_captions
 from glide_fast.data.build import Plan, build
 from glide_fast.errors import CheckpointError, InvalidInputError
-from glide_fast.evaluate.attributes import (
-    ABSENT,
-    Target,
-    app,
-    augmented,
-    chance_levels,
-    judge,
-    labels,
-    load_pictures,
-    load_records,
-    reduced,
-    score,
-    target_of,
-    train_classifier,
-)
+from glide_fast.evaluate.attributes import app, chance_levels, judge, load_pictures, load_records, score
 from glide_fast.evaluate.classifier import (
     AttributeClassifier,
     JudgeSpec,
@@ -35,6 +21,8 @@ from glide_fast.evaluate.classifier import (
     save_classifier,
     to_input,
 )
+from glide_fast.evaluate.targets import ABSENT, Target, labels, target_of
+from glide_fast.evaluate.training import augmented, reduced, train_classifier
 
 SPEC = JudgeSpec(("red", "blue"), ("sphere", "star"), ("dog",), width=8)
 SOLIDS = SceneConfig(solid=1, relation=0, emoji=0)
