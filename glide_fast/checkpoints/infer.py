@@ -24,7 +24,7 @@ def infer_kind(state: Mapping[str, Tensor]) -> str | None:
         return "unet"
     if "blocks.input.w_voc" in state:
         return "clip_text"
-    if "blocks.input.w_t" in state:
+    if "blocks.input.patch_proj" in state:
         return "clip_image"
     return None
 
@@ -42,15 +42,15 @@ def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     A UNet gives image_size, num_channels, num_res_blocks, channel_mult ("" where it is the default for the
     size), attention_resolutions, text_ctx, xf_width, xf_layers, xf_final_ln, xf_padding,
-    use_scale_shift_norm, resblock_updown, inpaint and super_res. (A model of one level has nothing to
-    resample and no resblock_updown; one without text has xf_width 0 and no other text option.) The image size
-    is the official 2 ** (levels + 2). What leaves
-    no trace in the shapes is not in the result: numbers of heads, dropout, the diffusion's schedule and
-    steps, precision.
+    use_scale_shift_norm, resblock_updown, inpaint and super_res, and vocab_rows where the token embedding
+    stores only some rows. (A model of one level has nothing to resample and no resblock_updown; one without
+    text has xf_width 0 and no other text option.) The image size is the official 2 ** (levels + 2).
 
-    The noise-aware CLIP's text encoder gives n_vocab, max_text_len, n_embd, n_head_text * n_head_state_text
-    as width_text, and n_xf_blocks_text; its image encoder image_size, patch_size, n_timesteps, n_embd,
-    width_image and n_xf_blocks_image.
+    The noise-aware CLIP's text encoder gives n_vocab, max_text_len, n_embd and n_xf_blocks_text; its image
+    encoder image_size, patch_size, n_timesteps (0 for clean images), n_embd and n_xf_blocks_image.
+
+    What leaves no trace in the shapes is not in the result: numbers of heads, dropout, the diffusion's
+    schedule and steps, precision.
 
     Raises CheckpointError where the state dict is of none of these, or is incomplete.
     """
@@ -112,7 +112,8 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
         "num_channels": num_channels,
         "num_res_blocks": num_res_blocks,
         "channel_mult": "" if channel_mult == _DEFAULT_CHANNEL_MULT.get(image_size) else channel_mult,
-        "attention_resolutions": ",".join(map(str, attended)),
+        # An empty list is no value for this option; no level has a resolution of 1.
+        "attention_resolutions": ",".join(map(str, attended or [1])),
         "use_scale_shift_norm": shapes[first_block + "emb_layers.1.weight"][0] == 2 * widths[0],
         "inpaint": inpaint,
         "super_res": super_res,
@@ -149,14 +150,14 @@ def _depth(shapes: Shapes) -> tuple[int, int]:
 def _text(shapes: Shapes) -> dict[str, Any]:
     if "token_embedding.weight" not in shapes:
         return {"xf_width": 0}
-    text_ctx, xf_width = shapes["positional_embedding"]
+    compact = "token_embedding.index" in shapes  # token ids go through an index to the rows in use
     return {
-        "text_ctx": text_ctx,
-        "xf_width": xf_width,
+        "text_ctx": shapes["positional_embedding"][0],
+        "xf_width": shapes["positional_embedding"][1],
         "xf_layers": _count(shapes, "transformer.resblocks."),
         "xf_final_ln": "final_ln.weight" in shapes,
         "xf_padding": "padding_embedding" in shapes,
-    }
+    } | ({"vocab_rows": shapes["token_embedding.weight"][0]} if compact else {})
 
 
 def _blocks(shapes: Shapes) -> int:
@@ -167,14 +168,13 @@ def _clip_text(shapes: Shapes) -> dict[str, Any]:
     return {
         "n_vocab": shapes["blocks.input.w_voc"][0],
         "max_text_len": shapes["blocks.input.w_pos"][0],
-        "width_text": shapes["blocks.input.w_voc"][1],
         "n_xf_blocks_text": _blocks(shapes),
         "n_embd": shapes["blocks.output.f.w"][0],
     }
 
 
 def _clip_image(shapes: Shapes) -> dict[str, Any]:
-    width, _, patch_size, _ = shapes["blocks.input.patch_proj"]
+    patch_size = shapes["blocks.input.patch_proj"][2]
     patches = shapes["blocks.input.w_pos"][0] - 1  # position 0 belongs to the timestep
     side = round(patches**0.5)
     if side * side != patches:
@@ -184,8 +184,7 @@ def _clip_image(shapes: Shapes) -> dict[str, Any]:
     return {
         "image_size": side * patch_size,
         "patch_size": patch_size,
-        "n_timesteps": shapes["blocks.input.w_t"][0],
-        "width_image": width,
+        "n_timesteps": shapes.get("blocks.input.w_t", (0,))[0],
         "n_xf_blocks_image": _blocks(shapes),
         "n_embd": shapes["blocks.output.f.w"][0],
     }

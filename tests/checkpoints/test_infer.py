@@ -23,7 +23,7 @@ def unet_keys(
     width: int = 32,
     text: int = 16,
 ) -> dict[str, list[int]]:
-    """The tensors that decide options, laid out as the official UNet lays its blocks out; an independent account."""
+    """The tensors that decide options, in the official layout; an independent account of it."""
     keys = {"time_embed.0.weight": [4 * width, width], "input_blocks.0.0.weight": [width, 3, 3, 3]}
 
     def block(name: str, out: int, attention: bool) -> None:
@@ -76,7 +76,7 @@ def test_depths_and_attention(channel_mult, attended, num_res_blocks):
     assert options["channel_mult"] == ("" if default else ",".join(map(str, channel_mult)))
     assert options["image_size"] == size
     levels = [level for level in attended if level < len(channel_mult)]
-    assert options["attention_resolutions"] == ",".join(str(size // 2**level) for level in levels)
+    assert options["attention_resolutions"] == (",".join(str(size // 2**level) for level in levels) or "1")
     assert ("resblock_updown" in options) == (len(channel_mult) > 1)
     assert options["xf_layers"] == 12
 
@@ -93,7 +93,6 @@ def test_clip():
     assert infer_options(text) == {
         "n_vocab": 49408,
         "max_text_len": 77,
-        "width_text": 32,
         "n_xf_blocks_text": 2,
         "n_embd": 32,
     }
@@ -102,10 +101,20 @@ def test_clip():
         "image_size": 64,
         "patch_size": 8,
         "n_timesteps": 1000,
-        "width_image": 32,
         "n_xf_blocks_image": 2,
         "n_embd": 32,
     }
+
+
+def test_clip_for_clean_images():
+    keys = {name: shape for name, shape in CLIP_IMAGE.items() if name != "blocks.input.w_t"}
+    assert infer_kind(meta(keys)) == "clip_image"
+    assert infer_options(meta(keys))["n_timesteps"] == 0
+
+
+def test_compact_vocabulary():
+    keys = UNETS["base"] | {"token_embedding.weight": [300, 64], "token_embedding.index": [50257]}
+    assert infer_options(meta(keys))["vocab_rows"] == 300
 
 
 def test_unknown_keys():
