@@ -2,11 +2,13 @@
 
 A table is ``[steps, Column.COUNT]`` fp64, row i for respaced step i (row 0 is the last step taken); the arithmetic that reads
 it is :mod:`glide_fast.ops.guided_step`. Notation: abar_t is the product of ``1 - beta`` up to t, abar_s that of the step
-before (1 before the first), alpha = sqrt(abar), sigma = sqrt(1 - abar).
+before (1 before the first), alpha = sqrt(abar), sigma = sqrt(1 - abar), alpha_s and sigma_s those of abar_s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,3 +63,111 @@ def ddim(diffusion: GaussianDiffusion, eta: float = 0.0) -> Table:
     table[1:, Column.NOISE] = std[1:]
     _score_moves_x0(table, diffusion)
     return table
+
+
+# Adams-Bashforth weights of the present eps and the three before it, by how many of those there are.
+_ADAMS_BASHFORTH = np.array(
+    [
+        [1, 0, 0, 0],
+        [3 / 2, -1 / 2, 0, 0],
+        [23 / 12, -16 / 12, 5 / 12, 0],
+        [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+    ]
+)
+
+
+def _steps_before(diffusion: GaussianDiffusion, first: int | None) -> NDArray[np.int64]:
+    """``[steps]``: how many steps were taken before each row, where row ``first`` is taken first (None: the noisiest)."""
+    last_row = diffusion.num_timesteps - 1
+    if first is None:
+        first = last_row
+    if not 0 <= first <= last_row:
+        raise invalid("first", first, f"a row from 0 to {last_row}")
+    return np.clip(first - np.arange(diffusion.num_timesteps), 0, None)
+
+
+def plms(diffusion: GaussianDiffusion, first: int | None = None) -> Table:
+    """Pseudo linear multistep: Adams-Bashforth on eps, DDIM's step with the result (Liu et al. 2022).
+
+    One network call a step: the first three steps use the formulas of lower order instead of Runge-Kutta. The history holds
+    eps. ``first`` is the row that is taken first, where there is no history yet; None for the noisiest.
+    """
+    table = _common(diffusion)
+    weights = _ADAMS_BASHFORTH[np.minimum(_steps_before(diffusion, first), 3)]
+    alpha, alpha_s = np.sqrt(diffusion.alphas_cumprod), np.sqrt(diffusion.alphas_cumprod_prev)
+    sigma, sigma_s = np.sqrt(1 - diffusion.alphas_cumprod), np.sqrt(1 - diffusion.alphas_cumprod_prev)
+    # x' = alpha_s / alpha x + (sigma_s - alpha_s sigma / alpha) eps', where eps = (x - alpha x0) / sigma is part of eps'.
+    # Collected so that the two large terms of the noisiest step, alpha_s / alpha, cancel by hand.
+    table[:, Column.X] = alpha_s / alpha * (1 - weights[:, 0]) + sigma_s / sigma * weights[:, 0]
+    table[:, Column.X0] = (alpha_s - alpha * sigma_s / sigma) * weights[:, 0]
+    history = slice(Column.HISTORY, Column.HISTORY + 3)
+    table[:, history] = (sigma_s - alpha_s * sigma / alpha)[:, None] * weights[:, 1:]
+    _score_moves_x0(table, diffusion)
+    return table
+
+
+def dpm_solver_pp_2m(diffusion: GaussianDiffusion, first: int | None = None) -> Table:
+    """DPM-Solver++(2M), the second-order multistep solver in x0 (Lu et al. 2022b, algorithm 2).
+
+    The first step is of first order, and so is the last: half the log signal-to-noise ratio, lambda, is infinite at its end and
+    the exponential integrator returns x0 itself. The history holds x0. ``first`` as for :func:`plms`.
+    """
+    table = _common(diffusion)
+    before = _steps_before(diffusion, first)
+    alpha, alpha_s = np.sqrt(diffusion.alphas_cumprod), np.sqrt(diffusion.alphas_cumprod_prev)
+    sigma, sigma_s = np.sqrt(1 - diffusion.alphas_cumprod), np.sqrt(1 - diffusion.alphas_cumprod_prev)
+    lam = np.log(alpha / sigma)
+    gain = alpha_s - alpha * sigma_s / sigma  # alpha_s (1 - exp(-h)), h = lambda_s - lambda
+    ratio = np.zeros_like(lam)  # 1 / (2 r) = h / (2 times the h of the step before)
+    ratio[1:-1] = (lam[:-2] - lam[1:-1]) / (2 * (lam[1:-1] - lam[2:]))
+    ratio[before == 0] = 0
+    table[:, Column.X] = sigma_s / sigma
+    table[:, Column.X0] = gain * (1 + ratio)
+    table[:, Column.HISTORY] = -gain * ratio
+    _score_moves_x0(table, diffusion)
+    return table
+
+
+def euler_ancestral(diffusion: GaussianDiffusion) -> Table:
+    """Euler's method to a lower noise level, then fresh noise up to the wanted one (Karras et al. 2022, as k-diffusion has it).
+
+    There, with x / alpha for x and s = sigma / alpha: ``s_down = s'^2 / s``, ``s_up^2 = s'^2 - s_down^2`` and
+    ``x' = x0 + (s_down / s) (x - x0) + s_up noise``. Back in the coordinates of this process that is DDIM with eta 1, to the
+    letter; written so, the noisiest step (s about 2e4 for the cosine schedule) loses no digits.
+    """
+    return ddim(diffusion, eta=1.0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A sampler by name.
+
+    ``build(diffusion, first)`` makes the table for a run whose first step is row ``first``. ``multistep`` rules read
+    earlier predictions, which are eps with ``remember_eps`` and x0 otherwise.
+    """
+
+    build: Callable[[GaussianDiffusion, int], Table]
+    multistep: bool = False
+    remember_eps: bool = False
+
+
+RULES: Mapping[str, Rule] = {
+    "ddpm": Rule(lambda diffusion, first: ddpm(diffusion)),
+    "ddim": Rule(lambda diffusion, first: ddim(diffusion)),
+    "plms": Rule(plms, multistep=True, remember_eps=True),
+    "dpm++2m": Rule(dpm_solver_pp_2m, multistep=True),
+    "euler-a": Rule(lambda diffusion, first: euler_ancestral(diffusion)),
+}
+"""Every sampler that can be asked for by name."""
+
+
+def get_rule(name: str, *, argument: str = "sampler") -> Rule:
+    """The rule of that name; InvalidInputError naming ``argument`` for any other."""
+    if not isinstance(name, str) or name not in RULES:
+        raise invalid(argument, name, "one of " + ", ".join(map(repr, RULES)))
+    return RULES[name]
+
+
+def draws_noise(table: Table) -> bool:
+    """Whether any row of ``table`` adds noise; a run of one that does not need not generate any."""
+    return bool(table[:, [Column.NOISE, Column.LEARNED_NOISE]].any())
