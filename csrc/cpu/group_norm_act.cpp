@@ -77,10 +77,10 @@ void run(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t samples, st
 
     const std::int64_t per_channel = samples * channels, per_block = per_channel * g.blocks;
     const std::unique_ptr<std::byte[]> scratch(
-        new std::byte[2 * (per_block * sizeof(float) + 64) + 2 * (per_channel * sizeof(double) + 64) +
-                      3 * (per_channel * sizeof(float) + 64)]);
+        new std::byte[per_block * (sizeof(double) + sizeof(float)) +
+                      per_channel * (2 * sizeof(double) + 3 * sizeof(float)) + 7 * 64]);
     std::byte* free = scratch.get();
-    g.block_mean = take<float>(free, per_block);
+    g.block_mean = take<double>(free, per_block);
     g.block_m2 = take<float>(free, per_block);
     g.channel_mean = take<double>(free, per_channel);
     g.channel_m2 = take<double>(free, per_channel);

@@ -31,7 +31,8 @@ struct GroupNormAct {
 
     // Scratch, from the caller: means and sums of squared deviations of [samples, blocks, channels], then of
     // [samples, channels], then the three coefficients of each [samples, channels].
-    float *block_mean, *block_m2;
+    double *block_mean;
+    float *block_m2;
     double *channel_mean, *channel_m2;
     float *center, *factor, *offset;
 };

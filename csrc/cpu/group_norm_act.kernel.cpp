@@ -1,9 +1,9 @@
 // Group normalisation, FiLM and SiLU over channels-last rows, in two passes over memory.
 //
-// Statistics: every block of 128 rows and up to 64 channels is read twice while it is in the first-level cache, for its
-// mean and then its sum of squared deviations from that mean; blocks, then the channels of a group, are merged by
-// M2 = sum(M2_i) + sum(n_i (mean_i - mean)^2) in fp64 (Chan, Golub and LeVeque 1979). No E[x^2] - E[x]^2 anywhere, so a mean
-// far from zero costs no digits.
+// Statistics: every block of 128 rows and up to 64 channels is read twice while it is in the first-level cache, for a first
+// mean and then for the sums of the deviations from it (what rounding left in the mean) and of their squares: the corrected
+// two-pass algorithm. Blocks, then the channels of a group, are merged by M2 = sum(M2_i) + sum(n_i (mean_i - mean)^2) in
+// fp64 (both: Chan, Golub and LeVeque 1983). No E[x^2] - E[x]^2 anywhere, so a mean far from zero costs no digits.
 //
 // Apply: y = act((x - center) * factor + offset). The fp64 statistics are folded into three fp32 numbers a channel; what
 // rounding the mean to fp32 loses is put back through the offset.
@@ -19,56 +19,78 @@ constexpr std::int64_t strip = unroll * Vec::lanes;
 
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
+// One channel's statistics over a block, from the mean that was tried and the sums of deviations and squares around it.
+void correct(const float* tried, const float* sum, float* m2, std::int64_t rows, std::int64_t count, double* mean) {
+    for (std::int64_t c = 0; c < count; ++c) {
+        const double rest = double(sum[c]) / double(rows);
+        mean[c] = double(tried[c]) + rest;
+        m2[c] = float(double(m2[c]) - rest * double(sum[c]));
+    }
+}
+
 // Means and sums of squared deviations of `unroll` full vectors of channels.
 template <typename T>
-void strip_statistics(const T* x, std::int64_t stride, std::int64_t rows, float* mean_out, float* m2_out) {
-    Vec even[unroll], odd[unroll], mean[unroll];
-    for (int v = 0; v < unroll; ++v) even[v] = odd[v] = Vec::all(0.0f);
+void strip_statistics(const T* x, std::int64_t stride, std::int64_t rows, double* mean_out, float* m2_out) {
+    Vec sum[unroll][2], m2[unroll][2], mean[unroll];
+    for (int v = 0; v < unroll; ++v) sum[v][0] = sum[v][1] = Vec::all(0.0f);
     std::int64_t r = 0;
     for (; r + 1 < rows; r += 2) {
         for (int v = 0; v < unroll; ++v) {
-            even[v] = even[v] + Vec::load(x + r * stride + v * Vec::lanes);
-            odd[v] = odd[v] + Vec::load(x + (r + 1) * stride + v * Vec::lanes);
+            sum[v][0] = sum[v][0] + Vec::load(x + r * stride + v * Vec::lanes);
+            sum[v][1] = sum[v][1] + Vec::load(x + (r + 1) * stride + v * Vec::lanes);
         }
     }
     if (r < rows) {
-        for (int v = 0; v < unroll; ++v) even[v] = even[v] + Vec::load(x + r * stride + v * Vec::lanes);
+        for (int v = 0; v < unroll; ++v) sum[v][0] = sum[v][0] + Vec::load(x + r * stride + v * Vec::lanes);
     }
     const Vec per_row = Vec::all(1.0f / float(rows));
     for (int v = 0; v < unroll; ++v) {
-        mean[v] = (even[v] + odd[v]) * per_row;
-        mean[v].store(mean_out + v * Vec::lanes);
-        even[v] = odd[v] = Vec::all(0.0f);
+        mean[v] = (sum[v][0] + sum[v][1]) * per_row;
+        sum[v][0] = sum[v][1] = m2[v][0] = m2[v][1] = Vec::all(0.0f);
     }
     for (r = 0; r + 1 < rows; r += 2) {
         for (int v = 0; v < unroll; ++v) {
             const Vec a = Vec::load(x + r * stride + v * Vec::lanes) - mean[v];
             const Vec b = Vec::load(x + (r + 1) * stride + v * Vec::lanes) - mean[v];
-            even[v] = multiply_add(a, a, even[v]);
-            odd[v] = multiply_add(b, b, odd[v]);
+            sum[v][0] = sum[v][0] + a;
+            sum[v][1] = sum[v][1] + b;
+            m2[v][0] = multiply_add(a, a, m2[v][0]);
+            m2[v][1] = multiply_add(b, b, m2[v][1]);
         }
     }
     if (r < rows) {
         for (int v = 0; v < unroll; ++v) {
             const Vec a = Vec::load(x + r * stride + v * Vec::lanes) - mean[v];
-            even[v] = multiply_add(a, a, even[v]);
+            sum[v][0] = sum[v][0] + a;
+            m2[v][0] = multiply_add(a, a, m2[v][0]);
         }
     }
-    for (int v = 0; v < unroll; ++v) (even[v] + odd[v]).store(m2_out + v * Vec::lanes);
+    float tried[strip], sums[strip];
+    for (int v = 0; v < unroll; ++v) {
+        mean[v].store(tried + v * Vec::lanes);
+        (sum[v][0] + sum[v][1]).store(sums + v * Vec::lanes);
+        (m2[v][0] + m2[v][1]).store(m2_out + v * Vec::lanes);
+    }
+    correct(tried, sums, m2_out, rows, strip, mean_out);
 }
 
 // The same for at most one vector of channels, at the end of a row.
 template <typename T>
-void tail_statistics(const T* x, std::int64_t stride, std::int64_t rows, int count, float* mean_out, float* m2_out) {
+void tail_statistics(const T* x, std::int64_t stride, std::int64_t rows, int count, double* mean_out, float* m2_out) {
     Vec sum = Vec::all(0.0f), m2 = Vec::all(0.0f);
     for (std::int64_t r = 0; r < rows; ++r) sum = sum + Vec::load(x + r * stride, count);
     const Vec mean = sum * Vec::all(1.0f / float(rows));
+    sum = Vec::all(0.0f);
     for (std::int64_t r = 0; r < rows; ++r) {
         const Vec d = Vec::load(x + r * stride, count) - mean;
+        sum = sum + d;
         m2 = multiply_add(d, d, m2);
     }
-    mean.store(mean_out, count);
+    float tried[Vec::lanes], sums[Vec::lanes];
+    mean.store(tried);
+    sum.store(sums);
     m2.store(m2_out, count);
+    correct(tried, sums, m2_out, rows, count, mean_out);
 }
 
 template <typename T, bool silu_too>
@@ -153,19 +175,19 @@ void tile_apply(const GroupNormAct& g, const Tile& t) {
 
 // Merge a sample's blocks, for `count` neighbouring channels.
 void merge_blocks(const GroupNormAct& g, std::int64_t sample, std::int64_t channel, std::int64_t count) {
-    const float* mean = g.block_mean + sample * g.blocks * g.channels + channel;
+    const double* mean = g.block_mean + sample * g.blocks * g.channels + channel;
     const float* m2 = g.block_m2 + sample * g.blocks * g.channels + channel;
     double* mean_out = g.channel_mean + sample * g.channels + channel;
     double* m2_out = g.channel_m2 + sample * g.channels + channel;
     for (std::int64_t c = 0; c < count; ++c) mean_out[c] = m2_out[c] = 0.0;
     for (std::int64_t b = 0; b < g.blocks; ++b) {
         const double share = double(smaller(g.block_rows, g.rows - b * g.block_rows)) / double(g.rows);
-        for (std::int64_t c = 0; c < count; ++c) mean_out[c] += share * double(mean[b * g.channels + c]);
+        for (std::int64_t c = 0; c < count; ++c) mean_out[c] += share * mean[b * g.channels + c];
     }
     for (std::int64_t b = 0; b < g.blocks; ++b) {
         const double rows = double(smaller(g.block_rows, g.rows - b * g.block_rows));
         for (std::int64_t c = 0; c < count; ++c) {
-            const double d = double(mean[b * g.channels + c]) - mean_out[c];
+            const double d = mean[b * g.channels + c] - mean_out[c];
             m2_out[c] += double(m2[b * g.channels + c]) + rows * d * d;
         }
     }

@@ -218,7 +218,7 @@ static inline Vec silu(Vec y, float) {
     return y * reciprocal(Vec::all(1.0f) + times_power_of_two(p, whole));
 }
 
-// For a result that will be rounded to bf16 (half a unit: 2e-3): degree 3 (7.5e-5) and the CPU's approximate reciprocal
+// For a result that will be rounded to bf16 (half a unit: 3.9e-3): degree 3 (7.5e-5) and the CPU's approximate reciprocal
 // (6e-5 with AVX-512, 3.7e-4 with AVX2).
 static inline Vec silu(Vec y, bf16) {
     const Vec t = clamp(y, -87.0f, 87.0f) * Vec::all(-1.44269504f);

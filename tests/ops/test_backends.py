@@ -1,0 +1,139 @@
+"""The choice of a backend: preference, reasons, forcing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from glide_fast.errors import BackendError
+from glide_fast.ops import backends
+from glide_fast.ops.backends import Op, force
+
+asked: list[int] = []
+
+
+def fast_supports(width: int) -> str | None:
+    asked.append(width)
+    return None if width % 8 == 0 else f"width {width} is no multiple of 8"
+
+
+@pytest.fixture
+def op(monkeypatch: pytest.MonkeyPatch) -> Iterator[Op[int]]:
+    """An op on one fact, a width, whose first backend wants a multiple of 8."""
+    monkeypatch.setattr(backends, "_ops", {})
+    monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
+    backends._parse.cache_clear()
+    asked.clear()
+    op: Op[int] = Op("double")
+    op.register("fast", lambda x: ("fast", 2 * x), fast_supports)
+    op.register("reference", lambda x: ("reference", 2 * x))
+    yield op
+    backends._parse.cache_clear()
+
+
+def test_the_first_backend_without_a_reason_runs(op: Op[int]) -> None:
+    assert op.choose(16).run(3) == ("fast", 6)
+    assert op.choose(9).run(3) == ("reference", 6)
+    assert op.names == ("fast", "reference")
+
+
+def test_a_choice_is_made_once_for_the_same_facts(op: Op[int]) -> None:
+    for _ in range(5):
+        op.choose(16)
+        op.choose(9)
+    assert sorted(asked) == [9, 16]
+
+
+def test_a_later_registration_is_seen(op: Op[int]) -> None:
+    late: Op[int] = Op("late")
+    with pytest.raises(BackendError, match="none is registered"):
+        late.choose(1)
+    late.register("only", lambda: None)
+    assert late.choose(1).name == "only"
+
+
+def test_explain_names_every_backend_and_why(op: Op[int]) -> None:
+    explanation = op.explain(9)
+    assert [(v.backend, v.chosen) for v in explanation.verdicts] == [("fast", False), ("reference", True)]
+    assert explanation.verdicts[0].reason == "width 9 is no multiple of 8"
+    assert str(explanation).splitlines() == [
+        "double:",
+        "    fast: width 9 is no multiple of 8",
+        "  * reference: can run",
+    ]
+    with force("fast"):
+        forced = op.explain(9)
+    assert forced.forced == "fast" and not any(v.chosen for v in forced.verdicts)
+
+
+@pytest.mark.parametrize("setting", ["reference", "double=reference", " double = reference , "])
+def test_the_environment_forces(op: Op[int], monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT, setting)
+    assert op.choose(16).name == "reference"
+    monkeypatch.delenv(backends.ENVIRONMENT)
+    assert op.choose(16).name == "fast"
+
+
+def test_force_goes_before_the_environment_and_inner_before_outer(
+    op: Op[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT, "double=reference")
+    with force("fast"):
+        assert op.choose(16).name == "fast"
+        with force(double="reference"):
+            assert op.choose(16).name == "reference"
+            with force("fast"):
+                assert op.choose(16).name == "fast"
+        assert op.choose(16).name == "fast"
+    assert op.choose(16).name == "reference"
+
+
+def test_force_ends_with_an_exception(op: Op[int]) -> None:
+    with pytest.raises(ZeroDivisionError), force("reference"):
+        raise ZeroDivisionError
+    assert op.choose(16).name == "fast"
+
+
+def test_a_forced_backend_that_declines_raises_its_reason(op: Op[int]) -> None:
+    with force("fast"), pytest.raises(BackendError, match=r"'fast' of double .* width 9 is no multiple of 8"):
+        op.choose(9)
+    assert op.choose(9).name == "reference"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("slow", "double has no backend 'slow'; it has fast, reference"),
+        ("double=slow", "double has no backend 'slow'"),
+        ("triple=fast", "no op is named triple; the ops are double"),
+        ("double=", "got 'double='; accepted: a backend, or op=backend"),
+        ("=fast", "got '=fast'"),
+    ],
+)
+def test_settings_that_name_nothing(
+    op: Op[int], monkeypatch: pytest.MonkeyPatch, setting: str, message: str
+) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT, setting)
+    with pytest.raises(BackendError, match=message):
+        op.choose(16)
+
+
+def test_names_are_unique(op: Op[int]) -> None:
+    with pytest.raises(ValueError, match="an op named double"):
+        Op("double")
+    with pytest.raises(ValueError, match="a backend fast already"):
+        op.register("fast", print)
+    with pytest.raises(BackendError, match="no op is named triple"), force(triple="fast"):
+        raise AssertionError("the block must not run")
+
+
+def test_when_every_backend_declines_all_reasons_are_given() -> None:
+    op: Op[int] = Op("picky")
+    try:
+        op.register("a", print, lambda facts: "too cold")
+        op.register("b", print, lambda facts: "too hot")
+        with pytest.raises(BackendError, match="no backend of picky can run: a: too cold; b: too hot"):
+            op.choose(1)
+    finally:
+        del backends._ops["picky"]
