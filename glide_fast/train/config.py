@@ -1,0 +1,96 @@
+"""What a training run is: everything that decides its result, and so everything that a resumed run must repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from glide_fast.errors import InvalidInputError, invalid
+
+PRECISIONS = ("bf16", "fp16", "fp32")
+WEIGHTINGS = ("eps", "v")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run.
+
+    Attributes:
+        model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` below 0 asks for one row a token of the captions.
+        data: directory of a data set (see :mod:`glide_fast.data`).
+        steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them.
+        batch_size: pictures a step.
+        learning_rate, warmup_steps, weight_decay: AdamW's; the rate rises linearly over the warm-up.
+        ema_decay: of the averaged weights that samples and the result use; early steps average over fewer.
+        caption_dropout: share of empty captions, for classifier-free guidance (GLIDE: 0.2).
+        unknown_dropout: chance that a token becomes the unknown word, so that its embedding is trained.
+        inpaint_fraction: share of pictures shown with a random mask, for models with inpainting inputs.
+        weighting: ``eps`` is the paper's loss; ``v`` multiplies by ``min(1 + 1 / SNR, max_weight)``, which learns colours and
+            layouts sooner (Salimans & Ho 2022, section 4, as eps-loss weights).
+        crop: side of random crops to train an upsampler on, 0 for whole pictures.
+        precision: autocast type.
+        compile: run the model through ``torch.compile``.
+        seed: of initial weights, batches, noise and masks.
+        log_every, save_every, sample_every: in steps; 0 samples never.
+    """
+
+    model: dict[str, Any]
+    data: str
+    steps: int = 10_000
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    decay_fraction: float = 0.3
+    ema_decay: float = 0.999
+    caption_dropout: float = 0.2
+    unknown_dropout: float = 0.02
+    inpaint_fraction: float = 0.25
+    weighting: str = "v"
+    max_weight: float = 20.0
+    crop: int = 0
+    precision: str = "bf16"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    sample_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise invalid(name, getattr(self, name), "an integer of at least 1")
+        for name in ("warmup_steps", "crop", "sample_every", "seed", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise invalid(name, getattr(self, name), "a number of at least 0")
+        for name in ("decay_fraction", "ema_decay", "caption_dropout", "unknown_dropout", "inpaint_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise invalid(name, getattr(self, name), "a number from 0 to 1")
+        if not self.learning_rate > 0:
+            raise invalid("learning_rate", self.learning_rate, "a positive number")
+        if self.weighting not in WEIGHTINGS:
+            raise invalid("weighting", self.weighting, " or ".join(WEIGHTINGS))
+        if self.precision not in PRECISIONS:
+            raise invalid("precision", self.precision, ", ".join(PRECISIONS))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as stored beside the checkpoints."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TrainConfig:
+        """The inverse of :meth:`to_json`; unknown names are an error."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise invalid("training settings", unknown, "only " + ", ".join(sorted(known)))
+        missing = [name for name in ("model", "data") if name not in values]
+        if missing:
+            raise InvalidInputError(f"training settings: {' and '.join(missing)} missing")
+        return cls(**values)
+
+    def resumable_as(self, other: TrainConfig) -> list[str]:
+        """Names of settings in which ``other`` would continue this run differently."""
+        free = {"log_every", "save_every", "sample_every", "compile", "data"}
+        mine, theirs = self.to_json(), other.to_json()
+        return [name for name in mine if name not in free and mine[name] != theirs[name]]

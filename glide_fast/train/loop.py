@@ -1,0 +1,201 @@
+"""The training loop: a small text-to-image model or its upsampler, resumable after a kill at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from glide_fast.checkpoints import save_directory
+from glide_fast.data.dataset import SceneDataset
+from glide_fast.diffusion.respacing import SpacedDiffusion
+from glide_fast.errors import invalid
+from glide_fast.models.config import complete
+from glide_fast.models.factory import build, create_gaussian_diffusion
+from glide_fast.models.layers import CompactEmbedding
+from glide_fast.models.text2im import Text2ImUNet
+from glide_fast.train.average import WeightAverage
+from glide_fast.train.batches import Batch, Batches, caption_tokens, used_tokens
+from glide_fast.train.config import TrainConfig
+from glide_fast.train.preview import PREVIEW_STEPS, base_preview, save_grid, upsampler_preview
+from glide_fast.train.state import RunDirectory
+
+PREVIEW_PICTURES = 36
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, a plateau, and a linear fall to zero over the last ``decay_fraction`` of the run."""
+    rise = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    decaying = max(config.steps * config.decay_fraction, 1.0)
+    return config.learning_rate * min(rise, 1.0, (config.steps - step) / decaying)
+
+
+def loss_weights(config: TrainConfig, diffusion: SpacedDiffusion, t: torch.Tensor) -> torch.Tensor:
+    """Weights ``[N]`` of the squared error of eps; see ``TrainConfig.weighting``."""
+    if config.weighting == "eps":
+        return torch.ones(t.shape, device=t.device)
+    abar = torch.from_numpy(diffusion.alphas_cumprod).to(t.device)[t]
+    return (1 / abar).clamp(max=config.max_weight).float()  # 1 + 1 / SNR = 1 / abar
+
+
+def model_options(config: TrainConfig, tokens: torch.Tensor) -> dict[str, Any]:
+    """Options to build the run's model with, the vocabulary's size filled in."""
+    options = {name: value for name, value in config.model.items() if name != "low_res_size"}
+    if options.get("vocab_rows", 0) < 0:
+        options["vocab_rows"] = len(used_tokens(tokens)) + 1
+    return complete(options | {"use_fp16": False, "timestep_respacing": ""})
+
+
+class Trainer:
+    """One run in one directory.
+
+    Args:
+        config: the settings; with a run already in ``directory`` they must repeat its own.
+        directory: where settings, log, checkpoint, samples and the exported model go.
+        device: where to train.
+
+    :meth:`run` trains from the latest checkpoint to the last step and exports the averaged weights to ``directory/model``. Ctrl-C
+    saves a checkpoint and stops.
+    """
+
+    def __init__(self, config: TrainConfig, directory: str | Path, device: str | torch.device = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        if config.precision == "fp16" and self.device.type == "cpu":
+            raise invalid("precision", "fp16", "bf16 or fp32 on a CPU, where fp16 is hundreds of times slower")
+        if config.model.get("super_res") and "low_res_size" not in config.model:
+            raise invalid("model", config.model, "options with low_res_size, the side of the upsampler's input")
+        data = SceneDataset(config.data)
+        text_ctx = complete({k: v for k, v in config.model.items() if k != "low_res_size"})["text_ctx"]
+        tokens, mask = caption_tokens(data.captions, text_ctx)
+        self.options = model_options(config, tokens)
+        self.batches = Batches(config, data, tokens, mask)
+        self.captions = list(dict.fromkeys(data.captions[: 4 * PREVIEW_PICTURES]))[:PREVIEW_PICTURES]
+
+        torch.manual_seed(config.seed)
+        self.model, self.diffusion = build(self.options)
+        if isinstance(self.model.token_embedding, CompactEmbedding):
+            self.model.token_embedding.assign(used_tokens(tokens))
+        self.model.to(self.device, memory_format=torch.channels_last).train()
+        self.average = WeightAverage(self.model, config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.step = 0
+
+        self.files = RunDirectory(directory)
+        self.files.start(config)
+        state = self.files.load()
+        if state is not None:
+            self._restore(state)
+        self.files.rewind_log(self.step)
+        self.forward: Callable[..., torch.Tensor] = torch.compile(self.model, dynamic=False) if config.compile else self.model
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Per-sample losses of one batch, in the run's precision."""
+        inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
+        kind = _AUTOCAST.get(self.config.precision)
+        autocast = torch.autocast(self.device.type, dtype=kind) if kind else contextlib.nullcontext()
+
+        def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            with autocast:
+                out = self.forward(x.contiguous(memory_format=torch.channels_last), t, **inputs)
+            return out.float()
+
+        t = batch.t.to(self.device)
+        losses = self.diffusion.training_losses(network, batch.x0.to(self.device), t, noise=batch.noise.to(self.device))
+        losses["loss"] = losses["mse"] * loss_weights(self.config, self.diffusion, t) + losses["vb"]
+        return losses
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; returns the batch's mean losses and the gradient norm."""
+        # Dropout draws from the global generator: tied to the step, a resumed run draws the same.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        rate = learning_rate(self.config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self.losses(self.batches[self.step])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["loss"].mean()).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update(self.model, self.step)
+        self.step += 1
+        return {name: float(value.mean()) for name, value in losses.items()} | {"grad_norm": float(norm), "lr": rate}
+
+    def preview(self) -> Path:
+        """Write a grid of samples of the averaged model."""
+        self.files.samples_path.mkdir(exist_ok=True)
+        path = self.files.samples_path / f"{self.step:07d}.png"
+        diffusion = create_gaussian_diffusion(
+            self.options["diffusion_steps"], self.options["noise_schedule"], PREVIEW_STEPS
+        )
+        model, seed = self.average.model, self.config.seed
+        if self.batches.super_res:
+            batch = self.batches[0]
+            few = Batch(*(v[:8] for v in batch[:3]), {k: v[:8] for k, v in batch.inputs.items()})
+            save_grid(path, upsampler_preview(model, diffusion, few, seed), 6)
+        else:
+            save_grid(path, base_preview(model, diffusion, self.captions, self.batches.size, seed), 6)
+        return path
+
+    def export(self) -> Path:
+        """Write the averaged weights in the directory format."""
+        save_directory(self.files.export_path, "unet", self.options, self.average.model.state_dict())
+        return self.files.export_path
+
+    def run(self) -> Path:
+        """Train to the last step; returns the exported model's directory."""
+        config = self.config
+        start, pictures = time.monotonic(), 0
+        with tqdm(total=config.steps, initial=self.step, unit="step") as bar:
+            try:
+                while self.step < config.steps:
+                    values = self.train_step()
+                    pictures += config.batch_size
+                    bar.update()
+                    if self.step % config.log_every == 0 or self.step == config.steps:
+                        rate = pictures / (time.monotonic() - start)
+                        self.files.log({"step": self.step - 1, "images_per_second": round(rate, 2), **values})
+                        bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.1f}")
+                    if self.step % config.save_every == 0 or self.step == config.steps:
+                        self.files.save(self._state())
+                    if config.sample_every and self.step % config.sample_every == 0:
+                        self.preview()
+            except KeyboardInterrupt:
+                self.files.save(self._state())
+                raise
+        return self.export()
+
+
+def resume(directory: str | Path, device: str | torch.device = "cpu") -> Trainer:
+    """The trainer of the run in ``directory``, at its latest checkpoint."""
+    config = RunDirectory(directory).config()
+    if config is None:
+        raise invalid("directory", str(directory), "a directory in which a run was started")
+    return Trainer(config, directory, device)

@@ -1,0 +1,81 @@
+"""A run's directory: its settings, its log, and the checkpoint it goes on from.
+
+``config.json`` holds the settings, ``log.jsonl`` a line every few steps, ``checkpoint.pt`` everything needed to repeat the rest of
+the run to the last bit. The checkpoint is replaced atomically: a kill at any moment leaves the previous one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glide_fast.checkpoints import atomic_write, write_text
+from glide_fast.errors import CheckpointError, InvalidInputError
+from glide_fast.train.config import TrainConfig
+
+
+class RunDirectory:
+    """Reads and writes a run's files."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.log_path = self.path / "log.jsonl"
+        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.samples_path = self.path / "samples"
+        self.export_path = self.path / "model"
+
+    def config(self) -> TrainConfig | None:
+        """The run's settings, or None where no run has started here."""
+        if not self.config_path.exists():
+            return None
+        return TrainConfig.from_json(json.loads(self.config_path.read_text("utf-8")))
+
+    def start(self, config: TrainConfig) -> None:
+        """Record the settings of a new run, or check that they continue the one that is here."""
+        existing = self.config()
+        if existing is not None:
+            differing = existing.resumable_as(config)
+            if differing:
+                old, new = existing.to_json(), config.to_json()
+                changes = "; ".join(f"{name}: {old[name]!r} there, {new[name]!r} now" for name in differing)
+                raise InvalidInputError(
+                    f"{self.path} holds a run with other settings ({changes}). Repeat them, or use another directory."
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config_path, json.dumps(config.to_json(), indent=1) + "\n")
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint, or None where there is none yet."""
+        if not self.checkpoint_path.exists():
+            return None
+        try:
+            return torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"{self.checkpoint_path} cannot be read ({error}); delete it to start over") from error
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        with atomic_write(self.checkpoint_path) as temporary:
+            torch.save(state, temporary)
+
+    def rewind_log(self, step: int) -> None:
+        """Drop the log's lines from ``step`` on, which a resumed run will write again, and any half-written one."""
+        if not self.log_path.exists():
+            return
+        kept = []
+        for line in self.log_path.read_text("utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] < step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError, TypeError):
+                break
+        write_text(self.log_path, "".join(kept))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
