@@ -256,15 +256,17 @@ def _check_replaceable(path: Path) -> None:
 
 def _own_entries(path: Path) -> list[str]:
     """The names in `path` that this module wrote; none where the directory is foreign."""
-    with contextlib.suppress(CheckpointError):
-        _read_config(path / CONFIG_NAME)
-        return [CONFIG_NAME, WEIGHTS_NAME]
-    with contextlib.suppress(CheckpointError):
+    try:
         components = read_pipeline_directory(path).components.values()
-        for component in components:
-            _check_replaceable(component)
-        return [PIPELINE_NAME, *(component.name for component in components)]
-    return []
+    except CheckpointError:
+        try:
+            _read_config(path / CONFIG_NAME)
+        except CheckpointError:
+            return []
+        return [CONFIG_NAME, WEIGHTS_NAME]
+    for component in components:
+        _check_replaceable(component)
+    return [PIPELINE_NAME, *(component.name for component in components)]
 
 
 @contextlib.contextmanager

@@ -237,6 +237,7 @@ def test_missing_directory_and_foreign_files(tmp_path):
         read_state_dict(tmp_path / "plain.pt")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @settings(max_examples=60, deadline=None)
 @given(noise=st.binary(max_size=600), suffix=st.sampled_from([".pt", ".safetensors"]))
 def test_any_bytes_give_a_checkpoint_error(tmp_path_factory, noise, suffix):
