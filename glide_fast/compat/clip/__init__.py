@@ -1,0 +1,1 @@
+"""Stands for ``glide_text2im.clip``."""
