@@ -7,6 +7,7 @@ steps from :mod:`glide_fast.ops.guided_step` with the tables of :mod:`glide_fast
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -73,13 +74,17 @@ class GaussianDiffusion:
 
     # The forward process.
 
-    def q_mean_variance(self, x_start: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def q_mean_variance(
+        self, x_start: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, variance and log variance of ``q(x_t | x_0)``, each of the shape of ``x_start``."""
         mean = extract(self.sqrt_alphas_cumprod, t, x_start) * x_start
         variance = extract(1.0 - self.alphas_cumprod, t, x_start).expand_as(x_start)
         return mean, variance, extract(self.log_one_minus_alphas_cumprod, t, x_start).expand_as(x_start)
 
-    def q_sample(self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def q_sample(
+        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Noise ``x_start`` ``[N, C, ...]`` to steps ``t`` ``[N]`` (0 is one step of noise); fresh noise unless given."""
         if noise is None:
             noise = torch.randn_like(x_start)
@@ -94,7 +99,10 @@ class GaussianDiffusion:
         self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, variance and clipped log variance of ``q(x_{t-1} | x_t, x_0)`` (Ho et al. 2020, eq. 6 and 7)."""
-        mean = extract(self.posterior_mean_coef1, t, x_t) * x_start + extract(self.posterior_mean_coef2, t, x_t) * x_t
+        mean = (
+            extract(self.posterior_mean_coef1, t, x_t) * x_start
+            + extract(self.posterior_mean_coef2, t, x_t) * x_t
+        )
         variance = extract(self.posterior_variance, t, x_t).expand_as(x_t)
         return mean, variance, extract(self.posterior_log_variance_clipped, t, x_t).expand_as(x_t)
 
@@ -118,7 +126,7 @@ class GaussianDiffusion:
             denoised_fn: applied to the predicted x0 before it is used.
 
         Returns:
-            ``mean``, ``variance``, ``log_variance``, ``pred_xstart`` (all ``[N, C, ...]``), and ``extra``, the pair's second half.
+            ``mean``, ``variance``, ``log_variance``, ``pred_xstart`` (all ``[N, C, ...]``), and ``extra``, the pair's other half.
         """
         output = self._wrap(model)(x, t, **(model_kwargs or {}))
         extra = None
@@ -146,18 +154,30 @@ class GaussianDiffusion:
             - extract(self.sqrt_recipm1_alphas_cumprod, t, x_t) * eps
         )
 
-    def _predict_eps_from_xstart(self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor) -> torch.Tensor:
+    def _predict_eps_from_xstart(
+        self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
+    ) -> torch.Tensor:
         return eps_from_x0(x_t, pred_xstart, self._rows(self._ddpm_table, t))
 
     def condition_mean(
-        self, cond_fn: Model, p_mean_var: Kwargs, x: torch.Tensor, t: torch.Tensor, model_kwargs: Kwargs | None = None
+        self,
+        cond_fn: Model,
+        p_mean_var: Kwargs,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        model_kwargs: Kwargs | None = None,
     ) -> torch.Tensor:
         """The mean moved by ``variance * cond_fn(x, t)`` (Dhariwal & Nichol 2021, algorithm 1)."""
         gradient = self._wrap(cond_fn)(x, t, **(model_kwargs or {}))
         return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
 
     def condition_score(
-        self, cond_fn: Model, p_mean_var: Kwargs, x: torch.Tensor, t: torch.Tensor, model_kwargs: Kwargs | None = None
+        self,
+        cond_fn: Model,
+        p_mean_var: Kwargs,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        model_kwargs: Kwargs | None = None,
     ) -> dict[str, Any]:
         """``p_mean_var`` with the score moved by ``cond_fn(x, t)`` (Dhariwal & Nichol 2021, algorithm 2)."""
         gradient = self._wrap(cond_fn)(x, t, **(model_kwargs or {}))
@@ -219,7 +239,9 @@ class GaussianDiffusion:
         eta: float = 0.0,
     ) -> dict[str, torch.Tensor]:
         """One DDIM step, used as :meth:`p_sample`; ``cond_fn`` moves the score, ``eta`` sets the noise."""
-        return self._sample(self._ddim_table(eta), model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs)
+        return self._sample(
+            self._ddim_table(eta), model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs
+        )
 
     def ddim_reverse_sample(
         self,
@@ -366,7 +388,4 @@ class GaussianDiffusion:
 
 
 def _last(samples: Iterator[dict[str, torch.Tensor]]) -> torch.Tensor:
-    final: dict[str, torch.Tensor] = {}
-    for final in samples:
-        pass
-    return final["sample"]
+    return deque(samples, maxlen=1).pop()["sample"]

@@ -12,7 +12,11 @@ def normal_kl(
 ) -> torch.Tensor:
     """KL divergence in nats, elementwise, of one diagonal Gaussian from another."""
     return 0.5 * (
-        -1.0 + logvar2 - logvar1 + torch.exp(logvar1 - logvar2) + (mean1 - mean2).square() * torch.exp(-logvar2)
+        -1.0
+        + logvar2
+        - logvar1
+        + torch.exp(logvar1 - logvar2)
+        + (mean1 - mean2).square() * torch.exp(-logvar2)
     )
 
 

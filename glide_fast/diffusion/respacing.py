@@ -46,7 +46,9 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
         except InvalidInputError:
             raise
         except ValueError:
-            raise invalid("timestep_respacing", given, "counts like '100' or '10,10,3,2,2', 'ddimN' or 'fast27'") from None
+            raise invalid(
+                "timestep_respacing", given, "counts like '100' or '10,10,3,2,2', 'ddimN' or 'fast27'"
+            ) from None
     if not section_counts or any(count < 1 for count in section_counts):
         raise invalid("timestep_respacing", given, "at least one count, each at least 1")
 
@@ -56,7 +58,11 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
     for i, count in enumerate(section_counts):
         size = size_per + (i < extra)
         if size < count:
-            raise invalid("timestep_respacing", given, f"at most {size} steps in section {i}; cannot divide {size} into {count}")
+            raise invalid(
+                "timestep_respacing",
+                given,
+                f"at most {size} steps in section {i}; cannot divide {size} into {count}",
+            )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
         # Accumulating (not multiplying) the stride and rounding half to even keep the official set, step for step.
         position = 0.0

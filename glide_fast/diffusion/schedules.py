@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -44,7 +45,7 @@ def betas_for_alpha_bar(
 ) -> Array:
     """Betas whose running product of ``1 - beta`` follows ``alpha_bar(t)``, t in [0, 1], each at most ``max_beta``."""
     knots = [alpha_bar(i / num_diffusion_timesteps) for i in range(num_diffusion_timesteps + 1)]
-    return np.array([min(1 - late / early, max_beta) for early, late in zip(knots, knots[1:], strict=False)])
+    return np.array([min(1 - late / early, max_beta) for early, late in itertools.pairwise(knots)])
 
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> Array:

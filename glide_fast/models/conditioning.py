@@ -28,5 +28,9 @@ def masked_image(
     if inpaint_image.shape != x.shape:
         raise invalid("inpaint_image", tuple(inpaint_image.shape), f"the shape of x, {tuple(x.shape)}")
     if inpaint_mask.shape != x[:, :1].shape:
-        raise invalid("inpaint_mask", tuple(inpaint_mask.shape), f"shape {tuple(x[:, :1].shape)}, one channel as large as x")
+        raise invalid(
+            "inpaint_mask",
+            tuple(inpaint_mask.shape),
+            f"shape {tuple(x[:, :1].shape)}, one channel as large as x",
+        )
     return [inpaint_image * inpaint_mask, inpaint_mask]

@@ -121,5 +121,9 @@ def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> 
     except ValueError:
         resolutions = [0]
     if any(resolution < 1 for resolution in resolutions):
-        raise invalid("attention_resolutions", attention_resolutions, "a comma list of positive integers, such as '32,16,8'")
+        raise invalid(
+            "attention_resolutions",
+            attention_resolutions,
+            "a comma list of positive integers, such as '32,16,8'",
+        )
     return tuple(image_size // resolution for resolution in resolutions)

@@ -55,7 +55,11 @@ def create_model(
     comma list or empty for the default of image sizes 64, 128 and 256; ``attention_resolutions`` lists image resolutions.
     With ``use_fp16`` the activations are fp16; call ``convert_to_fp16()`` after loading weights, as the official notebooks do.
     """
-    for name, value in (("num_channels", num_channels), ("num_res_blocks", num_res_blocks), ("text_ctx", text_ctx)):
+    for name, value in (
+        ("num_channels", num_channels),
+        ("num_res_blocks", num_res_blocks),
+        ("text_ctx", text_ctx),
+    ):
         if value < 1:
             raise invalid(name, value, "an integer of at least 1")
     if xf_width and xf_width % xf_heads:
@@ -91,7 +95,9 @@ def create_model(
     )
 
 
-def create_gaussian_diffusion(steps: int, noise_schedule: str, timestep_respacing: str | list[int]) -> SpacedDiffusion:
+def create_gaussian_diffusion(
+    steps: int, noise_schedule: str, timestep_respacing: str | list[int]
+) -> SpacedDiffusion:
     """The diffusion process of a model, on the steps that ``timestep_respacing`` keeps (all where it is empty)."""
     betas = get_named_beta_schedule(noise_schedule, steps)
     return SpacedDiffusion(use_timesteps=space_timesteps(steps, timestep_respacing or [steps]), betas=betas)

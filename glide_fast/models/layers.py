@@ -42,7 +42,11 @@ class GroupNorm32(nn.GroupNorm):
         self.swish = swish
 
     def forward(
-        self, x: torch.Tensor, scale: torch.Tensor | None = None, shift: torch.Tensor | None = None, silu: bool = False
+        self,
+        x: torch.Tensor,
+        scale: torch.Tensor | None = None,
+        shift: torch.Tensor | None = None,
+        silu: bool = False,
     ) -> torch.Tensor:
         """Normalise ``x`` ``[N, C, ...]``; FiLM's ``scale`` and ``shift`` ``[N, C]`` and ``silu`` come after the norm."""
         silu = silu or self.swish == 1.0

@@ -65,7 +65,8 @@ class Text2ImUNet(UNetModel):
         vocab_rows: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs, encoder_channels=xf_width or None)
+        kwargs["encoder_channels"] = xf_width or None
+        super().__init__(*args, **kwargs)
         self.text_ctx, self.xf_width, self.xf_ar, self.xf_padding = text_ctx, xf_width, xf_ar, xf_padding
         self.tokenizer = tokenizer
         self.cache_text_emb = cache_text_emb
@@ -109,19 +110,25 @@ class Text2ImUNet(UNetModel):
         x = self.token_embedding(tokens.long()) + self.positional_embedding[None]
         if self.xf_padding:
             if mask is None:
-                raise invalid("mask", None, "a bool tensor of the tokens' shape: this model embeds padding (xf_padding)")
+                raise invalid(
+                    "mask", None, "a bool tensor of the tokens' shape: this model embeds padding (xf_padding)"
+                )
             x = torch.where(mask[..., None].bool(), x, self.padding_embedding[None].to(x.dtype))
         out = self.transformer(x.to(self.dtype))
         if self.final_ln is not None:
             out = self.final_ln(out)
         return TextEmbedding(xf_proj=self.transformer_proj(out[:, -1]), xf_out=out.transpose(1, 2))
 
-    def get_text_emb(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> TextEmbedding | dict[str, torch.Tensor]:
+    def get_text_emb(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None
+    ) -> TextEmbedding | dict[str, torch.Tensor]:
         """:meth:`encode_text` behind the official class's cache (``cache_text_emb``)."""
         if self.cache_text_emb and self.cache is not None:
             cached = self.cache["tokens"]
             if tokens.shape != cached.shape or not bool((tokens == cached).all()):
-                raise invalid("tokens", tokens.tolist(), f"the cached prompt {cached.tolist()}, or del_cache() first")
+                raise invalid(
+                    "tokens", tokens.tolist(), f"the cached prompt {cached.tolist()}, or del_cache() first"
+                )
             return self.cache
         embedding = self.encode_text(tokens, mask)
         if self.cache_text_emb:
@@ -161,7 +168,9 @@ class Text2ImUNet(UNetModel):
         if self.xf_width:
             if text is None:
                 if tokens is None:
-                    raise invalid("tokens", None, "integers of shape [N, text_ctx], or an encoded prompt as `text`")
+                    raise invalid(
+                        "tokens", None, "integers of shape [N, text_ctx], or an encoded prompt as `text`"
+                    )
                 text = self.get_text_emb(tokens, mask)  # type: ignore[assignment]
             emb = emb + text["xf_proj"].to(emb)  # type: ignore[index]
             encoder_out = text["xf_out"].to(self.dtype)  # type: ignore[index]
@@ -213,7 +222,7 @@ class InpaintText2ImUNet(_WiderInput):
         inpaint_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """As :meth:`Text2ImUNet.forward` with ``inpaint_image`` ``[N, 3, H, W]`` and ``inpaint_mask`` ``[N, 1, H, W]``, 1 = keep."""
+        """As :meth:`Text2ImUNet.forward` with ``inpaint_image`` ``[N, 3, H, W]``, ``inpaint_mask`` ``[N, 1, H, W]``, 1 = keep."""
         return super().forward(
             torch.cat([x, *masked_image(x, inpaint_image, inpaint_mask)], dim=1), timesteps, **kwargs
         )

@@ -110,7 +110,11 @@ class ResBlock(TimestepBlock):
         super().__init__()
         self.channels, self.emb_channels, self.dropout = channels, emb_channels, dropout
         self.out_channels = out_channels or channels
-        self.use_conv, self.use_checkpoint, self.use_scale_shift_norm = use_conv, use_checkpoint, use_scale_shift_norm
+        self.use_conv, self.use_checkpoint, self.use_scale_shift_norm = (
+            use_conv,
+            use_checkpoint,
+            use_scale_shift_norm,
+        )
 
         # nn.Identity holds the places of the released model's fused activations: positions are parameter names.
         self.in_layers = nn.Sequential(
@@ -188,7 +192,9 @@ class AttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         if num_head_channels != -1 and channels % num_head_channels:
-            raise invalid("num_head_channels", num_head_channels, f"a divisor of the block's {channels} channels")
+            raise invalid(
+                "num_head_channels", num_head_channels, f"a divisor of the block's {channels} channels"
+            )
         self.channels = channels
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         self.use_checkpoint = use_checkpoint
@@ -299,7 +305,9 @@ class UNetModel(nn.Module):
             )
 
         def attention(channels: int, heads: int) -> AttentionBlock:
-            return AttentionBlock(channels, heads, num_head_channels, use_checkpoint, encoder_channels, norm_groups)
+            return AttentionBlock(
+                channels, heads, num_head_channels, use_checkpoint, encoder_channels, norm_groups
+            )
 
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, time_embed_dim), nn.SiLU(), nn.Linear(time_embed_dim, time_embed_dim)
@@ -328,7 +336,9 @@ class UNetModel(nn.Module):
                 factor *= 2
         self.input_blocks = nn.ModuleList(blocks)
 
-        self.middle_block = TimestepEmbedSequential(residual(ch, ch), attention(ch, num_heads), residual(ch, ch))
+        self.middle_block = TimestepEmbedSequential(
+            residual(ch, ch), attention(ch, num_heads), residual(ch, ch)
+        )
 
         blocks = []
         for level in reversed(range(len(widths))):
@@ -338,7 +348,9 @@ class UNetModel(nn.Module):
                 if factor in attention_resolutions:
                     layers.append(attention(ch, num_heads_upsample))
                 if level and i == num_res_blocks:
-                    layers.append(residual(ch, ch, up=True) if resblock_updown else Upsample(ch, conv_resample, dims))
+                    layers.append(
+                        residual(ch, ch, up=True) if resblock_updown else Upsample(ch, conv_resample, dims)
+                    )
                     factor //= 2
                 blocks.append(TimestepEmbedSequential(*layers))
         self.output_blocks = nn.ModuleList(blocks)
@@ -363,7 +375,9 @@ class UNetModel(nn.Module):
         """Convert the torso back to fp32."""
         self.convert_to(torch.float32)
 
-    def torso(self, x: torch.Tensor, emb: torch.Tensor, encoder_out: torch.Tensor | None = None) -> torch.Tensor:
+    def torso(
+        self, x: torch.Tensor, emb: torch.Tensor, encoder_out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Everything between the embeddings and the output: ``x`` ``[N, in, ...]`` to ``[N, out, ...]`` in its type."""
         h = x.to(self.dtype)
         skips = []
@@ -375,10 +389,14 @@ class UNetModel(nn.Module):
             h = block(torch.cat([h, skips.pop()], dim=1), emb, encoder_out)
         return self.out(h.to(x.dtype))
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, timesteps: torch.Tensor, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Predict from noised ``x`` ``[N, C, ...]`` at ``timesteps`` ``[N]``, with labels ``y`` ``[N]`` if class-conditional."""
         if (y is None) != (self.num_classes is None):
-            raise invalid("y", None if y is None else tuple(y.shape), "a label if and only if num_classes is set")
+            raise invalid(
+                "y", None if y is None else tuple(y.shape), "a label if and only if num_classes is set"
+            )
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
         if y is not None:
             emb = emb + self.label_emb(y)

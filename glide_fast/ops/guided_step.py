@@ -58,7 +58,9 @@ def column(rows: torch.Tensor, index: int, like: torch.Tensor) -> torch.Tensor:
     return values if values.dim() == 0 else values.view(-1, *([1] * (like.dim() - 1)))
 
 
-def mix_guidance(model_out: torch.Tensor, channels: int, guidance_scale: float | torch.Tensor | None) -> torch.Tensor:
+def mix_guidance(
+    model_out: torch.Tensor, channels: int, guidance_scale: float | torch.Tensor | None
+) -> torch.Tensor:
     """Classifier-free guidance (Ho & Salimans 2021) on a doubled batch, conditional half first.
 
     ``model_out`` is ``[2 N, 2 C, H, W]`` and the result ``[N, 2 C, H, W]``: eps is mixed, the variance channels are the

@@ -23,7 +23,9 @@ def check_arguments(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | No
     if encoder_kv is not None:
         want = (qkv.shape[0], heads * 2 * head_size)
         if encoder_kv.dim() != 3 or tuple(encoder_kv.shape[:2]) != want:
-            raise invalid("encoder_kv", tuple(encoder_kv.shape), f"a tensor of shape [{want[0]}, {want[1]}, S]")
+            raise invalid(
+                "encoder_kv", tuple(encoder_kv.shape), f"a tensor of shape [{want[0]}, {want[1]}, S]"
+            )
     return head_size
 
 

@@ -94,7 +94,13 @@ def test_loop(base: Any, name: str) -> None:
         "denoised_fn": (2, "p_sample_loop", {"denoised_fn": lambda x: x * (1 - mask) + image * mask}, 1e-4),
     }[name]
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"device": "cpu", "clip_denoised": True, "progress": False, "model_kwargs": kwargs, **extra}
+    options: dict[str, Any] = {
+        "device": "cpu",
+        "clip_denoised": True,
+        "progress": False,
+        "model_kwargs": kwargs,
+        **extra,
+    }
     sample = getattr(diffusion, method)(guided, (4, 3, 64, 64), **options)
     assert golden.error(f"loop/{name}", sample[:2]) < tolerance
 
