@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class WeightAverage:
+
+class WeightAverage(Generic[M]):
     """Keeps a copy of ``model`` whose parameters follow it as ``average = d average + (1 - d) current``.
 
     The decay d at update n is ``min(decay, (1 + n) / (10 + n))``, so that the first average is not the initial weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights of ``model`` after optimiser step ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, currents = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        averages: list[torch.Tensor] = list(self.model.parameters())
+        currents = [p.detach() for p in model.parameters()]
         torch._foreach_lerp_(averages, currents, 1 - decay)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -59,20 +60,30 @@ class Batches:
     (seed, step). The data set's pictures are shrunk to the model's size by an exact mean.
     """
 
-    def __init__(self, config: TrainConfig, data: SceneDataset, tokens: torch.Tensor, mask: torch.Tensor) -> None:
+    def __init__(
+        self, config: TrainConfig, data: SceneDataset, tokens: torch.Tensor, mask: torch.Tensor
+    ) -> None:
         self.config, self.data, self.tokens, self.mask = config, data, tokens, mask
-        self.size: int = config.model["image_size"]
-        self.super_res: bool = config.model.get("super_res", False)
-        self.inpaint: bool = config.model.get("inpaint", False)
-        self.diffusion_steps: int = config.model.get("diffusion_steps", 1000)
-        self.low_res_factor = self.size // config.model["low_res_size"] if self.super_res else 0
+        options = config.options()
+        self.size: int = options["image_size"]
+        self.super_res: bool = options["super_res"]
+        self.inpaint: bool = options["inpaint"]
+        self.diffusion_steps: int = options["diffusion_steps"]
+        self.low_res_factor = _low_res_factor(config) if self.super_res else 0
         stored = data.images.shape[1]
         if stored % self.size:
             raise invalid("image_size", self.size, f"a divisor of the data set's {stored} px")
         self.shrink = stored // self.size
         crop = config.crop
-        if crop and (not self.super_res or crop > self.size or crop % self.low_res_factor):
-            raise invalid("crop", crop, "0, or for an upsampler a multiple of its factor up to image_size")
+        # The UNet halves what it gets once a level, and a window must start on a low-resolution pixel.
+        unit = math.lcm(self.low_res_factor, self.size // 8) if self.super_res else 0
+        if crop and (not unit or crop > self.size or crop % unit):
+            accepted = (
+                f"0 or a multiple of {unit} up to {self.size}"
+                if unit
+                else "0; only upsamplers train on crops"
+            )
+            raise invalid("crop", crop, accepted)
         if len(data) < config.batch_size:
             raise invalid("batch_size", config.batch_size, f"at most the data set's {len(data)} pictures")
         self.steps_per_epoch = len(data) // config.batch_size
@@ -126,6 +137,16 @@ class Batches:
         low = low_res[:, top : top + small, left : left + small]
         top, left = top * self.low_res_factor, left * self.low_res_factor
         return pictures[:, top : top + self.config.crop, left : left + self.config.crop], low
+
+
+def _low_res_factor(config: TrainConfig) -> int:
+    """How many times larger an upsampler's output is than its input."""
+    size, small = config.options()["image_size"], config.model.get("low_res_size")
+    if not isinstance(small, int) or not 0 < small < size or size % small:
+        raise invalid(
+            "low_res_size", small, f"the side of the upsampler's input, a divisor of image_size {size}"
+        )
+    return size // small
 
 
 def _to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.models.config import complete
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 WEIGHTINGS = ("eps", "v")
+
+_WORDS = {
+    dict: "options by name",
+    str: "text",
+    bool: "true or false",
+    int: "an integer",
+    float: "a finite number",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +26,8 @@ class TrainConfig:
     """Settings of a run.
 
     Attributes:
-        model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` below 0 asks for one row a token of the captions.
+        model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` below 0 asks for one row a token of the
+            captions, and an upsampler's ``low_res_size`` is the side of its input.
         data: directory of a data set (see :mod:`glide_fast.data`).
         steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them.
         batch_size: pictures a step.
@@ -57,6 +68,21 @@ class TrainConfig:
     sample_every: int = 500
 
     def __post_init__(self) -> None:
+        # Settings come from files too, where the annotations promise nothing.
+        _check_type("model", self.model, dict)
+        _check_type("data", self.data, str)
+        for field in dataclasses.fields(self)[2:]:
+            _check_type(field.name, getattr(self, field.name), type(field.default))
+        options = self.options()
+        defaults = complete({"super_res": options["super_res"]})
+        for name, value in options.items():
+            _check_type(f"model[{name!r}]", value, type(defaults[name]))
+        if options["xf_width"] < 1:
+            raise invalid(
+                "model['xf_width']",
+                options["xf_width"],
+                "a positive integer: captions need a text transformer",
+            )
         for name in ("steps", "batch_size", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise invalid(name, getattr(self, name), "an integer of at least 1")
@@ -66,12 +92,17 @@ class TrainConfig:
         for name in ("decay_fraction", "ema_decay", "caption_dropout", "unknown_dropout", "inpaint_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise invalid(name, getattr(self, name), "a number from 0 to 1")
-        if not self.learning_rate > 0:
-            raise invalid("learning_rate", self.learning_rate, "a positive number")
+        for name in ("learning_rate", "max_weight"):
+            if not getattr(self, name) > 0:
+                raise invalid(name, getattr(self, name), "a positive number")
         if self.weighting not in WEIGHTINGS:
             raise invalid("weighting", self.weighting, " or ".join(WEIGHTINGS))
         if self.precision not in PRECISIONS:
             raise invalid("precision", self.precision, ", ".join(PRECISIONS))
+
+    def options(self) -> dict[str, Any]:
+        """The model's options, completed with the defaults of its kind."""
+        return complete({name: value for name, value in self.model.items() if name != "low_res_size"})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored beside the checkpoints."""
@@ -94,3 +125,12 @@ class TrainConfig:
         free = {"log_every", "save_every", "sample_every", "compile", "data"}
         mine, theirs = self.to_json(), other.to_json()
         return [name for name in mine if name not in free and mine[name] != theirs[name]]
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if kind is float:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    else:
+        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if not good:
+        raise invalid(name, value, _WORDS[kind])

@@ -12,17 +12,16 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from glide_fast.checkpoints import save_directory
+from glide_fast.checkpoints import load_into, save_directory
 from glide_fast.data.dataset import SceneDataset
 from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.errors import invalid
-from glide_fast.models.config import complete
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.layers import CompactEmbedding
-from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.train.average import WeightAverage
 from glide_fast.train.batches import Batch, Batches, caption_tokens, used_tokens
 from glide_fast.train.config import TrainConfig
+from glide_fast.train.interrupt import DeferredInterrupt
 from glide_fast.train.preview import PREVIEW_STEPS, base_preview, save_grid, upsampler_preview
 from glide_fast.train.state import RunDirectory
 
@@ -47,10 +46,10 @@ def loss_weights(config: TrainConfig, diffusion: SpacedDiffusion, t: torch.Tenso
 
 def model_options(config: TrainConfig, tokens: torch.Tensor) -> dict[str, Any]:
     """Options to build the run's model with, the vocabulary's size filled in."""
-    options = {name: value for name, value in config.model.items() if name != "low_res_size"}
-    if options.get("vocab_rows", 0) < 0:
+    options = config.options() | {"use_fp16": False, "timestep_respacing": ""}
+    if options["vocab_rows"] < 0:
         options["vocab_rows"] = len(used_tokens(tokens)) + 1
-    return complete(options | {"use_fp16": False, "timestep_respacing": ""})
+    return options
 
 
 class Trainer:
@@ -62,18 +61,19 @@ class Trainer:
         device: where to train.
 
     :meth:`run` trains from the latest checkpoint to the last step and exports the averaged weights to ``directory/model``. Ctrl-C
-    saves a checkpoint and stops.
+    saves a checkpoint and stops; a kill at any moment costs the steps since the last one, and nothing else.
     """
 
-    def __init__(self, config: TrainConfig, directory: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, config: TrainConfig, directory: str | Path, device: str | torch.device = "cpu"
+    ) -> None:
         self.config, self.device = config, torch.device(device)
         if config.precision == "fp16" and self.device.type == "cpu":
-            raise invalid("precision", "fp16", "bf16 or fp32 on a CPU, where fp16 is hundreds of times slower")
-        if config.model.get("super_res") and "low_res_size" not in config.model:
-            raise invalid("model", config.model, "options with low_res_size, the side of the upsampler's input")
+            raise invalid(
+                "precision", "fp16", "bf16 or fp32 on a CPU, where fp16 is hundreds of times slower"
+            )
         data = SceneDataset(config.data)
-        text_ctx = complete({k: v for k, v in config.model.items() if k != "low_res_size"})["text_ctx"]
-        tokens, mask = caption_tokens(data.captions, text_ctx)
+        tokens, mask = caption_tokens(data.captions, config.options()["text_ctx"])
         self.options = model_options(config, tokens)
         self.batches = Batches(config, data, tokens, mask)
         self.captions = list(dict.fromkeys(data.captions[: 4 * PREVIEW_PICTURES]))[:PREVIEW_PICTURES]
@@ -82,7 +82,7 @@ class Trainer:
         self.model, self.diffusion = build(self.options)
         if isinstance(self.model.token_embedding, CompactEmbedding):
             self.model.token_embedding.assign(used_tokens(tokens))
-        self.model.to(self.device, memory_format=torch.channels_last).train()
+        self.model.to(self.device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = WeightAverage(self.model, config.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay
@@ -96,7 +96,9 @@ class Trainer:
         if state is not None:
             self._restore(state)
         self.files.rewind_log(self.step)
-        self.forward: Callable[..., torch.Tensor] = torch.compile(self.model, dynamic=False) if config.compile else self.model
+        self.forward: Callable[..., torch.Tensor] = (
+            torch.compile(self.model, dynamic=False) if config.compile else self.model
+        )
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -108,8 +110,9 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
+        source = str(self.files.checkpoint_path)
+        load_into(self.model, state["model"], source=source)
+        load_into(self.average.model, state["average"], source=source)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -126,7 +129,9 @@ class Trainer:
             return out.float()
 
         t = batch.t.to(self.device)
-        losses = self.diffusion.training_losses(network, batch.x0.to(self.device), t, noise=batch.noise.to(self.device))
+        losses = self.diffusion.training_losses(
+            network, batch.x0.to(self.device), t, noise=batch.noise.to(self.device)
+        )
         losses["loss"] = losses["mse"] * loss_weights(self.config, self.diffusion, t) + losses["vb"]
         return losses
 
@@ -146,7 +151,10 @@ class Trainer:
         self.scaler.update()
         self.average.update(self.model, self.step)
         self.step += 1
-        return {name: float(value.mean()) for name, value in losses.items()} | {"grad_norm": float(norm), "lr": rate}
+        return {name: float(value.mean()) for name, value in losses.items()} | {
+            "grad_norm": float(norm),
+            "lr": rate,
+        }
 
     def preview(self) -> Path:
         """Write a grid of samples of the averaged model."""
@@ -158,7 +166,9 @@ class Trainer:
         model, seed = self.average.model, self.config.seed
         if self.batches.super_res:
             batch = self.batches[0]
-            few = Batch(*(v[:8] for v in batch[:3]), {k: v[:8] for k, v in batch.inputs.items()})
+            few = Batch(
+                batch.x0[:8], batch.t[:8], batch.noise[:8], {k: v[:8] for k, v in batch.inputs.items()}
+            )
             save_grid(path, upsampler_preview(model, diffusion, few, seed), 6)
         else:
             save_grid(path, base_preview(model, diffusion, self.captions, self.batches.size, seed), 6)
@@ -169,27 +179,31 @@ class Trainer:
         save_directory(self.files.export_path, "unet", self.options, self.average.model.state_dict())
         return self.files.export_path
 
-    def run(self) -> Path:
-        """Train to the last step; returns the exported model's directory."""
+    def run(self, progress: bool = True) -> Path:
+        """Train to the last step, with a bar on standard error unless ``progress`` is False.
+
+        Returns the exported model's directory. Ctrl-C lets the step end, saves and raises KeyboardInterrupt.
+        """
         config = self.config
         start, pictures = time.monotonic(), 0
-        with tqdm(total=config.steps, initial=self.step, unit="step") as bar:
-            try:
-                while self.step < config.steps:
-                    values = self.train_step()
-                    pictures += config.batch_size
-                    bar.update()
-                    if self.step % config.log_every == 0 or self.step == config.steps:
-                        rate = pictures / (time.monotonic() - start)
-                        self.files.log({"step": self.step - 1, "images_per_second": round(rate, 2), **values})
-                        bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.1f}")
-                    if self.step % config.save_every == 0 or self.step == config.steps:
-                        self.files.save(self._state())
-                    if config.sample_every and self.step % config.sample_every == 0:
-                        self.preview()
-            except KeyboardInterrupt:
-                self.files.save(self._state())
-                raise
+        with (
+            DeferredInterrupt() as interrupt,
+            tqdm(total=config.steps, initial=self.step, unit="step", disable=not progress) as bar,
+        ):
+            while self.step < config.steps:
+                values = self.train_step()
+                pictures += config.batch_size
+                bar.update()
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    rate = pictures / (time.monotonic() - start)
+                    self.files.log({"step": self.step - 1, "images_per_second": round(rate, 2), **values})
+                    bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.1f}")
+                if self.step % config.save_every == 0 or self.step == config.steps or interrupt.requested:
+                    self.files.save(self._state())
+                if interrupt.requested:
+                    raise KeyboardInterrupt
+                if config.sample_every and self.step % config.sample_every == 0:
+                    self.preview()
         return self.export()
 
 

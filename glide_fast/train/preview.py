@@ -21,7 +21,11 @@ def save_grid(path: Path, pictures: torch.Tensor, columns: int) -> None:
     missing = -len(pictures) % columns
     pictures = torch.cat([pictures, pictures.new_full((missing, *pictures.shape[1:]), -1.0)])
     n, c, h, w = pictures.shape
-    grid = pictures.view(n // columns, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(n // columns * h, columns * w, c)
+    grid = (
+        pictures.view(n // columns, columns, c, h, w)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(n // columns * h, columns * w, c)
+    )
     with atomic_write(path) as temporary:
         Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()).save(temporary)
 
@@ -47,14 +51,19 @@ def base_preview(
 
 
 @torch.no_grad()
-def upsampler_preview(model: Text2ImUNet, diffusion: SpacedDiffusion, batch: Batch, seed: int) -> torch.Tensor:
+def upsampler_preview(
+    model: Text2ImUNet, diffusion: SpacedDiffusion, batch: Batch, seed: int
+) -> torch.Tensor:
     """For each picture of the batch: the low-resolution input enlarged, the sample, the original."""
     device = next(model.parameters()).device
     x0, low_res = batch.x0, batch.inputs["low_res"]
     text = model.encode_text(batch.inputs["tokens"].to(device), batch.inputs["mask"].to(device))
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(device)
     sample = diffusion.ddim_sample_loop(
-        lambda x, t: model(x, t, text=text, low_res=low_res.to(device)), tuple(x0.shape), noise=noise, device=device
+        lambda x, t: model(x, t, text=text, low_res=low_res.to(device)),
+        tuple(x0.shape),
+        noise=noise,
+        device=device,
     )
     enlarged = torch.nn.functional.interpolate(low_res, x0.shape[2:], mode="nearest")
     return torch.stack([enlarged, sample.cpu(), x0], 1).flatten(0, 1)

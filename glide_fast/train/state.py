@@ -1,7 +1,7 @@
 """A run's directory: its settings, its log, and the checkpoint it goes on from.
 
-``config.json`` holds the settings, ``log.jsonl`` a line every few steps, ``checkpoint.pt`` everything needed to repeat the rest of
-the run to the last bit. The checkpoint is replaced atomically: a kill at any moment leaves the previous one.
+``config.json`` holds the settings, ``log.jsonl`` a line every few steps, ``checkpoint.pt`` everything needed to repeat the
+rest of the run to the last bit. The checkpoint is replaced atomically: a kill at any moment leaves the previous one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any
 import torch
 
 from glide_fast.checkpoints import atomic_write, write_text
-from glide_fast.errors import CheckpointError, InvalidInputError
+from glide_fast.errors import CheckpointError, InvalidInputError, invalid
 from glide_fast.train.config import TrainConfig
+
+STATE = ("step", "model", "average", "optimizer", "scaler")
+"""What a checkpoint holds."""
 
 
 class RunDirectory:
@@ -32,7 +35,13 @@ class RunDirectory:
         """The run's settings, or None where no run has started here."""
         if not self.config_path.exists():
             return None
-        return TrainConfig.from_json(json.loads(self.config_path.read_text("utf-8")))
+        try:
+            values = json.loads(self.config_path.read_text("utf-8"))
+        except ValueError as error:
+            raise InvalidInputError(f"{self.config_path} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise invalid(str(self.config_path), values, "the settings of a training run, by name")
+        return TrainConfig.from_json(values)
 
     def start(self, config: TrainConfig) -> None:
         """Record the settings of a new run, or check that they continue the one that is here."""
@@ -53,14 +62,27 @@ class RunDirectory:
         if not self.checkpoint_path.exists():
             return None
         try:
-            return torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{self.checkpoint_path} cannot be read ({error}); delete it to start over") from error
+            state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle can end in any of them
+            raise CheckpointError(
+                f"{self.checkpoint_path} cannot be read ({error}); delete it to start over"
+            ) from error
+        missing = [name for name in STATE if not isinstance(state, dict) or name not in state]
+        if missing:
+            raise CheckpointError(
+                f"{self.checkpoint_path} is not a training checkpoint: it has no {', '.join(missing)}"
+            )
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint."""
-        with atomic_write(self.checkpoint_path) as temporary:
-            torch.save(state, temporary)
+        """Replace the checkpoint; CheckpointError, and the previous one still there, where it cannot be written."""
+        try:
+            with atomic_write(self.checkpoint_path) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            raise CheckpointError(
+                f"{self.checkpoint_path} was not written ({error}); the previous checkpoint, if any, is unchanged"
+            ) from error
 
     def rewind_log(self, step: int) -> None:
         """Drop the log's lines from ``step`` on, which a resumed run will write again, and any half-written one."""
