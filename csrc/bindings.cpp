@@ -1,23 +1,34 @@
-// The Python module glide_fast._C: raw addresses, sizes and strides in, nothing of torch.
+// The Python module glide_fast._C: raw addresses, sizes and strides in, nothing of torch. The only file that pays for pybind11.
 #include <pybind11/pybind11.h>
 
-
+#include "cpu/entries.h"
 #include "cpu/isa.h"
-#include "module.h"
 
-PYBIND11_MODULE(_C, module) {
-    namespace py = pybind11;
-    module.doc() = "C++ kernels of glide_fast; reached through glide_fast.ops.";
-    module.def(
-        "isas",
-        [] {
-            py::list names;
+namespace py = pybind11;
+
+namespace {
+
+py::list isas() {
+    py::list names;
 #define X(name) \
     if (glide_fast::supported(glide_fast::Isa::name)) names.append(#name);
-            GLIDE_FAST_FOR_EACH_ISA(X)
+    GLIDE_FAST_FOR_EACH_ISA(X)
 #undef X
-            return names;
-        },
-        "Instruction sets that the CPU kernels can use on this machine, best first.");
-    glide_fast::register_group_norm_act(module);
+    return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+    module.doc() =
+        "C++ kernels of glide_fast; reached through glide_fast.ops. Addresses are integers (0: none), strides are in "
+        "elements, type codes are 0 (fp32) and 1 (bf16), `isa` forces one of isas().";
+    module.def("isas", &isas, "Instruction sets that the CPU kernels can use on this machine, best first.");
+    module.def("group_norm_act", &glide_fast::group_norm_act, py::call_guard<py::gil_scoped_release>(), py::arg("x"),
+               py::arg("y"), py::arg("dtype"), py::arg("samples"), py::arg("rows"), py::arg("channels"),
+               py::arg("groups"), py::arg("x_sample_stride"), py::arg("x_row_stride"), py::arg("y_sample_stride"),
+               py::arg("y_row_stride"), py::arg("weight"), py::arg("bias"), py::arg("affine_dtype"),
+               py::arg("scale"), py::arg("shift"), py::arg("film_dtype"), py::arg("scale_stride"),
+               py::arg("shift_stride"), py::arg("eps"), py::arg("silu"), py::arg("threads"), py::arg("isa") = "",
+               "y = act(film(group_norm(x))) over channels-last rows.");
 }

@@ -1,8 +1,6 @@
 // Python's entry to the CPU kernel of group_norm_act: checks, scratch memory, choice of the instruction set.
 #include "group_norm_act.h"
 
-#include <pybind11/pybind11.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -10,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../module.h"
+#include "entries.h"
 #include "isa.h"
 
 namespace glide_fast {
@@ -34,11 +32,14 @@ T* take(std::byte*& free, std::int64_t count) {
     return taken;
 }
 
-void run(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t samples, std::int64_t rows, std::int64_t channels,
-         std::int64_t groups, std::int64_t x_sample_stride, std::int64_t x_row_stride, std::int64_t y_sample_stride,
-         std::int64_t y_row_stride, std::uintptr_t weight, std::uintptr_t bias, int affine_dtype, std::uintptr_t scale,
-         std::uintptr_t shift, int film_dtype, std::int64_t scale_stride, std::int64_t shift_stride, double eps,
-         bool silu, int threads, const std::string& isa) {
+}  // namespace
+
+void group_norm_act(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t samples, std::int64_t rows,
+                    std::int64_t channels, std::int64_t groups, std::int64_t x_sample_stride,
+                    std::int64_t x_row_stride, std::int64_t y_sample_stride, std::int64_t y_row_stride,
+                    std::uintptr_t weight, std::uintptr_t bias, int affine_dtype, std::uintptr_t scale,
+                    std::uintptr_t shift, int film_dtype, std::int64_t scale_stride, std::int64_t shift_stride,
+                    double eps, bool silu, int threads, const std::string& isa) {
     if (samples < 0 || rows < 1 || channels < 1 || groups < 1 || channels % groups != 0)
         throw std::invalid_argument("group_norm_act: sizes must be positive and groups must divide channels");
     if (!scale != !shift) throw std::invalid_argument("group_norm_act: scale and shift come together");
@@ -97,20 +98,6 @@ void run(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t samples, st
     GLIDE_FAST_FOR_EACH_ISA(X)
 #undef X
     throw std::invalid_argument("unknown instruction set " + isa);
-}
-
-}  // namespace
-
-void register_group_norm_act(pybind11::module_& module) {
-    namespace py = pybind11;
-    module.def("group_norm_act", &run, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("y"),
-               py::arg("dtype"), py::arg("samples"), py::arg("rows"), py::arg("channels"), py::arg("groups"),
-               py::arg("x_sample_stride"), py::arg("x_row_stride"), py::arg("y_sample_stride"),
-               py::arg("y_row_stride"), py::arg("weight"), py::arg("bias"), py::arg("affine_dtype"),
-               py::arg("scale"), py::arg("shift"), py::arg("film_dtype"), py::arg("scale_stride"),
-               py::arg("shift_stride"), py::arg("eps"), py::arg("silu"), py::arg("threads"), py::arg("isa") = "",
-               "y = act(film(group_norm(x))) over channels-last rows. Addresses as integers (0: none), strides in "
-               "elements, type codes 0 (fp32) and 1 (bf16); `isa` forces an instruction set from isas().");
 }
 
 }  // namespace glide_fast

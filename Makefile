@@ -1,0 +1,49 @@
+# make demo: a picture from a prompt.    make test: the tests.    make lint: ruff and mypy.    make clean: remove .venv.
+# Needs Python 3.10 to 3.13; everything else goes into .venv. A C++ compiler (apt install g++) makes CPUs faster.
+
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= a red cube on top of a blue cube
+IMAGE ?= demo.png
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)"
+	@echo
+	@echo "\"$(PROMPT)\" is in $(abspath $(IMAGE))"
+	@echo "It ran on:"
+	@$(BIN)/glide-fast env
+
+test: $(VENV)/.developed
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON): apt install python3 python3-venv, or make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$(PYTHON) is `$(PYTHON) -V 2>&1`; glide_fast needs Python 3.10 to 3.13: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Editable: the sources of this folder run as they are; only a change of what is listed here installs again.
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.developed: $(SOURCES) | $(BIN)/python
+	$(INSTALL) -e '.[test,lint]'
+	@touch $@ $(VENV)/.installed
