@@ -80,6 +80,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small lose more to waiting for each other's threads than they gain, above all on a busy machine."""
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    yield
+    th.set_num_threads(threads)
+
+
 @pytest.fixture(params=["glide_fast.compat", "glide_text2im"])
 def package(
     request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.MonkeyPatch
