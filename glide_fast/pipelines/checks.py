@@ -1,0 +1,42 @@
+"""Checks of single arguments; each raises InvalidInputError naming the argument it refuses."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from glide_fast.errors import invalid
+
+
+def require_integer(argument: str, value: object, low: int, high: int | None = None, *, why: str = "") -> int:
+    """``value`` as an int from ``low`` to ``high``, both included; ``why`` explains the upper end."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if low <= number and (high is None or number <= high):
+            return number
+    accepted = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}{why}"
+    raise invalid(argument, value, accepted)
+
+
+def require_number(argument: str, value: object, low: float, high: float = math.inf) -> float:
+    """``value`` as a finite float from ``low`` to ``high``, both included."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high:
+            return number
+    accepted = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+    raise invalid(argument, value, accepted)
+
+
+def require_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:
+    """``value`` if it is one of ``choices``."""
+    if isinstance(value, str) and value in choices:
+        return value
+    raise invalid(argument, value, "one of " + ", ".join(map(repr, choices)))
+
+
+def require_flag(argument: str, value: object) -> bool:
+    """``value`` if it is True or False."""
+    if isinstance(value, bool):
+        return value
+    raise invalid(argument, value, "True or False")

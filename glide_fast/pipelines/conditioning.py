@@ -1,0 +1,70 @@
+"""Prompts as a model sees them, encoded before the loop; the empty prompt once for as long as the weights stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
+from glide_fast.text import get_encoder, tokenize
+
+
+class PromptEncoder:
+    """Encodes prompts for one model, each different prompt once."""
+
+    def __init__(self, model: Text2ImUNet) -> None:
+        self.model = model
+        self._empty: TextEmbedding | None = None
+        self._empty_key: object = None
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and mask on the CPU; warns about prompts that are cut, without any work of the model."""
+        return tokenize(list(prompts), get_encoder(), self.model.text_ctx)
+
+    def encode(self, prompts: Sequence[str]) -> TextEmbedding | None:
+        """Embedding of N prompts, in order; None for a model without text."""
+        if not self.model.xf_width:
+            return None
+        written = [prompt for prompt in dict.fromkeys(prompts) if prompt]
+        parts = []
+        if "" in prompts:
+            parts.append(self.empty())
+        if written:
+            parts.append(self._run(written))
+        places = {prompt: place for place, prompt in enumerate(([""] if "" in prompts else []) + written)}
+        index = torch.tensor([places[prompt] for prompt in prompts], device=parts[0]["xf_out"].device)
+        return TextEmbedding(
+            xf_proj=torch.cat([part["xf_proj"] for part in parts]).index_select(0, index),
+            xf_out=torch.cat([part["xf_out"] for part in parts]).index_select(0, index),
+        )
+
+    def empty(self) -> TextEmbedding:
+        """The unconditional embedding, of one prompt; computed again only when a weight was replaced or written to."""
+        key = self._weights_key()
+        if self._empty is None or key != self._empty_key:
+            self._empty, self._empty_key = self._run([""]), key
+        return self._empty
+
+    def _run(self, prompts: list[str]) -> TextEmbedding:
+        device = next(self.model.parameters()).device
+        tokens, mask = self.tokens(prompts)
+        with torch.inference_mode():
+            return self.model.encode_text(tokens.to(device), mask.to(device))
+
+    def _weights_key(self) -> object:
+        # Parameters made in inference mode count no versions; those cannot be trained either.
+        return self.model.dtype, tuple(
+            (p.data_ptr(), p.device, p.dtype, 0 if p.is_inference() else p._version)
+            for p in self.model.parameters()
+        )
+
+
+def doubled(conditional: TextEmbedding | None, unconditional: TextEmbedding | None) -> TextEmbedding | None:
+    """Both halves of a guided batch, the conditional one first."""
+    if conditional is None or unconditional is None:
+        return None
+    return TextEmbedding(
+        xf_proj=torch.cat([conditional["xf_proj"], unconditional["xf_proj"]]),
+        xf_out=torch.cat([conditional["xf_out"], unconditional["xf_out"]]),
+    )

@@ -1,0 +1,33 @@
+"""Image to image: the base model from a noised picture on (Meng et al. 2022), then the upsampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from glide_fast.errors import invalid
+from glide_fast.pipelines.checks import require_number
+from glide_fast.pipelines.images import ImageInput, read_images, require_square, resize_images
+from glide_fast.pipelines.output import PipelineOutput
+from glide_fast.pipelines.plan import make_plan
+from glide_fast.pipelines.two_stage import finish, run_base, run_upsampler
+
+if TYPE_CHECKING:
+    from glide_fast.pipelines.pipeline import GlidePipeline
+
+
+def image_to_image(
+    pipeline: GlidePipeline, prompt: str | Sequence[str], image: ImageInput, strength: float, **options: Any
+) -> PipelineOutput:
+    """See :meth:`glide_fast.pipelines.GlidePipeline.image_to_image`."""
+    base = pipeline.require_base()
+    strength = require_number("strength", strength, 0, 1)
+    if strength == 0:
+        raise invalid("strength", strength, "a number above 0; at 0 nothing would change")
+    pictures = read_images(image)
+    require_square(pictures, "image")
+    plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
+    start = resize_images(pictures, base.image_size)[plan.sources]
+    low_res = run_base(base, plan, image=start, strength=strength)
+    images = None if pipeline.upsampler is None else run_upsampler(pipeline.upsampler, plan, low_res)
+    return finish(plan, low_res, images)

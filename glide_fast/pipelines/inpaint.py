@@ -1,0 +1,58 @@
+"""Inpainting and editing: part of a picture is kept, the rest is made from the prompt, in both stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.pipelines.images import ImageInput, read_images, read_masks, require_size, require_square
+from glide_fast.pipelines.output import PipelineOutput
+from glide_fast.pipelines.plan import make_plan
+from glide_fast.pipelines.two_stage import Known, finish, run_base, run_upsampler
+
+if TYPE_CHECKING:
+    from glide_fast.pipelines.pipeline import GlidePipeline
+
+
+def inpaint(
+    pipeline: GlidePipeline,
+    prompt: str | Sequence[str],
+    image: ImageInput,
+    keep_mask: ImageInput | None,
+    repaint_mask: ImageInput | None,
+    **options: Any,
+) -> PipelineOutput:
+    """See :meth:`glide_fast.pipelines.GlidePipeline.inpaint`."""
+    base = pipeline.require_base()
+    pictures = read_images(image)
+    require_square(pictures, "image")
+    masks = _keep(pictures, keep_mask, repaint_mask)
+    plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
+    known = Known(pictures[plan.sources], masks[plan.sources])
+    low_res = run_base(base, plan, known=known)
+    images = (
+        None if pipeline.upsampler is None else run_upsampler(pipeline.upsampler, plan, low_res, known=known)
+    )
+    return finish(plan, low_res, images)
+
+
+def _keep(
+    pictures: torch.Tensor, keep_mask: ImageInput | None, repaint_mask: ImageInput | None
+) -> torch.Tensor:
+    """One mask a picture, 1 = keep, from whichever polarity was given."""
+    if (keep_mask is None) == (repaint_mask is None):
+        given = "neither" if keep_mask is None else "both"
+        raise InvalidInputError(
+            f"keep_mask, repaint_mask: got {given}; accepted: one of them, keep_mask with 1 where the picture stays as "
+            "it is, or repaint_mask with 1 where it is painted anew"
+        )
+    argument, value = ("keep_mask", keep_mask) if repaint_mask is None else ("repaint_mask", repaint_mask)
+    masks = read_masks(value, argument)
+    require_size(masks, (pictures.shape[2], pictures.shape[3]), argument, "the size of the image")
+    if len(masks) not in (1, len(pictures)):
+        raise invalid(argument, f"{len(masks)} masks", f"1, or one for each of the {len(pictures)} pictures")
+    masks = masks.expand(len(pictures), -1, -1, -1)
+    return masks if repaint_mask is None else 1 - masks

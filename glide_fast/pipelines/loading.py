@@ -1,0 +1,103 @@
+"""Where a pipeline's parts come from: a directory, the models that ship, or the released checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from glide_fast import weights
+from glide_fast.checkpoints import load_checkpoint, read_pipeline_directory
+from glide_fast.errors import CheckpointError, InvalidInputError
+from glide_fast.models.config import preset
+from glide_fast.pipelines import clip_component
+from glide_fast.pipelines.stage import Stage
+
+BASE, UPSAMPLER, CLIP = "base", "upsampler", "clip"
+"""Components of a pipeline directory."""
+
+
+class Parts(NamedTuple):
+    """What a pipeline is made of; all fp32 on the CPU."""
+
+    base: Stage | None
+    upsampler: Stage | None
+    clip: Any
+    settings: dict[str, Any]
+
+
+class _Release(NamedTuple):
+    base: str
+    upsampler: str
+    clip: bool
+    settings: Mapping[str, Any]
+
+
+_OFFICIAL = {
+    "official": _Release("base", "upsample", False, {}),
+    # As the released inpainting notebook samples: more guidance, and DDPM in both stages.
+    "official-inpaint": _Release(
+        "base-inpaint", "upsample-inpaint", False, {"guidance_scale": 5.0, "upsample_sampler": "ddpm"}
+    ),
+    "official-clip": _Release("base", "upsample", True, {}),
+}
+
+
+def names() -> list[str]:
+    """Every name that :func:`load_parts` knows: what ships, and the released models (downloaded)."""
+    return [*weights.available(), *_OFFICIAL]
+
+
+def load_parts(
+    name: str | os.PathLike[str], *, progress: bool = True, cache_dir: str | os.PathLike[str] | None = None
+) -> Parts:
+    """Load a pipeline by one of :func:`names`, or from a directory in the directory format.
+
+    A name wins over a directory called the same in the working directory; write ``./name`` for that.
+
+    Raises InvalidInputError for a name that is neither, and CheckpointError and DownloadError.
+    """
+    if isinstance(name, str) and name in _OFFICIAL:
+        return _released(_OFFICIAL[name], progress, cache_dir)
+    if isinstance(name, str) and name in weights.available():
+        return _directory(weights.path(name))
+    try:
+        found = Path(name).exists()
+    except (TypeError, ValueError, OSError):
+        found = False
+    if not found:
+        raise InvalidInputError(
+            f"name: got {name!r}, which is no directory; accepted: {', '.join(map(repr, names()))}, or a directory that "
+            "save_pretrained wrote"
+        )
+    return _directory(Path(name))
+
+
+def _directory(path: Path) -> Parts:
+    directory = read_pipeline_directory(path)
+    unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
+    if unknown or not set(directory.components) & {BASE, UPSAMPLER}:
+        raise CheckpointError(
+            f"{path} has the components {', '.join(directory.components)}; a pipeline has {BASE} or {UPSAMPLER} or both, "
+            f"and may have {CLIP}"
+        )
+
+    def stage(component: str) -> Stage | None:
+        if component not in directory.components:
+            return None
+        return Stage.from_component(directory.read(component), source=str(path / component))
+
+    clip = None
+    if CLIP in directory.components:
+        clip = clip_component.from_component(directory.read(CLIP), source=str(path / CLIP))
+    return Parts(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
+
+
+def _released(release: _Release, progress: bool, cache_dir: Any) -> Parts:
+    def stage(checkpoint: str) -> Stage:
+        state = load_checkpoint(checkpoint, "cpu", progress, cache_dir)
+        return Stage.from_state(preset(checkpoint), state, source=f"checkpoint {checkpoint!r}")
+
+    clip = clip_component.official(progress=progress, cache_dir=cache_dir) if release.clip else None
+    return Parts(stage(release.base), stage(release.upsampler), clip, dict(release.settings))

@@ -1,0 +1,277 @@
+"""GlidePipeline: what most people call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from glide_fast.checkpoints import save_pipeline_directory
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.pipelines import clip_component
+from glide_fast.pipelines.image_to_image import image_to_image
+from glide_fast.pipelines.images import ImageInput
+from glide_fast.pipelines.inpaint import inpaint
+from glide_fast.pipelines.loading import BASE, CLIP, UPSAMPLER, load_parts
+from glide_fast.pipelines.output import PipelineOutput, StepCallback
+from glide_fast.pipelines.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
+from glide_fast.pipelines.plan import DEFAULTS, Clip
+from glide_fast.pipelines.seeds import Generator, Seed
+from glide_fast.pipelines.stage import Stage
+from glide_fast.pipelines.text_to_image import text_to_image
+from glide_fast.pipelines.upsample import upsample
+
+
+class GlidePipeline:
+    """Text to image, inpainting, image to image and upsampling with GLIDE's two stages.
+
+    >>> pipe = GlidePipeline.from_pretrained("small")           # doctest: +SKIP
+    >>> pipe("a red circle", seed=7).images[0].save("out.png")  # doctest: +SKIP
+
+    An image depends on its prompt, its seed and the settings, and not on the batch it was made in: the seeds in a result,
+    passed back one by one, give the same pictures (up to rounding; another device or precision rounds differently).
+
+    Args:
+        base: the first stage, or None for a pipeline that only upsamples.
+        upsampler: the second stage, or None for pictures of the base model's size.
+        clip: a noise-aware CLIP for ``clip_guidance_scale``.
+        settings: defaults of a call (the keys of :data:`glide_fast.pipelines.plan.DEFAULTS`), and anything else to be saved.
+
+    Raises:
+        InvalidInputError: for no stage at all, or stages in each other's place.
+    """
+
+    def __init__(
+        self,
+        base: Stage | None,
+        upsampler: Stage | None = None,
+        clip: Clip | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if base is None and upsampler is None:
+            raise invalid("base", None, "a base model, an upsampler, or both")
+        if base is not None and base.upsamples:
+            raise invalid("base", "an upsampler (super_res)", "a base model")
+        if upsampler is not None and not upsampler.upsamples:
+            raise invalid("upsampler", "a base model", "an upsampler (super_res)")
+        self.base, self.upsampler, self.clip = base, upsampler, clip
+        self.settings: dict[str, Any] = dict(settings or {})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> GlidePipeline:
+        """Load a pipeline.
+
+        Args:
+            name: a directory that :meth:`save_pretrained` wrote; a model that ships (:func:`glide_fast.weights.available`); or
+                "official", "official-inpaint" or "official-clip" (with the noise-aware CLIP), which download the released
+                models.
+            device: None takes the GPU where there is one.
+            dtype: of the networks' torso, fp32, bf16 or fp16 (not on a CPU); None is fp16 on a GPU and fp32 elsewhere. The
+                diffusion state is fp32 whatever it is.
+            cache_dir: of downloads; default :func:`glide_fast.checkpoints.default_cache_dir`.
+            progress: show download bars.
+
+        Raises:
+            InvalidInputError, CheckpointError, DownloadError.
+        """
+        place = resolve_device(device)
+        precision = resolve_dtype(dtype, place)
+        parts = load_parts(name, progress=progress, cache_dir=cache_dir)
+        return cls(*parts).to(place, precision)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write the pipeline as a directory that :meth:`from_pretrained` reads, whole or not at all.
+
+        Weights are written in the precision they have. Raises InvalidInputError and CheckpointError.
+        """
+        components: dict[str, Any] = {}
+        for name, stage in ((BASE, self.base), (UPSAMPLER, self.upsampler)):
+            if stage is not None:
+                components[name] = stage.component()
+        if self.clip is not None:
+            components[CLIP] = clip_component.to_component(self.clip)
+        save_pipeline_directory(directory, {**DEFAULTS, **self.settings}, components)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+    ) -> GlidePipeline:
+        """Move the pipeline and convert its precision, in place; what is None stays as it is. Returns the pipeline."""
+        place = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
+        refuse_half_on_cpu(precision, place)
+        for stage in (self.base, self.upsampler):
+            if stage is not None:
+                stage.to(place, precision)
+        if self.clip is not None:
+            clip_component.move(self.clip, place)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first stage is."""
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the first stage's torso."""
+        return self._first.model.dtype
+
+    @property
+    def _first(self) -> Stage:
+        stage = self.base or self.upsampler
+        assert stage is not None
+        return stage
+
+    def require_base(self) -> Stage:
+        """The base model; InvalidInputError for a pipeline without one."""
+        if self.base is None:
+            raise InvalidInputError(
+                "base: this pipeline has an upsampler only; accepted: its method upsample"
+            )
+        return self.base
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{name}={stage.image_size} px"
+            for name, stage in ((BASE, self.base), (UPSAMPLER, self.upsampler))
+            if stage
+        ]
+        clip = [] if self.clip is None else ["clip"]
+        return f"GlidePipeline({', '.join(parts + clip)}, {self.device}, {self.dtype})"
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_inference_steps: int | None = None,
+        upsample_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generator | None = None,
+        seed: Seed | None = None,
+        sampler: str | None = None,
+        upsample_sampler: str | None = None,
+        upsample_temp: float | None = None,
+        clip: Clip | None = None,
+        clip_guidance_scale: float | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        progress: bool = True,
+    ) -> PipelineOutput:
+        """Make pictures of prompts. What is None comes from the pipeline's settings, or else is GLIDE's usual value.
+
+        Args:
+            prompt: one or a list; an empty string asks for anything. Words beyond the model's context are cut, with a
+                ``PromptTruncatedWarning``.
+            num_inference_steps: of the base model, from 1 to what it was trained on; usually 100.
+            upsample_steps: of the upsampler; 27 (usual) is the released "fast27" spacing, other numbers are spaced evenly.
+            guidance_scale: classifier-free guidance of the base model, usually 3; 1 is the plain conditional model at half the
+                cost, 0 ignores the prompt.
+            negative_prompt: stands in for the empty prompt that guidance leads away from; one, or one for each prompt.
+            num_images_per_prompt: pictures of each prompt, next to each other in the result.
+            generator: a ``torch.Generator`` that draws the seeds, or one for each image.
+            seed: of the first image, counting up for the next ones; or one for each image; 0 <= seed < 2**63. Neither
+                generator nor seed: new seeds from torch's global generator. The result names them.
+            sampler: of the base model: "ddpm" (usual), "ddim", "plms", "dpm++2m" or "euler-a".
+            upsample_sampler: of the upsampler; usually "ddim".
+            upsample_temp: factor on the upsampler's starting noise; usually 0.997.
+            clip: a noise-aware CLIP that guides the base model; default the pipeline's own.
+            clip_guidance_scale: its strength; 0 (and None without ``clip``) is off. Combines with ``guidance_scale``; the
+                released example uses 3 with a ``guidance_scale`` of 1.
+            output_type: "pil", "pt" (``[N, 3, H, W]`` in [0, 1]) or "np" (``[N, H, W, 3]`` in [0, 1]).
+            callback_on_step_end: called with a :class:`~glide_fast.pipelines.output.StepEnd` after each step; what it raises
+                stops the run and reaches the caller.
+            progress: show bars.
+
+        Returns:
+            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts`` and ``seeds``.
+
+        Raises:
+            InvalidInputError: before any work.
+        """
+        return text_to_image(
+            self,
+            prompt,
+            num_inference_steps=num_inference_steps,
+            upsample_steps=upsample_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            seed=seed,
+            sampler=sampler,
+            upsample_sampler=upsample_sampler,
+            upsample_temp=upsample_temp,
+            clip=clip,
+            clip_guidance_scale=clip_guidance_scale,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            progress=progress,
+        )
+
+    def inpaint(
+        self,
+        prompt: str | Sequence[str],
+        image: ImageInput,
+        *,
+        keep_mask: ImageInput | None = None,
+        repaint_mask: ImageInput | None = None,
+        **options: Any,
+    ) -> PipelineOutput:
+        """Repaint part of a picture from a prompt; the rest is kept, pixel for pixel, in both stages.
+
+        A model trained for inpainting is shown the masked picture. A plain one is only held to the known region, and fits what
+        it paints less well to its surroundings.
+
+        Args:
+            prompt: one or a list, paired with the pictures; one of either serves all of the other.
+            image: square pictures of any size (see :mod:`glide_fast.pipelines.images`), resized to each stage, bicubic.
+            keep_mask: 1, True or 255 where the picture stays as it is; or else
+            repaint_mask: 1, True or 255 where it is painted anew. Of the picture's size; resized by nearest pixel.
+            options: keyword arguments of a call.
+
+        Raises:
+            InvalidInputError: before any work.
+        """
+        return inpaint(self, prompt, image, keep_mask, repaint_mask, **options)
+
+    def image_to_image(
+        self, prompt: str | Sequence[str], image: ImageInput, strength: float = 0.6, **options: Any
+    ) -> PipelineOutput:
+        """Change a picture towards a prompt: it is noised part of the way and sampled from there.
+
+        Args:
+            prompt: one or a list, paired with the pictures; one of either serves all of the other.
+            image: square pictures of any size (see :mod:`glide_fast.pipelines.images`), resized to the base model's, bicubic.
+            strength: share of the process to go back, above 0 and up to 1, where nothing of the picture is left; so many of
+                ``num_inference_steps`` are taken.
+            options: keyword arguments of a call.
+
+        Raises:
+            InvalidInputError: before any work.
+        """
+        return image_to_image(self, prompt, image, strength, **options)
+
+    def upsample(self, image: ImageInput, prompt: str | Sequence[str] = "", **options: Any) -> PipelineOutput:
+        """Enlarge pictures with the upsampler alone.
+
+        Args:
+            image: pictures of the base model's size (see :mod:`glide_fast.pipelines.images`).
+            prompt: what they show, one or a list, paired with the pictures.
+            options: keyword arguments of a call; those of the base model have no effect.
+
+        Raises:
+            InvalidInputError: before any work.
+        """
+        return upsample(self, image, prompt, **options)

@@ -1,0 +1,105 @@
+"""A stage of a pipeline: one UNet, its options, and the diffusion processes it can be sampled with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glide_fast.checkpoints import load_into
+from glide_fast.diffusion.respacing import SpacedDiffusion
+from glide_fast.errors import CheckpointError, invalid
+from glide_fast.models.config import Options, complete
+from glide_fast.models.factory import build, create_gaussian_diffusion
+from glide_fast.models.text2im import Text2ImUNet
+from glide_fast.pipelines.conditioning import PromptEncoder
+
+KIND = "unet"
+"""What a stage is called in a pipeline directory."""
+
+
+class Stage:
+    """A text-conditional UNet with the options it was built from.
+
+    Args:
+        model: put into evaluation mode, whenever it is sampled from too.
+        options: of :mod:`glide_fast.models.config`; what is left out has its default.
+    """
+
+    def __init__(self, model: Text2ImUNet, options: Mapping[str, Any]) -> None:
+        if not isinstance(model, Text2ImUNet):
+            raise invalid("model", type(model).__name__, "a model built by glide_fast.models.factory")
+        self.model = model.eval()
+        self.options: Options = complete(options)
+        self.prompts = PromptEncoder(model)
+        self._processes: dict[str, SpacedDiffusion] = {}
+
+    @classmethod
+    def fresh(cls, options: Mapping[str, Any]) -> Stage:
+        """A stage with fresh fp32 weights on the CPU."""
+        model, _ = build(complete(options))
+        model.convert_to(torch.float32)
+        return cls(model, options)
+
+    @classmethod
+    def from_state(cls, options: Mapping[str, Any], state: Mapping[str, Tensor], *, source: str) -> Stage:
+        """A stage with given weights, fp32 on the CPU; CheckpointError naming ``source`` where they do not fit."""
+        with torch.device("meta"):  # initial values would only be thrown away
+            model, _ = build(complete(options))
+        load_into(model, state, source=source)
+        model.convert_to(torch.float32)
+        return cls(model, options)
+
+    @classmethod
+    def from_component(
+        cls, component: tuple[str, Mapping[str, Any], Mapping[str, Tensor]], *, source: str
+    ) -> Stage:
+        """A stage from what a pipeline directory holds."""
+        kind, options, state = component
+        if kind != KIND:
+            raise CheckpointError(f"{source} is of kind {kind!r}, where a {KIND!r} is needed")
+        return cls.from_state(options, state, source=source)
+
+    def component(self) -> tuple[str, Options, dict[str, Tensor]]:
+        """What :meth:`from_component` reads; the weights in the precision they have now."""
+        return KIND, self.options, self.model.state_dict()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels on a side."""
+        return int(self.options["image_size"])
+
+    @property
+    def steps(self) -> int:
+        """Steps of the process the model was trained on."""
+        return int(self.options["diffusion_steps"])
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the model reads a masked picture and its mask."""
+        return bool(self.options["inpaint"])
+
+    @property
+    def upsamples(self) -> bool:
+        """Whether the model reads a low-resolution picture."""
+        return bool(self.options["super_res"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the model, and convert its torso."""
+        self.model.to(device)
+        self.model.convert_to(dtype)
+
+    def process(self, respacing: str) -> SpacedDiffusion:
+        """The diffusion process on the steps that ``respacing`` keeps, made once."""
+        if respacing not in self._processes:
+            self._processes[respacing] = create_gaussian_diffusion(
+                self.steps, self.options["noise_schedule"], respacing
+            )
+        return self._processes[respacing]

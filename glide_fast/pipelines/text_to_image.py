@@ -1,0 +1,22 @@
+"""Text to image: the base model on the prompts, the upsampler on its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from glide_fast.pipelines.output import PipelineOutput
+from glide_fast.pipelines.plan import make_plan
+from glide_fast.pipelines.two_stage import finish, run_base, run_upsampler
+
+if TYPE_CHECKING:
+    from glide_fast.pipelines.pipeline import GlidePipeline
+
+
+def text_to_image(pipeline: GlidePipeline, prompt: str | Sequence[str], **options: Any) -> PipelineOutput:
+    """See :meth:`glide_fast.pipelines.GlidePipeline.__call__`."""
+    base = pipeline.require_base()
+    plan = make_plan(pipeline, prompt, **options)
+    low_res = run_base(base, plan)
+    images = None if pipeline.upsampler is None else run_upsampler(pipeline.upsampler, plan, low_res)
+    return finish(plan, low_res, images)

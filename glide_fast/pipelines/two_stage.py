@@ -1,0 +1,147 @@
+"""The two runs behind every picture: the base model, and the upsampler on what it made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from glide_fast.diffusion.noise import BASE_STREAMS, UPSAMPLER_STREAMS
+from glide_fast.diffusion.sampling import SamplingLoop
+from glide_fast.pipelines.conditioning import doubled
+from glide_fast.pipelines.images import quantise, resize_images, resize_masks, write_images
+from glide_fast.pipelines.output import PipelineOutput, StepEnd
+from glide_fast.pipelines.plan import Plan
+from glide_fast.pipelines.stage import Stage
+
+_FAST27 = 27
+
+
+class Known:
+    """The part of the pictures that is given: ``images`` ``[N, 3, H, W]`` in [-1, 1], ``masks`` ``[N, 1, H, W]``, 1 = keep."""
+
+    def __init__(self, images: torch.Tensor, masks: torch.Tensor) -> None:
+        self.images, self.masks = images, masks
+
+    def at(self, stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both at the size and on the device of ``stage``."""
+        size, device = stage.image_size, stage.device
+        return resize_images(self.images, size).to(device), resize_masks(self.masks, size).to(device)
+
+
+def run_base(
+    stage: Stage,
+    plan: Plan,
+    *,
+    known: Known | None = None,
+    image: torch.Tensor | None = None,
+    strength: float = 1.0,
+) -> torch.Tensor:
+    """Sample from the base model; ``[N, 3, size, size]`` in [-1, 1], rounded to 8-bit levels.
+
+    ``image`` ``[N, 3, size, size]`` is noised to the last ``strength`` of the process and sampled from there.
+    """
+    process = stage.process(str(plan.num_inference_steps))
+    guidance_scale = (
+        None if plan.guidance_scale == 1.0 else plan.guidance_scale
+    )  # a scale of 1 is the plain prediction
+    text = stage.prompts.encode(plan.prompts)
+    if guidance_scale is not None:
+        text = doubled(text, stage.prompts.encode(plan.negative_prompts))
+    score = None
+    if plan.clip is not None:
+        score = plan.clip.cond_fn(plan.prompts, plan.clip_guidance_scale)
+    options: dict[str, Any] = {}
+    if image is not None:
+        steps = max(1, round(strength * process.num_timesteps))
+        options = {"image": image.to(stage.device), "first": steps - 1}
+    sample = _run(
+        stage,
+        plan,
+        "base",
+        process,
+        {"text": text},
+        known,
+        rule=plan.sampler,
+        streams=BASE_STREAMS,
+        guidance_scale=guidance_scale,
+        score=score,
+        **options,
+    )
+    return quantise(sample)
+
+
+def run_upsampler(
+    stage: Stage, plan: Plan, low_res: torch.Tensor, *, known: Known | None = None
+) -> torch.Tensor:
+    """Enlarge ``low_res`` ``[N, 3, h, w]`` in [-1, 1] to ``[N, 3, size, size]``; without guidance, as GLIDE does."""
+    steps = plan.upsample_steps
+    fits = stage.steps >= 5 * 10  # fast27 takes ten steps of one fifth of the process
+    respacing = "fast27" if steps == _FAST27 and fits else str(steps)
+    conditioning = {"text": stage.prompts.encode(plan.prompts), "low_res": low_res.to(stage.device)}
+    return _run(
+        stage,
+        plan,
+        "upsampler",
+        stage.process(respacing),
+        conditioning,
+        known,
+        rule=plan.upsample_sampler,
+        streams=UPSAMPLER_STREAMS,
+        noise_scale=plan.upsample_temp,
+    )
+
+
+def _run(
+    stage: Stage,
+    plan: Plan,
+    name: str,
+    process: Any,
+    conditioning: dict[str, Any],
+    known: Known | None,
+    **options: Any,
+) -> torch.Tensor:
+    """Sample ``stage`` with what its network is told besides state and timestep; ``[N, 3, size, size]`` in [-1, 1]."""
+    model = stage.model.eval()
+    device = stage.device
+    if known is not None:
+        images, masks = known.at(stage)
+        options |= {"known": images, "known_mask": masks}
+        if stage.inpaints:
+            copies = 1 if options.get("guidance_scale") is None else 2
+            conditioning = conditioning | {
+                "inpaint_image": images.repeat(copies, 1, 1, 1),
+                "inpaint_mask": masks.repeat(copies, 1, 1, 1),
+            }
+
+    def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return model(x, timesteps, **conditioning)
+
+    seeds = torch.tensor(plan.seeds, dtype=torch.int64, device=device)
+    shape = (3, stage.image_size, stage.image_size)
+    loop = SamplingLoop(denoise, process, seeds, shape, **options)
+    with tqdm(total=loop.total, desc=name, unit="step", disable=not plan.progress) as bar:
+
+        def on_step(index: int, total: int, x0: torch.Tensor) -> None:
+            bar.update()
+            if plan.callback is not None:
+                plan.callback(StepEnd(name, index, total, x0))
+
+        sample = loop.run(on_step).clamp(-1, 1)
+    if (
+        known is not None
+    ):  # rules that extrapolate at their last step do not end on the known region by themselves
+        sample = torch.where(masks.bool(), images, sample)
+    return sample
+
+
+def finish(plan: Plan, low_res: torch.Tensor, images: torch.Tensor | None) -> PipelineOutput:
+    """The result of a run; ``images`` None where there is no upsampler."""
+    small = write_images(low_res, plan.output_type)
+    return PipelineOutput(
+        images=small if images is None else write_images(images, plan.output_type),
+        low_res=small,
+        prompts=plan.prompts,
+        seeds=plan.seeds,
+    )

@@ -1,0 +1,25 @@
+"""The models that ship inside the package, by name; each is a pipeline directory beside this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glide_fast.checkpoints.directory import PIPELINE_NAME
+from glide_fast.errors import invalid
+
+_ROOM = Path(__file__).parent
+
+
+def available() -> list[str]:
+    """Names of the models in this installation, sorted."""
+    return sorted(file.parent.name for file in _ROOM.glob(f"*/{PIPELINE_NAME}"))
+
+
+def path(name: str) -> Path:
+    """Directory of a shipped model; InvalidInputError listing what there is for any other name."""
+    names = available()
+    if name not in names:
+        raise invalid(
+            "name", name, "one of " + ", ".join(map(repr, names)) if names else "none: no model is installed"
+        )
+    return _ROOM / name

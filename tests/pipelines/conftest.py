@@ -1,0 +1,98 @@
+"""Tiny pipelines with random weights, none of them zero, so that every output depends on every input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import golden
+
+from glide_fast.models.clip import CLIPModel, create_clip_model
+from glide_fast.pipelines import GlidePipeline, Stage
+
+TINY: dict[str, Any] = {
+    "image_size": 16,
+    "num_channels": 32,
+    "norm_groups": 8,
+    "channel_mult": "1,2",
+    "num_res_blocks": 1,
+    "num_head_channels": 16,
+    "attention_resolutions": "8",
+    "text_ctx": 8,
+    "xf_width": 32,
+    "xf_layers": 1,
+    "xf_heads": 1,
+}
+UPSAMPLER = TINY | {"image_size": 32, "channel_mult": "1,1,2", "super_res": True, "noise_schedule": "linear"}
+
+
+def tiny_stage(**options: Any) -> Stage:
+    stage = Stage.fresh(options)
+    golden.fill(stage.model)
+    return stage
+
+
+@pytest.fixture(scope="session")
+def base() -> Stage:
+    return tiny_stage(**TINY)
+
+
+@pytest.fixture(scope="session")
+def upsampler() -> Stage:
+    return tiny_stage(**UPSAMPLER)
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    return {"num_inference_steps": 4, "upsample_steps": 3}
+
+
+@pytest.fixture
+def pipe(base: Stage, upsampler: Stage, settings: dict[str, Any]) -> GlidePipeline:
+    return GlidePipeline(base, upsampler, settings=settings)
+
+
+@pytest.fixture
+def base_only(base: Stage, settings: dict[str, Any]) -> GlidePipeline:
+    return GlidePipeline(base, settings=settings)
+
+
+@pytest.fixture(scope="session")
+def inpaint_stages() -> tuple[Stage, Stage]:
+    return tiny_stage(**TINY, inpaint=True), tiny_stage(**UPSAMPLER, inpaint=True)
+
+
+@pytest.fixture
+def inpaint_pipe(inpaint_stages: tuple[Stage, Stage], settings: dict[str, Any]) -> GlidePipeline:
+    return GlidePipeline(*inpaint_stages, settings=settings)
+
+
+@pytest.fixture(scope="session")
+def clip() -> CLIPModel:
+    model = create_clip_model(
+        {
+            "image_size": 16,
+            "patch_size": 4,
+            "n_embd": 16,
+            "n_head_state_text": 16,
+            "n_head_text": 1,
+            "n_xf_blocks_text": 1,
+            "n_head_state_image": 16,
+            "n_head_image": 1,
+            "n_xf_blocks_image": 1,
+            "n_timesteps": 1000,
+        },
+        device="cpu",
+    )
+    golden.fill(model.text_encoder)
+    golden.fill(model.image_encoder)
+    return model
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    """Two pictures with structure, ``[2, 3, 32, 32]`` in [0, 1]."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(0, 1, 32), indexing="ij")
+    first = torch.stack([x, y, 1 - x])
+    return torch.stack([first, (first > 0.5).float()])
