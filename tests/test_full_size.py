@@ -46,7 +46,7 @@ def test_released_models_have_the_released_sizes(name: str, parameters: int) -> 
     ("name", "billions", "tolerance"),
     [
         ("paper-base", 3.5, 0.04),
-        # The paper leaves the depth of the upsampler's text encoder open, and that of the base's may not be it.
+        # The paper gives its text encoder's width but not its depth.
         ("paper-upsample", 1.5, 0.1),
     ],
 )

@@ -206,6 +206,7 @@ def test_gradient_leaves_parameters_and_input_alone(clip: CLIPModel) -> None:
 
 def test_bf16_stays_close_and_norms_are_computed_in_fp32(clip: CLIPModel) -> None:
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    direction = clip.cond_fn(["a red cube", "a star"], 1.0)(x, t)
     with torch.no_grad():
         wide_image, wide_text = clip.image_embeddings(x, t), clip.text_embeddings(["a red cube", "a star"])
         clip.image_encoder.to(torch.bfloat16)
@@ -214,6 +215,9 @@ def test_bf16_stays_close_and_norms_are_computed_in_fp32(clip: CLIPModel) -> Non
     assert image.dtype == text.dtype == torch.float32
     assert (image * wide_image).sum(-1).min() > 0.995
     assert (text * wide_text).sum(-1).min() > 0.995
+    gradient = clip.cond_fn(["a red cube", "a star"], 1.0)(x, t)
+    assert gradient.dtype == torch.float32
+    assert torch.cosine_similarity(gradient.flatten(1), direction.flatten(1)).min() > 0.98
 
     norm = LayerNorm(512).to(torch.bfloat16)
     far = (torch.randn(4, 512) + 100).to(torch.bfloat16)
