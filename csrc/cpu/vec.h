@@ -142,7 +142,7 @@ static inline Vec reciprocal(Vec x) { return {_mm256_div_ps(_mm256_set1_ps(1.0f)
 struct Vec {
     static constexpr int lanes = 4;
     typedef float Floats __attribute__((vector_size(16)));
-    typedef std::int32_t Ints __attribute__((vector_size(16)));
+    typedef std::uint32_t Bits __attribute__((vector_size(16)));  // unsigned: NaN's bits would overflow a signed sum
     Floats v;
 
     static Vec all(float x) { return {Floats{x, x, x, x}}; }
@@ -167,10 +167,10 @@ struct Vec {
     void store(float* p, int count) const { std::memcpy(p, &v, count * sizeof(float)); }
     void store(bf16* p) const { store(p, lanes); }
     void store(bf16* p, int count) const {
-        const Ints bits = (Ints)v;
-        const Ints rounded = bits + 0x7fff + ((bits >> 16) & 1);
-        const Ints nan = v != v;
-        const Ints high = ((nan & (bits | 0x400000)) | (~nan & rounded)) >> 16;
+        const Bits bits = (Bits)v;
+        const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+        const Bits nan = (Bits)(v != v);
+        const Bits high = ((nan & (bits | 0x400000)) | (~nan & rounded)) >> 16;
         for (int i = 0; i < count; ++i) p[i].bits = std::uint16_t(high[i]);
     }
 };
@@ -184,15 +184,15 @@ static inline Vec clamp(Vec x, float low, float high) {
     const Vec::Floats raised = x.v < l.v ? l.v : x.v;
     return {raised > h.v ? h.v : raised};
 }
+// 1.5 * 2^23: a sum with it has no bits below one and holds an integer in its lowest bits, for |x| < 2^22.
+constexpr float integer_shift = 12582912.0f;
 static inline Vec round(Vec x) {
-    // Adding 1.5 * 2^23 leaves no bits below one: right for |x| < 2^22, which is all that exp2 asks for.
-    const Vec shift = Vec::all(12582912.0f);
+    const Vec shift = Vec::all(integer_shift);
     return (x + shift) - shift;
 }
 static inline Vec times_power_of_two(Vec x, Vec exponent) {
-    Vec::Ints bits;
-    for (int i = 0; i < Vec::lanes; ++i) bits[i] = (std::int32_t(exponent.v[i]) + 127) << 23;
-    return {x.v * (Vec::Floats)bits};
+    const Vec::Bits integer = (Vec::Bits)(exponent + Vec::all(integer_shift)).v;
+    return {x.v * (Vec::Floats)((integer + 127) << 23)};
 }
 static inline Vec reciprocal(Vec x) { return {Vec::all(1.0f).v / x.v}; }
 static inline Vec rough_reciprocal(Vec x) { return reciprocal(x); }
