@@ -63,7 +63,7 @@ def load_parts(
     if isinstance(name, str) and name in weights.available():
         return _directory(weights.path(name))
     try:
-        found = Path(name).exists()
+        found = os.fspath(name) != "" and Path(name).exists()
     except (TypeError, ValueError, OSError):
         found = False
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +28,15 @@ TINY: dict[str, Any] = {
 UPSAMPLER = TINY | {"image_size": 32, "channel_mult": "1,1,2", "super_res": True, "noise_schedule": "linear"}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only get in each other's way on layers this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def tiny_stage(**options: Any) -> Stage:
     stage = Stage.fresh(options)
     golden.fill(stage.model)
@@ -41,6 +51,12 @@ def base() -> Stage:
 @pytest.fixture(scope="session")
 def upsampler() -> Stage:
     return tiny_stage(**UPSAMPLER)
+
+
+@pytest.fixture
+def own_base() -> Stage:
+    """A base model of the test's own, to convert or to train."""
+    return tiny_stage(**TINY)
 
 
 @pytest.fixture

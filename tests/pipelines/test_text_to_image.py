@@ -150,7 +150,9 @@ def test_output_types_agree(pipe: GlidePipeline, output_type: str) -> None:
         else:
             images = getattr(got, field)
             assert [image.mode for image in images] == ["RGB", "RGB"]
-            np.testing.assert_allclose(np.stack([np.asarray(i) for i in images]) / 255, tensors, atol=0.5001 / 255)
+            np.testing.assert_allclose(
+                np.stack([np.asarray(i) for i in images]) / 255, tensors, atol=0.5001 / 255
+            )
 
 
 def test_seeds_from_generators_and_from_torch(base_only: GlidePipeline) -> None:
@@ -217,31 +219,12 @@ def test_models_do_not_drop_out(base_only: GlidePipeline) -> None:
     assert torch.equal(make(base_only).images, want)
 
 
-def test_bf16_is_close_to_fp32(settings: dict[str, Any]) -> None:
-    from support import golden
-
-    stage = Stage.fresh({**_tiny()})
-    golden.fill(stage.model)
-    pipe = GlidePipeline(stage, settings=settings)
-    exact = make(pipe, sampler="ddim", guidance_scale=1.0).images
+def test_bf16_is_close_to_fp32(own_base: Stage, settings: dict[str, Any]) -> None:
+    pipe = GlidePipeline(own_base, settings=settings)
+    options = {"sampler": "ddim", "guidance_scale": 1.0}
+    exact = make(pipe, **options).images
     assert pipe.to(dtype="bf16") is pipe
     assert pipe.dtype == torch.bfloat16
-    rounded = make(pipe, sampler="ddim", guidance_scale=1.0).images
+    rounded = make(pipe, **options).images
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().mean() < 0.05
-
-
-def _tiny() -> dict[str, Any]:
-    return {
-        "image_size": 16,
-        "num_channels": 32,
-        "norm_groups": 8,
-        "channel_mult": "1,2",
-        "num_res_blocks": 1,
-        "num_head_channels": 16,
-        "attention_resolutions": "8",
-        "text_ctx": 8,
-        "xf_width": 32,
-        "xf_layers": 1,
-        "xf_heads": 1,
-    }

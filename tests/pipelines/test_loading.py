@@ -1,0 +1,173 @@
+"""Where pipelines come from and go to: directories, shipped models, released checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import golden
+
+from glide_fast import weights
+from glide_fast.checkpoints import save_pipeline_directory
+from glide_fast.errors import CheckpointError, InvalidInputError
+from glide_fast.models.clip import CLIPModel
+from glide_fast.pipelines import GlidePipeline, Stage, clip_component, loading
+
+
+def make(pipe: GlidePipeline, **options: Any) -> torch.Tensor:
+    return pipe("a red circle", **{"seed": 5, "output_type": "pt", "progress": False} | options).images
+
+
+def test_round_trip(pipe: GlidePipeline, tmp_path: Path) -> None:
+    pipe.settings |= {"sampler": "plms", "guidance_scale": 2.0, "trained_on": "shapes"}
+    pipe.save_pretrained(tmp_path / "saved")
+    again = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    assert again.settings | pipe.settings == again.settings
+    assert again.settings["upsample_temp"] == 0.997
+    assert again.clip is None
+    assert torch.equal(make(again), make(pipe))
+    assert not torch.equal(make(again), make(pipe, sampler="ddpm"))
+    again.save_pretrained(tmp_path / "saved")
+    assert torch.equal(make(GlidePipeline.from_pretrained(str(tmp_path / "saved"), device="cpu")), make(pipe))
+
+
+def test_one_stage_and_a_clip(base: Stage, clip: CLIPModel, settings: dict[str, Any], tmp_path: Path) -> None:
+    pipe = GlidePipeline(base, clip=clip, settings=settings)
+    pipe.save_pretrained(tmp_path / "saved")
+    again = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    assert again.upsampler is None
+    options = {"clip_guidance_scale": 5.0}
+    assert torch.equal(make(again, **options), make(pipe, **options))
+    assert not torch.equal(make(again, **options), make(again))
+    assert repr(again) == "GlidePipeline(base=16 px, clip, cpu, torch.float32)"
+
+
+def test_only_our_clip_can_be_saved(base: Stage, tmp_path: Path) -> None:
+    class Other:
+        def cond_fn(self, prompts: list[str], grad_scale: float) -> Any: ...
+
+    with pytest.raises(InvalidInputError, match=r"^clip"):
+        GlidePipeline(base, clip=Other()).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_precision_and_device_are_chosen_on_loading(base_only: GlidePipeline, tmp_path: Path) -> None:
+    base_only.save_pretrained(tmp_path / "saved")
+    loaded = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype=torch.bfloat16)
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.device == torch.device("cpu")
+    # What was converted is saved as it is, and read into fp32 again where that is asked for.
+    loaded.save_pretrained(tmp_path / "rounded")
+    again = GlidePipeline.from_pretrained(tmp_path / "rounded", device="cpu", dtype="fp32")
+    assert again.base is not None
+    assert loaded.base is not None
+    assert again.dtype == torch.float32
+    for name, value in again.base.model.state_dict().items():
+        assert value.dtype != torch.bfloat16
+        torch.testing.assert_close(
+            value, loaded.base.model.state_dict()[name].to(value.dtype), rtol=0, atol=0
+        )
+    with pytest.raises(InvalidInputError, match="fp16 on a CPU"):
+        GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="fp16")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "", "a/b/c", None, 7])
+def test_unknown_names_list_what_there_is(name: Any) -> None:
+    with pytest.raises(
+        InvalidInputError,
+        match=r"name: got .*'official', 'official-inpaint', 'official-clip'.*save_pretrained",
+    ):
+        GlidePipeline.from_pretrained(name, device="cpu")
+
+
+def test_foreign_and_incomplete_directories(pipe: GlidePipeline, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        GlidePipeline.from_pretrained(tmp_path, device="cpu")
+
+    pipe.save_pretrained(tmp_path / "cut")
+    (tmp_path / "cut" / "base" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="base"):
+        GlidePipeline.from_pretrained(tmp_path / "cut", device="cpu")
+
+    assert pipe.base is not None
+    kind, options, state = pipe.base.component()
+    save_pipeline_directory(tmp_path / "kind", {}, {"base": ("clip_text", options, state)})
+    with pytest.raises(CheckpointError, match="'clip_text'"):
+        GlidePipeline.from_pretrained(tmp_path / "kind", device="cpu")
+    save_pipeline_directory(tmp_path / "names", {}, {"prior": (kind, options, state)})
+    with pytest.raises(CheckpointError, match="prior"):
+        GlidePipeline.from_pretrained(tmp_path / "names", device="cpu")
+    state.pop("out.2.weight")
+    save_pipeline_directory(tmp_path / "keys", {}, {"base": (kind, options, state)})
+    with pytest.raises(CheckpointError, match=r"out\.2\.weight"):
+        GlidePipeline.from_pretrained(tmp_path / "keys", device="cpu")
+
+
+def test_shipped_models(base_only: GlidePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline directory beside the weights module is available by its name, before a directory of the same name."""
+    for name in weights.available():
+        assert json.loads((weights.path(name) / "pipeline.json").read_text())["components"]
+    room = tmp_path / "room"
+    base_only.save_pretrained(room / "toy")
+    (room / "not a model").mkdir()
+    monkeypatch.setattr(weights, "_ROOM", room)
+    (tmp_path / "elsewhere" / "toy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert weights.available() == ["toy"]
+    assert weights.path("toy") == room / "toy"
+    assert torch.equal(make(GlidePipeline.from_pretrained("toy", device="cpu")), make(base_only))
+    with pytest.raises(CheckpointError):
+        GlidePipeline.from_pretrained("./toy", device="cpu")
+    with pytest.raises(InvalidInputError, match="name: got 'other'; accepted: one of 'toy'"):
+        weights.path("other")
+
+
+def test_released_models(
+    base: Stage, upsampler: Stage, clip: CLIPModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The released names load the released checkpoints; the network and the sizes are stood in for by tiny ones."""
+    asked: list[str] = []
+    tiny = {
+        "base": base,
+        "upsample": upsampler,
+        "base-inpaint": Stage.fresh(base.options | {"inpaint": True}),
+        "upsample-inpaint": Stage.fresh(upsampler.options | {"inpaint": True}),
+    }
+    for name in ("base-inpaint", "upsample-inpaint"):
+        golden.fill(tiny[name].model)
+    encoders = {"clip/text-enc": clip.text_encoder, "clip/image-enc": clip.image_encoder}
+
+    def load(name: str, device: str, progress: bool, cache_dir: Any) -> dict[str, torch.Tensor]:
+        asked.append(name)
+        return tiny[name].model.state_dict() if name in tiny else encoders[name].state_dict()
+
+    monkeypatch.setattr(loading, "load_checkpoint", load)
+    monkeypatch.setattr(clip_component, "load_checkpoint", load)
+    monkeypatch.setattr(loading, "preset", lambda name: tiny[name].options)
+    create = clip_component.create_clip_model
+    monkeypatch.setattr(
+        clip_component, "create_clip_model", lambda device: create(clip.config, device=device)
+    )
+
+    options = {"num_inference_steps": 3, "upsample_steps": 2}
+    official = GlidePipeline.from_pretrained("official", device="cpu")
+    assert asked == ["base", "upsample"]
+    assert torch.equal(make(official, **options), make(GlidePipeline(base, upsampler), **options))
+
+    asked.clear()
+    inpainting = GlidePipeline.from_pretrained("official-inpaint", device="cpu")
+    assert asked == ["base-inpaint", "upsample-inpaint"]
+    assert inpainting.settings == {"guidance_scale": 5.0, "upsample_sampler": "ddpm"}
+    assert inpainting.base is not None
+    assert inpainting.base.inpaints
+
+    asked.clear()
+    guided = GlidePipeline.from_pretrained("official-clip", device="cpu")
+    assert sorted(asked) == ["base", "clip/image-enc", "clip/text-enc", "upsample"]
+    want = GlidePipeline(base, upsampler, clip)
+    assert torch.equal(
+        make(guided, clip_guidance_scale=9.0, **options), make(want, clip_guidance_scale=9.0, **options)
+    )
