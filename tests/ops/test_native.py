@@ -1,0 +1,65 @@
+"""Loading the C++ library, and saying why there is none."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from glide_fast.ops import native
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """No library and no record, until the test writes one to the path it is given."""
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    record = tmp_path / "_build.json"
+    monkeypatch.setattr(native, "RECORD", record)
+    monkeypatch.setattr(importlib, "import_module", absent)
+    native._load.cache_clear()
+    native.build_record.cache_clear()
+    yield record
+    native._load.cache_clear()
+    native.build_record.cache_clear()
+
+
+def test_the_library_or_a_reason_but_not_both() -> None:
+    assert (native.load() is None) == (native.why_missing() is not None)
+
+
+def test_never_installed(unloaded: Path) -> None:
+    assert native.load() is None
+    assert "pip install -e ." in str(native.why_missing())
+
+
+def test_the_reason_is_the_one_that_the_build_recorded(unloaded: Path) -> None:
+    unloaded.write_text(json.dumps({"native": False, "why_not": "no ninja found"}))
+    assert native.why_missing() == "the native library was not built: no ninja found"
+
+
+def test_built_for_another_python(unloaded: Path) -> None:
+    unloaded.write_text(json.dumps({"native": True, "cxx": "g++"}))
+    assert native.why_missing() == "the native library was not built: built for another Python"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_broken_record_is_no_record(unloaded: Path, text: str) -> None:
+    unloaded.write_text(text)
+    assert native.build_record() is None
+    assert native.load() is None
+
+
+def test_a_library_that_does_not_load(unloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert native.why_missing() == (
+        "the native library does not load: libgomp.so.1: cannot open shared object file"
+    )
