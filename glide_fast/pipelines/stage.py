@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from glide_fast.checkpoints import load_into
 from glide_fast.diffusion.respacing import SpacedDiffusion
@@ -18,6 +19,27 @@ from glide_fast.pipelines.conditioning import PromptEncoder
 
 KIND = "unet"
 """What a stage is called in a pipeline directory."""
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves new layers' memory as it comes: random values for half a billion weights take seconds.
+
+    (The meta device would do, but imports torch's decompositions, which takes seconds too.)
+    """
+
+    _SKIPPED = (
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._SKIPPED:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class Stage:
@@ -46,7 +68,7 @@ class Stage:
     @classmethod
     def from_state(cls, options: Mapping[str, Any], state: Mapping[str, Tensor], *, source: str) -> Stage:
         """A stage with given weights, fp32 on the CPU; CheckpointError naming ``source`` where they do not fit."""
-        with torch.device("meta"):  # initial values would only be thrown away
+        with _Uninitialised():  # load_into replaces every value, or raises
             model, _ = build(complete(options))
         load_into(model, state, source=source)
         model.convert_to(torch.float32)

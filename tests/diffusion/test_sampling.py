@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glide_fast.diffusion.noise import BASE_STREAMS, UPSAMPLER_STREAMS, philox_normal
 from glide_fast.diffusion.respacing import SpacedDiffusion, space_timesteps
@@ -202,3 +203,41 @@ def test_global_random_state_is_left_alone() -> None:
 def test_bad_input(options: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^{named}:"):
         run(**options)
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Fails on whatever makes the host wait for a device."""
+
+    READING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.READING, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_step_reads_nothing_back_and_keeps_its_buffers(rule: str, guided: bool) -> None:
+    """What capturing a step and replaying it asks for: the index is on the device, addresses do not change."""
+    known = torch.rand(3, *SHAPE) * 2 - 1
+    options: dict[str, Any] = {"rule": rule, "known": known, "known_mask": torch.ones(3, 1, 8, 8).tril()}
+    seen: set[int] = set()
+
+    def denoiser(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.add(x.data_ptr())
+        if not guided:
+            return network(x, timesteps)
+        (a, b), (s, t) = x.chunk(2), timesteps.chunk(2)
+        return torch.cat([network(a, s), 0.5 * network(b, t)])
+
+    loop = SamplingLoop(denoiser, process(), SEEDS, SHAPE, guidance_scale=2.0 if guided else None, **options)
+    loop.reset()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NothingReadBack():
+        torch.ones(2)[torch.tensor(0)]  # indexing with a scalar tensor is what the loop avoids
+    with torch.inference_mode(), NothingReadBack():
+        for _ in range(loop.total):
+            loop.advance()
+    assert len(seen) == 1
+    stepped = loop.x.clone()
+    assert torch.equal(stepped, loop.run())
