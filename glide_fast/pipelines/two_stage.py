@@ -43,9 +43,8 @@ def run_base(
     ``image`` ``[N, 3, size, size]`` is noised to the last ``strength`` of the process and sampled from there.
     """
     process = stage.process(str(plan.num_inference_steps))
-    guidance_scale = (
-        None if plan.guidance_scale == 1.0 else plan.guidance_scale
-    )  # a scale of 1 is the plain prediction
+    # A scale of 1 is the conditional prediction itself, at half the cost.
+    guidance_scale = None if plan.guidance_scale == 1.0 else plan.guidance_scale
     text = stage.prompts.encode(plan.prompts)
     if guidance_scale is not None:
         text = doubled(text, stage.prompts.encode(plan.negative_prompts))
