@@ -18,7 +18,9 @@ class WeightAverage(Generic[M]):
     """
 
     def __init__(self, model: M, decay: float) -> None:
-        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
+        # Its tables never change, and take longer to copy than the weights.
+        tokenizer = getattr(model, "tokenizer", None)
+        self.model: M = copy.deepcopy(model, {id(tokenizer): tokenizer}).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()

@@ -151,7 +151,7 @@ class Trainer:
         self.scaler.update()
         self.average.update(self.model, self.step)
         self.step += 1
-        return {name: float(value.mean()) for name, value in losses.items()} | {
+        return {name: float(value.detach().mean()) for name, value in losses.items()} | {
             "grad_norm": float(norm),
             "lr": rate,
         }

@@ -64,8 +64,9 @@ class RunDirectory:
         try:
             state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle can end in any of them
+            # What torch says here advises to switch its safety off, so it is left to the traceback.
             raise CheckpointError(
-                f"{self.checkpoint_path} cannot be read ({error}); delete it to start over"
+                f"{self.checkpoint_path} is damaged or not a torch checkpoint; delete it to start over"
             ) from error
         missing = [name for name in STATE if not isinstance(state, dict) or name not in state]
         if missing:
