@@ -1,0 +1,37 @@
+"""``glide-fast convert``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glide_fast.cli.files import read_json_object
+from glide_fast.cli.options import Json, Overwrite, Quiet
+from glide_fast.errors import InvalidInputError
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .pt or .safetensors file.")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Directory to write.")],
+    options: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with options that shapes do not show, such as num_head_channels."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn an official checkpoint into a directory of config.json and model.safetensors."""
+    if not overwrite and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InvalidInputError(f"OUT_DIR: {out_dir} exists; accepted: another directory, or --overwrite")
+    extra = None if options is None else read_json_object(options, "options")
+    from glide_fast.checkpoints import convert_official
+
+    kind, merged = convert_official(checkpoint, out_dir, extra)
+    if as_json:
+        typer.echo(json.dumps({"directory": str(out_dir), "kind": kind, "options": merged}, indent=2))
+    elif not quiet:
+        typer.echo(str(out_dir))

@@ -1,0 +1,143 @@
+"""Where pictures go and what is read from files; everything is checked before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glide_fast.errors import InvalidInputError, invalid
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GRID_NAME = "grid.png"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Files of a run. ``pictures`` has one entry an image; None where an image is only part of the grid."""
+
+    pictures: list[Path | None]
+    grid: Path | None
+
+    def all(self, low_res: bool) -> list[Path]:
+        """Every file the run will write."""
+        files = [file for file in (*self.pictures, self.grid) if file is not None]
+        return files + [low_res_file(file) for file in files] if low_res else files
+
+
+def low_res_file(file: Path) -> Path:
+    """Where the base model's picture goes that ``file`` was enlarged from."""
+    return file.with_name(f"{file.stem}.low-res.png")
+
+
+def is_directory(output: Path) -> bool:
+    """Whether ``output`` names a directory: an existing one, or a name without a suffix."""
+    return output.is_dir() or not output.suffix
+
+
+def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
+    """The files for ``each`` pictures of every prompt; see :data:`glide_fast.cli.options.Output`.
+
+    Raises InvalidInputError for a file that is no .png, or whose directory is missing or not writable.
+    """
+    count = prompts * each
+    if is_directory(output):
+        _require_writable(output, create=True)
+        numbers = [
+            f"{prompt:04d}" if each == 1 else f"{prompt:04d}-{picture}"
+            for prompt in range(1, prompts + 1)
+            for picture in range(1, each + 1)
+        ]
+        return Layout([output / f"{number}.png" for number in numbers], output / GRID_NAME if grid else None)
+    if output.suffix.lower() != ".png":
+        raise invalid(
+            "output", str(output), "a .png file (its metadata holds prompt and settings), or a directory"
+        )
+    _require_writable(output.parent, create=False)
+    if count == 1:
+        return Layout([output], None)
+    if grid is False:
+        width = len(str(count))
+        names = [f"{output.stem}-{number:0{width}d}{output.suffix}" for number in range(1, count + 1)]
+        return Layout([output.with_name(name) for name in names], None)
+    return Layout([None] * count, output)
+
+
+def _require_writable(directory: Path, *, create: bool) -> None:
+    place = directory
+    while create and not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise invalid("output", str(directory), "a place in an existing directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise invalid("output", str(directory), "a directory that can be written to")
+
+
+def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
+    """InvalidInputError where a file exists that ``--overwrite`` does not allow to replace."""
+    existing = [] if overwrite else [file for file in files if file.exists()]
+    if existing:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise InvalidInputError(f"output: {existing[0]}{more} exists; accepted: another name, or --overwrite")
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The prompts of a UTF-8 text file, one a line; blank lines are skipped."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise invalid(
+            "prompts", str(file), f"a file with a prompt on each line ({error.strerror})"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise invalid("prompts", str(file), f"UTF-8 text ({error.reason} at byte {error.start})") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise invalid("prompts", str(file), "a file with at least one prompt")
+    return prompts
+
+
+def read_json_object(file: Path, argument: str) -> dict[str, Any]:
+    """A JSON file that holds one object."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise invalid(argument, str(file), f"a JSON file ({error.strerror})") from error
+    except ValueError as error:
+        raise invalid(argument, str(file), f"a JSON file ({error})") from error
+    if not isinstance(value, dict):
+        raise invalid(argument, str(file), "a JSON file with an object, {...}")
+    return value
+
+
+def read_picture(file: Path, argument: str) -> Image:
+    """A picture file as RGB, upright as its EXIF data say; one with see-through pixels is refused."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                if picture.getchannel("A").getextrema() != (255, 255):
+                    raise invalid(
+                        argument,
+                        f"{file}, which has transparent pixels",
+                        "an opaque picture; flatten it first",
+                    )
+            return picture.convert("RGB")
+    except OSError as error:
+        reason = error.strerror or "it is damaged or of no known format"
+        raise invalid(argument, str(file), f"a picture file ({reason})") from error
+    except Image.DecompressionBombError as error:
+        raise invalid(argument, str(file), f"a picture of reasonable size ({error})") from error
+
+
+def read_mask(file: Path, argument: str) -> Image:
+    """A black and white picture file as mode L; what is neither is refused where the mask is used."""
+    return read_picture(file, argument).convert("L")

@@ -1,0 +1,80 @@
+"""``glide-fast inpaint``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from glide_fast.cli import options as opt
+from glide_fast.cli.files import lay_out, read_mask, read_picture
+from glide_fast.cli.run import Request, run
+from glide_fast.errors import invalid
+
+
+def inpaint(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A square picture.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="A black and white picture of the same size.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture is to show.")],
+    white: Annotated[
+        Literal["keep", "repaint"],
+        typer.Option(help="What the mask's white pixels mean; tools disagree, so say it."),
+    ],
+    output: opt.Output = Path("out.png"),
+    model: opt.Model = "small",
+    steps: opt.Steps = None,
+    upsample_steps: opt.UpsampleSteps = None,
+    guidance_scale: opt.GuidanceScale = None,
+    negative_prompt: opt.NegativePrompt = None,
+    num_images: opt.NumImages = 1,
+    seed: opt.Seed = None,
+    sampler: opt.Sampler = None,
+    batch_size: opt.BatchSize = 8,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    grid: opt.Grid = None,
+    low_res: opt.LowRes = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Repaint part of a picture; the rest stays as it is."""
+    picture, marks = read_picture(image, "IMAGE"), read_mask(mask, "MASK")
+    if picture.width != picture.height:
+        raise invalid(
+            "IMAGE", f"{picture.width}x{picture.height} pixels", "a square picture; crop or pad it first"
+        )
+    if marks.size != picture.size:
+        raise invalid(
+            "MASK",
+            f"{marks.width}x{marks.height} pixels",
+            f"the size of IMAGE, {picture.width}x{picture.height}",
+        )
+    masks = {"keep_mask" if white == "keep" else "repaint_mask": marks}
+
+    def call(pipeline: Any, batch: list[str], **kwargs: Any) -> Any:
+        return pipeline.inpaint(batch, picture, **masks, **kwargs)
+
+    request = Request(
+        model=model,
+        device=device,
+        dtype=dtype,
+        prompts=[prompt] * num_images,
+        each=num_images,
+        seed=seed,
+        layout=lay_out(output, 1, num_images, grid),
+        low_res=low_res,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        options=opt.given(
+            num_inference_steps=steps,
+            upsample_steps=upsample_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            sampler=sampler,
+        ),
+        call=call,
+        about={"image": image.name, "mask": mask.name, "white": white},
+    )
+    run(request, as_json=as_json, quiet=quiet)

@@ -1,0 +1,70 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A .png file, or a directory. Several pictures in one file are a grid, or numbered files with --no-grid.",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(help="small (ships with the package), official (downloads), or a pipeline directory."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, help="Steps of the base model.", show_default="the model's own"),
+]
+UpsampleSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the upsampler.", show_default="the model's own")
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(help="How strongly to follow the prompt; 1 is no guidance.", show_default="the model's own"),
+]
+NegativePrompt = Annotated[str | None, typer.Option(help="What to steer away from.")]
+NumImages = Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Of the first picture; the others count up.", show_default="drawn, and printed"),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(help="ddpm, ddim, plms, dpm++2m or euler-a.", show_default="the model's own"),
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Pictures made at once; their content does not depend on it.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp16 on a GPU, fp32 elsewhere")
+]
+Grid = Annotated[
+    bool | None,
+    typer.Option(
+        "--grid/--no-grid", help="All pictures in one.", show_default="on for a file, off for a directory"
+    ),
+]
+LowRes = Annotated[
+    bool, typer.Option("--low-res", help="Keep the base model's pictures too, as NAME.low-res.png.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print files, seeds, settings and timings as JSON.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the others are left to the model's settings."""
+    return {name: value for name, value in options.items() if value is not None}

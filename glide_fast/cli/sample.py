@@ -1,0 +1,79 @@
+"""``glide-fast sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glide_fast.cli import options as opt
+from glide_fast.cli.files import is_directory, lay_out, read_prompts
+from glide_fast.cli.run import Request, run
+from glide_fast.errors import InvalidInputError, invalid
+
+
+def sample(
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw.")] = None,
+    output: opt.Output = Path("out.png"),
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a prompt on each line, instead of PROMPT. The output is a directory; run again after an "
+            "interruption, it makes what is missing."
+        ),
+    ] = None,
+    model: opt.Model = "small",
+    steps: opt.Steps = None,
+    upsample_steps: opt.UpsampleSteps = None,
+    guidance_scale: opt.GuidanceScale = None,
+    negative_prompt: opt.NegativePrompt = None,
+    num_images: opt.NumImages = 1,
+    seed: opt.Seed = None,
+    sampler: opt.Sampler = None,
+    clip_guidance_scale: Annotated[
+        float | None, typer.Option(help="Guidance by a noise-aware CLIP, of a model that has one.")
+    ] = None,
+    batch_size: opt.BatchSize = 8,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    grid: opt.Grid = None,
+    low_res: opt.LowRes = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Draw pictures of prompts."""
+    if bool(prompt) == (prompts is not None):
+        given = "both PROMPT and --prompts" if prompt else "neither PROMPT nor --prompts"
+        raise InvalidInputError(f"prompt: got {given}; accepted: one or more prompts, or --prompts FILE")
+    if prompts is not None and not is_directory(output):
+        raise invalid("output", str(output), "a directory, with --prompts")
+    texts = list(prompt or []) if prompts is None else read_prompts(prompts)
+
+    def call(pipeline: Any, batch: list[str], **kwargs: Any) -> Any:
+        return pipeline(batch, **kwargs)
+
+    request = Request(
+        model=model,
+        device=device,
+        dtype=dtype,
+        prompts=[text for text in texts for _ in range(num_images)],
+        each=num_images,
+        seed=seed,
+        layout=lay_out(output, len(texts), num_images, grid),
+        low_res=low_res,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        options=opt.given(
+            num_inference_steps=steps,
+            upsample_steps=upsample_steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            sampler=sampler,
+            clip_guidance_scale=clip_guidance_scale,
+        ),
+        call=call,
+        resume=prompts is not None,
+    )
+    run(request, as_json=as_json, quiet=quiet)
