@@ -9,7 +9,8 @@ import typer
 
 from glide_fast.cli import options as opt
 from glide_fast.cli.files import is_directory, lay_out, read_prompts
-from glide_fast.cli.run import Request, run
+from glide_fast.cli.request import Request
+from glide_fast.cli.run import run
 from glide_fast.errors import InvalidInputError, invalid
 
 

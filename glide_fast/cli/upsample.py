@@ -9,7 +9,8 @@ import typer
 
 from glide_fast.cli import options as opt
 from glide_fast.cli.files import lay_out, read_picture
-from glide_fast.cli.run import Request, run
+from glide_fast.cli.request import Request
+from glide_fast.cli.run import run
 
 
 def upsample(

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from glide_fast.checkpoints import save_pipeline_directory
 from glide_fast.data.dataset import FORMAT
+from glide_fast.models.factory import build
 from glide_fast.train.config import TrainConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (30, 80, 220), "white": (250, 250, 250)}
@@ -72,3 +75,22 @@ def train_config(data: Path, /, **changes: Any) -> TrainConfig:
         "sample_every": 0,
     }
     return TrainConfig(**settings | changes)
+
+
+def write_pipeline(directory: Path, *, upsampler: bool = True) -> Path:
+    """A pipeline directory of random weights: 16 px, enlarged to 32 px, in very few steps."""
+    torch.manual_seed(3)
+    kinds = {"base": MODEL}
+    if upsampler:
+        kinds["upsampler"] = MODEL | {"super_res": True, "image_size": 32, "channel_mult": "1,1,2"}
+    components = {}
+    for name, changes in kinds.items():
+        options = changes | {"vocab_rows": 8, "use_fp16": False}
+        model, _ = build(options)
+        state = model.state_dict()
+        # A fresh network's last convolution is zero, which would make every prompt draw the same.
+        state["out.2.weight"] = torch.randn_like(state["out.2.weight"]) * 0.05
+        components[name] = ("unet", options, state)
+    settings = {"num_inference_steps": 4, "upsample_steps": 2, "guidance_scale": 2.0, "sampler": "ddim"}
+    save_pipeline_directory(directory, settings, components)
+    return directory

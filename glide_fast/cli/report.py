@@ -1,0 +1,69 @@
+"""What a run says about itself when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from glide_fast import __version__
+from glide_fast.cli.files import low_res_file
+from glide_fast.cli.request import Picture, Request
+
+_SHOWN_SEEDS = 4
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of a finished run; ``load_seconds`` and ``sample_seconds`` are wall-clock time."""
+
+    request: Request
+    settings: dict[str, Any]
+    pictures: list[Picture]
+    device: str
+    load_seconds: float
+    sample_seconds: float
+
+    @property
+    def made(self) -> list[Picture]:
+        """Without those that were there already."""
+        return [picture for picture in self.pictures if not picture.skipped]
+
+    @property
+    def images_per_second(self) -> float | None:
+        """None where there was nothing to do."""
+        return len(self.made) / self.sample_seconds if self.made else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Files, seeds, settings and timings."""
+        speed, grid = self.images_per_second, self.request.layout.grid
+        return {
+            "version": __version__,
+            "device": self.device,
+            "settings": self.settings,
+            "images": [self._entry(picture) for picture in self.pictures],
+            "grid": None if grid is None else str(grid),
+            "seconds": {"load": round(self.load_seconds, 3), "sample": round(self.sample_seconds, 3)},
+            "images_per_second": None if speed is None else round(speed, 4),
+        }
+
+    def _entry(self, picture: Picture) -> dict[str, Any]:
+        file = picture.file
+        small = None if file is None or not self.request.low_res else low_res_file(file)
+        return {
+            "prompt": picture.prompt,
+            "seed": picture.seed,
+            "file": None if file is None else str(file),
+            "low_res_file": None if small is None else str(small),
+            "skipped": picture.skipped,
+        }
+
+    def as_line(self) -> str:
+        """The same in one line for people."""
+        made, speed = self.made, self.images_per_second
+        skipped = len(self.pictures) - len(made)
+        parts = [f"{len(made)} made" + (f", {skipped} there already" if skipped else "")]
+        if speed is not None:
+            parts[0] += f" in {self.sample_seconds:.1f} s ({speed:.2g} images/s)"
+            seeds = ", ".join(str(picture.seed) for picture in made[:_SHOWN_SEEDS])
+            parts.append(f"seeds {seeds}" + (", ..." if len(made) > _SHOWN_SEEDS else ""))
+        return "; ".join([*parts, f"{self.device}, {self.settings['dtype']}"])

@@ -1,0 +1,50 @@
+"""Going on with a directory of pictures: what is there and made alike is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from glide_fast.cli.files import low_res_file, read_picture, refuse_existing
+from glide_fast.cli.pictures import read_text, record
+from glide_fast.cli.request import Picture, Request
+from glide_fast.errors import InvalidInputError
+
+
+def resume(request: Request, pictures: list[Picture], settings: dict[str, Any]) -> None:
+    """Mark the pictures that are there as skipped; a grid that is there must be theirs, and is written again.
+
+    Raises InvalidInputError where a file was made with another prompt, seed or settings, naming them.
+    """
+    for picture in pictures:
+        _resume_picture(request, picture, settings)
+    grid = request.layout.grid
+    if grid is not None and grid.exists():
+        prompts, seeds = [picture.prompt for picture in pictures], [picture.seed for picture in pictures]
+        _require_same(grid, read_text(grid), record(prompts, seeds, settings))
+
+
+def _resume_picture(request: Request, picture: Picture, settings: dict[str, Any]) -> None:
+    """Skip a picture that is there; InvalidInputError where its file is another picture's."""
+    file = picture.file
+    if file is None or not file.exists():
+        refuse_existing([low_res_file(file)] if file is not None and request.low_res else [], overwrite=False)
+        return
+    text = read_text(file)
+    if request.seed is None and text.get("seed", "").isdecimal():
+        picture.seed = int(text["seed"])  # any seed will do, so the one it was made with does
+    _require_same(file, text, record([picture.prompt], [picture.seed], settings))
+    # Killed between the two files, it is made again for its first stage.
+    picture.skipped = not request.low_res or low_res_file(file).exists()
+    if picture.skipped and request.layout.grid is not None:
+        picture.image = read_picture(file, "output")
+        picture.low_res = read_picture(low_res_file(file), "output") if request.low_res else None
+
+
+def _require_same(file: Path, text: dict[str, str], wanted: dict[str, str]) -> None:
+    differing = [name for name in wanted if name != "version" and text.get(name) != wanted[name]]
+    if differing:
+        shown = "; ".join(f"{name}: {text.get(name)!r} there, {wanted[name]!r} now" for name in differing)
+        raise InvalidInputError(
+            f"output: {file} was made differently ({shown}); accepted: another directory, or --overwrite"
+        )
