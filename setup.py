@@ -101,13 +101,12 @@ class NinjaFile:
         self.build_dir, self.library = build_dir, library
         self.objects: list[str] = []
         self.defines = ""
-        self.libraries = ""
+        self.link = "$cxx -shared -fopenmp"
         self.rules = [
             "ninja_required_version = 1.5",
             f"cxx = {shlex.join(cxx)}",
             f"cxxflags = {CXX_FLAGS} {includes}",
             "rule cxx\n  command = $cxx -MMD -MF $out.d $cxxflags $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-            "rule link\n  command = $cxx -shared -fopenmp $in -o $out $libraries",
         ]
         self.builds: list[str] = []
 
@@ -135,14 +134,15 @@ class NinjaFile:
         ]
         for source in cuda_sources():
             self.add("nvcc", source, f"{source.stem}.cuda", "")
-        home = Path(nvcc).resolve().parents[1]
-        self.libraries = f"-L{quoted(home / 'lib64')} -lcudart_static -ldl -lrt -lpthread"
+        # nvcc links, since it knows where its toolkit keeps the static runtime.
+        self.link = "$nvcc -shared -cudart=static -Xcompiler=-fopenmp"
         self.defines = "-DGLIDE_FAST_CUDA"
 
     def write(self) -> None:
         self.add("cxx", CSRC / "bindings.cpp", "bindings", f"-O1 {self.defines}")  # glue: nothing to optimise
-        link = f"build {quoted(self.library)}: link {' '.join(self.objects)}\n  libraries = {self.libraries}"
-        text = "\n".join([*self.rules, *self.builds, link, f"default {quoted(self.library)}", ""])
+        rule = f"rule link\n  command = {self.link} $in -o $out"
+        link = f"build {quoted(self.library)}: link {' '.join(self.objects)}"
+        text = "\n".join([*self.rules, rule, *self.builds, link, f"default {quoted(self.library)}", ""])
         self.build_dir.mkdir(parents=True, exist_ok=True)
         (self.build_dir / "build.ninja").write_text(text)
 
@@ -157,7 +157,7 @@ def run_ninja(build_dir: Path) -> None:
     )
     if result.returncode:
         (build_dir / "build.log").write_text(result.stdout)
-        raise CannotBuild(f"compilation failed:\n{result.stdout[-4000:]}")
+        raise CannotBuild(f"compilation failed:\n{result.stdout[result.stdout.find('FAILED:') :][-2000:]}")
 
 
 def build_native(build_dir: Path, library: Path) -> dict[str, object]:
