@@ -120,11 +120,19 @@ class TrainConfig:
             raise InvalidInputError(f"training settings: {' and '.join(missing)} missing")
         return cls(**values)
 
-    def resumable_as(self, other: TrainConfig) -> list[str]:
-        """Names of settings in which ``other`` would continue this run differently."""
+    def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+        """Settings in which ``other`` would continue this run differently: name -> (here, there); a model's options apart."""
         free = {"log_every", "save_every", "sample_every", "compile", "data"}
-        mine, theirs = self.to_json(), other.to_json()
-        return [name for name in mine if name not in free and mine[name] != theirs[name]]
+        mine, theirs = self._flat(), other._flat()
+        return {
+            name: (mine.get(name), theirs.get(name))
+            for name in mine | theirs
+            if name not in free and mine.get(name) != theirs.get(name)
+        }
+
+    def _flat(self) -> dict[str, Any]:
+        values = self.to_json()
+        return {f"model[{name!r}]": value for name, value in values.pop("model").items()} | values
 
 
 def _check_type(name: str, value: object, kind: type) -> None:

@@ -72,6 +72,8 @@ class Trainer:
             raise invalid(
                 "precision", "fp16", "bf16 or fp32 on a CPU, where fp16 is hundreds of times slower"
             )
+        self.files = RunDirectory(directory)
+        self.files.check(config)
         data = SceneDataset(config.data)
         tokens, mask = caption_tokens(data.captions, config.options()["text_ctx"])
         self.options = model_options(config, tokens)
@@ -90,7 +92,6 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.step = 0
 
-        self.files = RunDirectory(directory)
         self.files.start(config)
         state = self.files.load()
         if state is not None:

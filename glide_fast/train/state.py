@@ -43,17 +43,20 @@ class RunDirectory:
             raise invalid(str(self.config_path), values, "the settings of a training run, by name")
         return TrainConfig.from_json(values)
 
-    def start(self, config: TrainConfig) -> None:
-        """Record the settings of a new run, or check that they continue the one that is here."""
+    def check(self, config: TrainConfig) -> None:
+        """InvalidInputError where a run is here that ``config`` would not continue, naming what differs."""
         existing = self.config()
-        if existing is not None:
-            differing = existing.resumable_as(config)
-            if differing:
-                old, new = existing.to_json(), config.to_json()
-                changes = "; ".join(f"{name}: {old[name]!r} there, {new[name]!r} now" for name in differing)
-                raise InvalidInputError(
-                    f"{self.path} holds a run with other settings ({changes}). Repeat them, or use another directory."
-                )
+        differing = {} if existing is None else existing.differences(config)
+        if differing:
+            changes = "; ".join(
+                f"{name}: {old!r} there, {new!r} now" for name, (old, new) in differing.items()
+            )
+            raise InvalidInputError(
+                f"{self.path} holds a run with other settings ({changes}). Repeat them, or use another directory."
+            )
+
+    def start(self, config: TrainConfig) -> None:
+        """Record the settings of a new run, or of one that goes on."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config_path, json.dumps(config.to_json(), indent=1) + "\n")
 

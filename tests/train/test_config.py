@@ -67,8 +67,14 @@ def test_unknown_and_missing_settings_are_named(tmp_path: Path) -> None:
 def test_only_what_leaves_the_result_alone_may_change(tmp_path: Path) -> None:
     config = train_config(tmp_path)
     free = {"log_every": 7, "save_every": 7, "sample_every": 7, "compile": True, "data": "elsewhere"}
-    assert config.resumable_as(train_config(tmp_path, **free)) == []
-    assert config.resumable_as(train_config(tmp_path, steps=9, seed=1)) == ["steps", "seed"]
+    assert config.differences(train_config(tmp_path, **free)) == {}
+    other = train_config(tmp_path, steps=9, seed=1, model=MODEL | {"num_channels": 32, "inpaint": True})
+    assert config.differences(other) == {
+        "model['num_channels']": (16, 32),
+        "model['inpaint']": (None, True),
+        "steps": (6, 9),
+        "seed": (0, 1),
+    }
 
 
 def test_options_are_completed_without_what_is_only_for_training(tmp_path: Path) -> None:
