@@ -18,6 +18,7 @@ from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.errors import invalid
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.layers import CompactEmbedding
+from glide_fast.pipelines.placement import resolve_device
 from glide_fast.train.average import WeightAverage
 from glide_fast.train.batches import Batch, Batches, caption_tokens, used_tokens
 from glide_fast.train.config import TrainConfig
@@ -58,16 +59,16 @@ class Trainer:
     Args:
         config: the settings; with a run already in ``directory`` they must repeat its own.
         directory: where settings, log, checkpoint, samples and the exported model go.
-        device: where to train.
+        device: where to train; None takes the GPU where there is one.
 
     :meth:`run` trains from the latest checkpoint to the last step and exports the averaged weights to ``directory/model``. Ctrl-C
     saves a checkpoint and stops; a kill at any moment costs the steps since the last one, and nothing else.
     """
 
     def __init__(
-        self, config: TrainConfig, directory: str | Path, device: str | torch.device = "cpu"
+        self, config: TrainConfig, directory: str | Path, device: str | torch.device | None = "cpu"
     ) -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device = config, resolve_device(device)
         if config.precision == "fp16" and self.device.type == "cpu":
             raise invalid(
                 "precision", "fp16", "bf16 or fp32 on a CPU, where fp16 is hundreds of times slower"
@@ -208,7 +209,7 @@ class Trainer:
         return self.export()
 
 
-def resume(directory: str | Path, device: str | torch.device = "cpu") -> Trainer:
+def resume(directory: str | Path, device: str | torch.device | None = "cpu") -> Trainer:
     """The trainer of the run in ``directory``, at its latest checkpoint."""
     config = RunDirectory(directory).config()
     if config is None:
