@@ -27,20 +27,23 @@ class Command(TyperCommand):
                 return super().invoke(ctx)
             except (typer.Exit, typer.Abort):
                 raise
-            except KeyboardInterrupt:
-                code, message = INTERRUPTED, "interrupted"
+            except KeyboardInterrupt as interrupt:
+                failure: BaseException = interrupt
             except BrokenPipeError:
                 raise  # whoever read the output has gone; nobody is left to tell
             except Exception as error:
-                code, message = describe(error)
-            if debug:
-                traceback.print_exc()
+                failure = error
+        if debug:
+            traceback.print_exception(failure)
+        code, message = describe(failure)
         typer.echo(message, err=True)
         raise typer.Exit(code)
 
 
-def describe(error: Exception) -> tuple[int, str]:
+def describe(error: BaseException) -> tuple[int, str]:
     """Exit code and line for an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
     if isinstance(error, GlideFastError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError) and error.errno is not None:

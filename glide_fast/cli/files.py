@@ -139,5 +139,13 @@ def read_picture(file: Path, argument: str) -> Image:
 
 
 def read_mask(file: Path, argument: str) -> Image:
-    """A black and white picture file as mode L; what is neither is refused where the mask is used."""
-    return read_picture(file, argument).convert("L")
+    """A picture file of black and white pixels only, as mode L."""
+    mask = read_picture(file, argument).convert("L")
+    levels = sorted(set(mask.tobytes()) - {0, 255})
+    if levels:
+        raise invalid(
+            argument,
+            f"{file}, which has grey pixels (such as {levels[0]})",
+            "black and white ones only; threshold it first",
+        )
+    return mask

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +15,19 @@ from glide_fast.cli.run import run
 from glide_fast.errors import invalid
 
 
+class White(str, enum.Enum):
+    """What a mask's white pixels mean."""
+
+    keep = "keep"
+    repaint = "repaint"
+
+
 def inpaint(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A square picture.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="A black and white picture of the same size.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture is to show.")],
     white: Annotated[
-        Literal["keep", "repaint"],
+        White,
         typer.Option(help="What the mask's white pixels mean; tools disagree, so say it."),
     ],
     output: opt.Output = Path("out.png"),
@@ -52,7 +60,7 @@ def inpaint(
             f"{marks.width}x{marks.height} pixels",
             f"the size of IMAGE, {picture.width}x{picture.height}",
         )
-    masks = {"keep_mask" if white == "keep" else "repaint_mask": marks}
+    masks = {"keep_mask" if white is White.keep else "repaint_mask": marks}
 
     def call(pipeline: Any, batch: list[str], **kwargs: Any) -> Any:
         return pipeline.inpaint(batch, picture, **masks, **kwargs)
@@ -76,6 +84,6 @@ def inpaint(
             sampler=sampler,
         ),
         call=call,
-        about={"image": image.name, "mask": mask.name, "white": white},
+        about={"image": image.name, "mask": mask.name, "white": white.value},
     )
     run(request, as_json=as_json, quiet=quiet)

@@ -36,6 +36,7 @@ class PictureBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._bar.leave = self._bar.n > 0  # a call that was refused leaves no bar behind
         self._bar.close()
 
     def start(self, batch: int) -> None:

@@ -111,10 +111,9 @@ def train(
         save_every=save_every,
         sample_every=sample_every,
     )
-    from glide_fast.pipelines.placement import resolve_device
     from glide_fast.train import Trainer
 
-    trainer = Trainer(_config(out, settings, preset, options), out, resolve_device(device))
+    trainer = Trainer(_config(out, settings, preset, options), out, device)
     if not quiet and trainer.step:
         typer.echo(f"goes on after step {trainer.step} of {trainer.config.steps}", err=True)
     typer.echo(str(trainer.run(progress=not quiet)))
