@@ -17,6 +17,7 @@ from glide_fast.cli.upsample import upsample
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes leave the help of an option a third of the line
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pictures from text with GLIDE.\n\n"
     "Exit codes: 0 done, 2 bad input, 3 a checkpoint does not do, 4 a download failed, 5 a backend cannot run, "

@@ -24,7 +24,10 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn an official checkpoint into a directory of config.json and model.safetensors."""
+    """Turn an official checkpoint into a directory.
+
+    It holds config.json and model.safetensors, as training exports them.
+    """
     if not overwrite and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InvalidInputError(f"OUT_DIR: {out_dir} exists; accepted: another directory, or --overwrite")
     extra = None if options is None else read_json_object(options, "options")

@@ -11,7 +11,10 @@ import typer
 def environment(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Say what glide_fast runs on here: versions, devices, which kernels were built, and why not."""
+    """Say what glide_fast runs on here.
+
+    Versions, devices, which kernels were built, and why others were not.
+    """
     from glide_fast import env
 
     typer.echo(json.dumps(env.environment(), indent=2) if as_json else env.report())

@@ -41,7 +41,7 @@ Sampler = Annotated[
     typer.Option(help="ddpm, ddim, plms, dpm++2m or euler-a.", show_default="the model's own"),
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, help="Pictures made at once; their content does not depend on it.")
+    int, typer.Option(min=1, help="Pictures made at once; what they show does not depend on it.")
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")

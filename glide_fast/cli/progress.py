@@ -28,6 +28,8 @@ class PictureBar:
     def __init__(self, total: int, stages: Mapping[str, int], enabled: bool) -> None:
         self._stages = stages
         self._finished = self._batch = 0
+        self.done = 0.0
+        """Pictures done, the share of those in the making included."""
         self._bar = tqdm(total=total, unit=" images", bar_format=_FORMAT, disable=not enabled)
 
     def __enter__(self) -> PictureBar:
@@ -36,7 +38,7 @@ class PictureBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.leave = self._bar.n > 0  # a call that was refused leaves no bar behind
+        self._bar.leave = self.done > 0  # a call that was refused leaves no bar behind
         self._bar.close()
 
     def start(self, batch: int) -> None:
@@ -50,4 +52,6 @@ class PictureBar:
         before = sum(self._stages[name] for name in names[: names.index(end.stage)])
         share = (before + end.index + 1) / sum(self._stages.values())
         self._bar.set_postfix_str(f"{end.stage} {end.index + 1}/{end.total}", refresh=False)
-        self._bar.update(self._finished + self._batch * share - self._bar.n)
+        done = self._finished + self._batch * share
+        self._bar.update(done - self.done)
+        self.done = done

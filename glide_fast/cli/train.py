@@ -85,7 +85,10 @@ def train(
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Train a model; stop it at any moment, and the same command goes on."""
+    """Train a model.
+
+    It may be stopped at any moment; the same command goes on from the last checkpoint.
+    """
     if preset is not None and model_options is not None:
         raise InvalidInputError("preset: got --preset and --model-options; accepted: one of them")
     options = None if model_options is None else read_json_object(model_options, "model_options")
