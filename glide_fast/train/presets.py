@@ -27,8 +27,8 @@ _SMALL: dict[str, Any] = {
 _SMALL_UPSAMPLE = _SMALL | {
     "image_size": 128,
     "channel_mult": "1,1,2,2,4",
-    "attention_resolutions": "16",
-    "xf_layers": 1,
+    "attention_resolutions": "8",
+    "xf_layers": 2,
     "inpaint": False,
     "super_res": True,
     "low_res_size": 32,
