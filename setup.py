@@ -235,7 +235,7 @@ setup(
         *(f"glide_fast.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"glide_fast.kernels": "kernels"},
-    package_data={"glide_fast": ["py.typed", "text/data/*", "weights/**/*"]},
+    package_data={"glide_fast": ["py.typed", "text/data/*", "compat/clip/config.yaml", "weights/**/*"]},
     include_package_data=False,
     # Without sources: BuildNative knows them. It is here so that wheels carry this platform's tag.
     ext_modules=[Extension("glide_fast._C", sources=[])],

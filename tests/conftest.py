@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Small models gain nothing from threads and lose much where two test processes share two cores.
+torch.set_num_threads(1)
+
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("glide_fast", deadline=None)
 settings.load_profile("glide_fast")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ class GaussianDiffusion:
         if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
             raise invalid("betas", betas, "a vector of numbers in (0, 1]")
         self.betas: Array = betas
+        self._tables: dict[tuple[Any, ...], torch.Tensor] = {}
         self.num_timesteps = len(betas)
         alphas = 1.0 - betas
         self.alphas_cumprod: Array = np.cumprod(alphas)
@@ -61,12 +61,13 @@ class GaussianDiffusion:
         self.posterior_mean_coef1: Array = betas * np.sqrt(self.alphas_cumprod_prev) / remaining
         self.posterior_mean_coef2: Array = (1.0 - self.alphas_cumprod_prev) * np.sqrt(alphas) / remaining
 
-    @cached_property
-    def _ddpm_table(self) -> torch.Tensor:
-        return torch.from_numpy(rules.ddpm(self)).float()
-
-    def _rows(self, table: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return table.to(t.device)[t]
+    def _rows(self, rule: Callable[..., Array], t: torch.Tensor, *options: float) -> torch.Tensor:
+        """Rows ``t`` of a rule's table on the device of ``t``; tables are made once for each device."""
+        key = (rule, options, t.device)
+        if key not in self._tables:
+            table = rule(self, *options)
+            self._tables[key] = torch.from_numpy(table).float().to(t.device)
+        return self._tables[key][t]
 
     def _wrap(self, function: Model) -> Model:
         """Hook for processes whose model counts time differently; see SpacedDiffusion."""
@@ -79,8 +80,12 @@ class GaussianDiffusion:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, variance and log variance of ``q(x_t | x_0)``, each of the shape of ``x_start``."""
         mean = extract(self.sqrt_alphas_cumprod, t, x_start) * x_start
-        variance = extract(1.0 - self.alphas_cumprod, t, x_start).expand_as(x_start)
-        return mean, variance, extract(self.log_one_minus_alphas_cumprod, t, x_start).expand_as(x_start)
+        variance = extract(1.0 - self.alphas_cumprod, t, x_start).expand_as(x_start).clone()
+        return (
+            mean,
+            variance,
+            extract(self.log_one_minus_alphas_cumprod, t, x_start).expand_as(x_start).clone(),
+        )
 
     def q_sample(
         self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
@@ -103,8 +108,8 @@ class GaussianDiffusion:
             extract(self.posterior_mean_coef1, t, x_t) * x_start
             + extract(self.posterior_mean_coef2, t, x_t) * x_t
         )
-        variance = extract(self.posterior_variance, t, x_t).expand_as(x_t)
-        return mean, variance, extract(self.posterior_log_variance_clipped, t, x_t).expand_as(x_t)
+        variance = extract(self.posterior_variance, t, x_t).expand_as(x_t).clone()
+        return mean, variance, extract(self.posterior_log_variance_clipped, t, x_t).expand_as(x_t).clone()
 
     # The reverse process.
 
@@ -134,7 +139,7 @@ class GaussianDiffusion:
             output, extra = output
         if output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
             raise invalid("model output", tuple(output.shape), f"twice the channels of x, {tuple(x.shape)}")
-        rows = self._rows(self._ddpm_table, t)
+        rows = self._rows(rules.ddpm, t)
         x0, log_variance = predict(x, output, rows)
         if denoised_fn is not None:
             x0 = denoised_fn(x0)
@@ -157,7 +162,7 @@ class GaussianDiffusion:
     def _predict_eps_from_xstart(
         self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
     ) -> torch.Tensor:
-        return eps_from_x0(x_t, pred_xstart, self._rows(self._ddpm_table, t))
+        return eps_from_x0(x_t, pred_xstart, self._rows(rules.ddpm, t))
 
     def condition_mean(
         self,
@@ -181,35 +186,9 @@ class GaussianDiffusion:
     ) -> dict[str, Any]:
         """``p_mean_var`` with the score moved by ``cond_fn(x, t)`` (Dhariwal & Nichol 2021, algorithm 2)."""
         gradient = self._wrap(cond_fn)(x, t, **(model_kwargs or {}))
-        rows = self._rows(self._ddim_table(0.0), t)
+        rows = self._rows(rules.ddim, t, 0.0)
         x0 = p_mean_var["pred_xstart"] + column(rows, Column.SCORE_TO_X0, x) * gradient
         return {**p_mean_var, "pred_xstart": x0, "mean": self.q_posterior_mean_variance(x0, x, t)[0]}
-
-    def _ddim_table(self, eta: float) -> torch.Tensor:
-        return torch.from_numpy(rules.ddim(self, eta)).float()
-
-    def _sample(
-        self,
-        table: torch.Tensor,
-        model: Model,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        clip_denoised: bool,
-        denoised_fn: Callable[[torch.Tensor], torch.Tensor] | None,
-        cond_fn: Model | None,
-        model_kwargs: Kwargs | None,
-    ) -> dict[str, torch.Tensor]:
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
-        score = None if cond_fn is None else self._wrap(cond_fn)(x, t, **(model_kwargs or {})).float()
-        step = advance(
-            x,
-            Prediction(out["pred_xstart"], out["log_variance"]),
-            self._rows(table, t),
-            # Drawn even where the rule has no use for it: the official loop's stream of random numbers is part of its contract.
-            torch.randn_like(x),
-            score=score,
-        )
-        return {"sample": step.x, "pred_xstart": step.x0}
 
     def p_sample(
         self,
@@ -225,7 +204,15 @@ class GaussianDiffusion:
 
         Returns ``sample`` and ``pred_xstart``, both ``[N, C, ...]``.
         """
-        return self._sample(self._ddpm_table, model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs)
+        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        # Drawn before cond_fn runs and even at the last step: the official stream of random numbers is part of the contract.
+        noise = torch.randn_like(x)
+        if cond_fn is not None:
+            out["mean"] = self.condition_mean(cond_fn, out, x, t, model_kwargs)
+        std = column(self._rows(rules.ddpm, t), Column.LEARNED_NOISE, x) * torch.exp(
+            0.5 * out["log_variance"]
+        )
+        return {"sample": out["mean"] + std * noise, "pred_xstart": out["pred_xstart"]}
 
     def ddim_sample(
         self,
@@ -239,9 +226,12 @@ class GaussianDiffusion:
         eta: float = 0.0,
     ) -> dict[str, torch.Tensor]:
         """One DDIM step, used as :meth:`p_sample`; ``cond_fn`` moves the score, ``eta`` sets the noise."""
-        return self._sample(
-            self._ddim_table(eta), model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs
-        )
+        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        if cond_fn is not None:
+            out = self.condition_score(cond_fn, out, x, t, model_kwargs)
+        prediction = Prediction(out["pred_xstart"], out["log_variance"])
+        step = advance(x, prediction, self._rows(rules.ddim, t, eta), torch.randn_like(x))
+        return {"sample": step.x, "pred_xstart": step.x0}
 
     def ddim_reverse_sample(
         self,
@@ -309,7 +299,18 @@ class GaussianDiffusion:
             progress,
         )
 
-    def p_sample_loop(self, model: Model, shape: Sequence[int], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def p_sample_loop(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        noise: torch.Tensor | None = None,
+        clip_denoised: bool = True,
+        denoised_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        cond_fn: Model | None = None,
+        model_kwargs: Kwargs | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> torch.Tensor:
         """Sample a batch with DDPM.
 
         Args:
@@ -323,7 +324,10 @@ class GaussianDiffusion:
         Returns:
             ``[N, C, H, W]``, not differentiable.
         """
-        return _last(self.p_sample_loop_progressive(model, shape, *args, **kwargs))
+        steps = self.p_sample_loop_progressive(
+            model, shape, noise, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress
+        )
+        return _last(steps)
 
     def ddim_sample_loop_progressive(
         self,
@@ -339,9 +343,10 @@ class GaussianDiffusion:
         eta: float = 0.0,
     ) -> Iterator[dict[str, torch.Tensor]]:
         """Yield :meth:`ddim_sample`'s result after every step; arguments of :meth:`p_sample_loop`, and ``eta``."""
-        table = self._ddim_table(eta)
         return self._loop(
-            lambda x, t: self._sample(table, model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs),
+            lambda x, t: self.ddim_sample(
+                model, x, t, clip_denoised, denoised_fn, cond_fn, model_kwargs, eta
+            ),
             model,
             shape,
             noise,
@@ -349,9 +354,24 @@ class GaussianDiffusion:
             progress,
         )
 
-    def ddim_sample_loop(self, model: Model, shape: Sequence[int], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def ddim_sample_loop(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        noise: torch.Tensor | None = None,
+        clip_denoised: bool = True,
+        denoised_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        cond_fn: Model | None = None,
+        model_kwargs: Kwargs | None = None,
+        device: torch.device | str | None = None,
+        progress: bool = False,
+        eta: float = 0.0,
+    ) -> torch.Tensor:
         """Sample a batch with DDIM; arguments of :meth:`p_sample_loop`, and ``eta``."""
-        return _last(self.ddim_sample_loop_progressive(model, shape, *args, **kwargs))
+        steps = self.ddim_sample_loop_progressive(
+            model, shape, noise, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, eta
+        )
+        return _last(steps)
 
     # Training.
 
@@ -380,7 +400,7 @@ class GaussianDiffusion:
     def _vb_terms(
         self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        rows = self._rows(self._ddpm_table, t)
+        rows = self._rows(rules.ddpm, t)
         x0, log_variance = predict(x_t, torch.cat([eps, v], dim=1), rows)
         mean = self.q_posterior_mean_variance(x0, x_t, t)[0]
         true_mean, _, true_log_variance = self.q_posterior_mean_variance(x_start, x_t, t)

@@ -49,8 +49,8 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
             raise invalid(
                 "timestep_respacing", given, "counts like '100' or '10,10,3,2,2', 'ddimN' or 'fast27'"
             ) from None
-    if not section_counts or any(count < 1 for count in section_counts):
-        raise invalid("timestep_respacing", given, "at least one count, each at least 1")
+    if any(count < 0 for count in section_counts) or sum(section_counts) < 1:
+        raise invalid("timestep_respacing", given, "counts of at least 0, one of them above 0")
 
     size_per, extra = divmod(num_timesteps, len(section_counts))
     kept: set[int] = set()
@@ -94,9 +94,13 @@ class SpacedDiffusion(GaussianDiffusion):
 
     def __init__(self, use_timesteps: Iterable[int], *, betas: Any) -> None:
         self.use_timesteps = set(use_timesteps)
-        original = np.cumprod(1.0 - np.asarray(betas, dtype=np.float64))
+        original = GaussianDiffusion(betas=betas).alphas_cumprod
         self.original_num_steps = len(original)
         self.timestep_map = sorted(step for step in self.use_timesteps if step < self.original_num_steps)
+        if not self.timestep_map:
+            raise invalid(
+                "use_timesteps", sorted(self.use_timesteps), f"at least one step below {len(original)}"
+            )
         kept = original[self.timestep_map]
         self._timestep_map = torch.tensor(self.timestep_map)
         super().__init__(betas=1.0 - kept / np.append(1.0, kept[:-1]))
@@ -106,4 +110,6 @@ class SpacedDiffusion(GaussianDiffusion):
         return self._timestep_map.to(t.device)[t]
 
     def _wrap(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        if isinstance(function, OriginalTimesteps):
+            return function
         return OriginalTimesteps(function, self._timestep_map)

@@ -50,7 +50,7 @@ def betas_for_alpha_bar(
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> Array:
     """Betas ``[num_diffusion_timesteps]`` fp64 of ``linear`` or ``squaredcos_cap_v2``."""
-    if num_diffusion_timesteps < 1:
+    if not isinstance(num_diffusion_timesteps, int) or num_diffusion_timesteps < 1:
         raise invalid("num_diffusion_timesteps", num_diffusion_timesteps, "an integer of at least 1")
     if schedule_name == "linear":
         # Ho et al.'s range is for 1000 steps; other lengths keep the total noise.

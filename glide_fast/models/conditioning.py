@@ -25,12 +25,13 @@ def masked_image(
         inpaint_image = torch.zeros_like(x)
     if inpaint_mask is None:
         inpaint_mask = torch.zeros_like(x[:, :1])
-    if inpaint_image.shape != x.shape:
+    if inpaint_image.shape[1:] != x.shape[1:] or inpaint_image.shape[0] not in (1, x.shape[0]):
         raise invalid("inpaint_image", tuple(inpaint_image.shape), f"the shape of x, {tuple(x.shape)}")
-    if inpaint_mask.shape != x[:, :1].shape:
+    if inpaint_mask.shape[1:] != x[:, :1].shape[1:] or inpaint_mask.shape[0] not in (1, x.shape[0]):
         raise invalid(
             "inpaint_mask",
             tuple(inpaint_mask.shape),
             f"shape {tuple(x[:, :1].shape)}, one channel as large as x",
         )
-    return [inpaint_image * inpaint_mask, inpaint_mask]
+    # One picture or mask serves the whole batch, as multiplication's broadcasting has it in the official model.
+    return [(inpaint_image * inpaint_mask).expand_as(x), inpaint_mask.expand_as(x[:, :1])]

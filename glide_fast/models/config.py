@@ -58,10 +58,11 @@ def model_and_diffusion_defaults_upsampler() -> Options:
 
 def _presets() -> dict[str, Options]:
     base, upsampler = model_and_diffusion_defaults(), model_and_diffusion_defaults_upsampler()
-    # Nichol et al. 2021, section 4.1: 512 and 384 channels; text widths 2048 (24 layers) and 1024.
+    # Nichol et al. 2021, section 4.1: 512 and 384 channels; text widths 2048 (24 layers) and 1024. The depth of the upsampler's
+    # text encoder is not published; 16 layers as in the released models give the paper's 1.5 B parameters.
     paper_text = {"xf_width": 2048, "xf_layers": 24, "xf_heads": 32}
     paper_base = base | paper_text | {"num_channels": 512}
-    paper_upsampler = upsampler | {"num_channels": 384, "xf_width": 1024, "xf_layers": 24, "xf_heads": 16}
+    paper_upsampler = upsampler | {"num_channels": 384, "xf_width": 1024, "xf_heads": 16}
     return {
         "base": base,
         "upsample": upsampler,
@@ -99,6 +100,10 @@ def complete(options: Mapping[str, Any]) -> Options:
 
 def parse_channel_mult(channel_mult: str, image_size: int) -> tuple[int, ...]:
     """Level multipliers from a comma list whose length fits the image size, or the size's default for an empty one."""
+    if not isinstance(channel_mult, str):
+        raise invalid(
+            "channel_mult", channel_mult, "a comma list as text, such as '1,2,3,4', or '' for the default"
+        )
     if channel_mult == "":
         if image_size not in DEFAULT_CHANNEL_MULT:
             sizes = ", ".join(map(str, DEFAULT_CHANNEL_MULT))

@@ -55,14 +55,23 @@ def create_model(
     comma list or empty for the default of image sizes 64, 128 and 256; ``attention_resolutions`` lists image resolutions.
     With ``use_fp16`` the activations are fp16; call ``convert_to_fp16()`` after loading weights, as the official notebooks do.
     """
-    for name, value in (
-        ("num_channels", num_channels),
-        ("num_res_blocks", num_res_blocks),
-        ("text_ctx", text_ctx),
+    for name, value, least in (
+        ("image_size", image_size, 1),
+        ("num_channels", num_channels, 1),
+        ("num_res_blocks", num_res_blocks, 1),
+        ("num_heads", num_heads, 1),
+        ("text_ctx", text_ctx, 1),
+        ("xf_width", xf_width, 0),
+        ("xf_layers", xf_layers, 0),
+        ("xf_heads", xf_heads, 1),
+        ("norm_groups", norm_groups, 1),
+        ("vocab_rows", vocab_rows, 0),
     ):
-        if value < 1:
-            raise invalid(name, value, "an integer of at least 1")
-    if xf_width and xf_width % xf_heads:
+        if not isinstance(value, int) or value < least:
+            raise invalid(name, value, f"an integer of at least {least}")
+    if not 0 <= dropout <= 1:
+        raise invalid("dropout", dropout, "a probability from 0 to 1")
+    if xf_width % xf_heads:
         raise invalid("xf_heads", xf_heads, f"a divisor of xf_width {xf_width}")
     if num_channels % norm_groups:
         raise invalid("norm_groups", norm_groups, f"a divisor of num_channels {num_channels}")

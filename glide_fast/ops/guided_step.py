@@ -54,7 +54,8 @@ class Step(NamedTuple):
 
 def column(rows: torch.Tensor, index: int, like: torch.Tensor) -> torch.Tensor:
     """One column of ``rows`` (``[COUNT]`` or ``[N, COUNT]``), shaped to broadcast against ``like`` ``[N, ...]``."""
-    values = rows[..., index].to(like.dtype)
+    # fp16 states are promoted, as the fp32 tables of the official loop do; fp64 ones stay fp64.
+    values = rows[..., index].to(torch.promote_types(like.dtype, torch.float32))
     return values if values.dim() == 0 else values.view(-1, *([1] * (like.dim() - 1)))
 
 
@@ -79,7 +80,7 @@ def predict(x: torch.Tensor, model_out: torch.Tensor, rows: torch.Tensor) -> Pre
 
     ``rows`` is one row of a coefficient table, or one row a sample (``[N, Column.COUNT]``).
     """
-    eps, v = model_out.to(x.dtype).split(x.shape[1], dim=1)
+    eps, v = model_out.to(torch.promote_types(x.dtype, torch.float32)).split(x.shape[1], dim=1)
     frac = (v + 1) / 2
     log_variance = frac * column(rows, Column.MAX_LOG, x) + (1 - frac) * column(rows, Column.MIN_LOG, x)
     x0 = column(rows, Column.SQRT_RECIP, x) * x - column(rows, Column.SQRT_RECIPM1, x) * eps

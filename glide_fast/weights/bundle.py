@@ -1,0 +1,60 @@
+"""Make a pipeline directory out of trained models: ``python -m glide_fast.weights.bundle BASE OUT --upsampler DIR``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from glide_fast.checkpoints import read_directory, save_pipeline_directory
+from glide_fast.errors import invalid
+
+STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def bundle(
+    base: str | Path,
+    out: str | Path,
+    upsampler: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    storage: str = "fp16",
+) -> None:
+    """Write a pipeline directory from exported models (``glide-fast train``'s ``model`` directories).
+
+    Args:
+        base, upsampler: model directories; without an upsampler the pipeline's pictures are the base's.
+        out: directory to write.
+        settings: the pipeline's defaults, such as ``num_inference_steps`` and ``guidance_scale``.
+        storage: type of the weights on disk, fp16, bf16 or fp32; models are fp32 again once loaded.
+
+    Raises:
+        CheckpointError, InvalidInputError: before anything is written.
+    """
+    if storage not in STORAGE:
+        raise invalid("storage", storage, ", ".join(STORAGE))
+    components = {}
+    for name, directory in (("base", base), ("upsampler", upsampler)):
+        if directory is not None:
+            kind, options, state = read_directory(directory)
+            packed = {k: v.to(STORAGE[storage]) if v.is_floating_point() else v for k, v in state.items()}
+            components[name] = (kind, options, packed)
+    save_pipeline_directory(out, dict(settings or {}), components)
+
+
+def main(
+    base: Annotated[Path, typer.Argument(help="Directory of the base model.")],
+    out: Annotated[Path, typer.Argument(help="Pipeline directory to write.")],
+    upsampler: Annotated[Path | None, typer.Option(help="Directory of the upsampler.")] = None,
+    settings: Annotated[str, typer.Option(help="The pipeline's defaults as JSON.")] = "{}",
+    storage: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+) -> None:
+    """Put a trained base model and its upsampler into one pipeline directory."""
+    bundle(base, out, upsampler, json.loads(settings), storage)
+
+
+if __name__ == "__main__":
+    typer.run(main)
