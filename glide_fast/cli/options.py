@@ -17,7 +17,9 @@ Output = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option(help="small (ships with the package), official (downloads), or a pipeline directory."),
+    typer.Option(
+        help="small (ships with the package), official (downloads), or a directory of a pipeline or model."
+    ),
 ]
 Steps = Annotated[
     int | None,

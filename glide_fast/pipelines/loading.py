@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glide_fast import weights
-from glide_fast.checkpoints import load_checkpoint, read_pipeline_directory
+from glide_fast.checkpoints import load_checkpoint, read_directory, read_pipeline_directory
+from glide_fast.checkpoints.atomic import current_directory
+from glide_fast.checkpoints.directory import CONFIG_NAME, PIPELINE_NAME
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
@@ -52,7 +54,8 @@ def names() -> list[str]:
 def load_parts(
     name: str | os.PathLike[str], *, progress: bool = True, cache_dir: str | os.PathLike[str] | None = None
 ) -> Parts:
-    """Load a pipeline by one of :func:`names`, or from a directory in the directory format.
+    """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
+    which becomes a pipeline of one stage.
 
     A name wins over a directory called the same in the working directory; write ``./name`` for that.
 
@@ -63,18 +66,26 @@ def load_parts(
     if isinstance(name, str) and name in weights.available():
         return _directory(weights.path(name))
     try:
-        found = os.fspath(name) != "" and Path(name).exists()
+        found = os.fspath(name) != "" and current_directory(name).exists()
     except (TypeError, ValueError, OSError):
         found = False
     if not found:
         raise InvalidInputError(
             f"name: got {name!r}, which is no directory; accepted: {', '.join(map(repr, names()))}, or a directory that "
-            "save_pretrained wrote"
+            "save_pretrained, glide-fast train or glide-fast convert wrote"
         )
     return _directory(Path(name))
 
 
 def _directory(path: Path) -> Parts:
+    folder = current_directory(path)
+    if (folder / CONFIG_NAME).exists() and not (folder / PIPELINE_NAME).exists():
+        stage = Stage.from_component(read_directory(path), source=str(path))
+        return Parts(None, stage, None, {}) if stage.upsamples else Parts(stage, None, None, {})
+    return _pipeline(path)
+
+
+def _pipeline(path: Path) -> Parts:
     directory = read_pipeline_directory(path)
     unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
     if unknown or not set(directory.components) & {BASE, UPSAMPLER}:

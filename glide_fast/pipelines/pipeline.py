@@ -72,9 +72,9 @@ class GlidePipeline:
         """Load a pipeline.
 
         Args:
-            name: a directory that :meth:`save_pretrained` wrote; a model that ships (:func:`glide_fast.weights.available`); or
-                "official", "official-inpaint" or "official-clip" (with the noise-aware CLIP), which download the released
-                models.
+            name: a directory that :meth:`save_pretrained` wrote, or one of a single UNet (trained or converted), which makes a
+                pipeline of one stage; a model that ships (:func:`glide_fast.weights.available`); or
+                "official", "official-inpaint" or "official-clip" (with the noise-aware CLIP), which download the released models.
             device: None takes the GPU where there is one.
             dtype: of the networks' torso, fp32, bf16 or fp16 (not on a CPU); None is fp16 on a GPU and fp32 elsewhere. The
                 diffusion state is fp32 whatever it is.

@@ -11,7 +11,7 @@ import torch
 from support import golden
 
 from glide_fast import weights
-from glide_fast.checkpoints import save_pipeline_directory
+from glide_fast.checkpoints import save_directory, save_pipeline_directory
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.clip import CLIPModel
 from glide_fast.pipelines import GlidePipeline, Stage, clip_component, loading
@@ -72,6 +72,33 @@ def test_precision_and_device_are_chosen_on_loading(base_only: GlidePipeline, tm
         )
     with pytest.raises(InvalidInputError, match="fp16 on a CPU"):
         GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="fp16")
+
+
+def test_one_unet_is_a_pipeline_of_one_stage(pipe: GlidePipeline, tmp_path: Path) -> None:
+    """What training exports and what converting an official file writes can be sampled from as it is."""
+    assert pipe.base is not None
+    assert pipe.upsampler is not None
+    save_directory(tmp_path / "base", *pipe.base.component())
+    base = GlidePipeline.from_pretrained(tmp_path / "base", device="cpu")
+    assert base.upsampler is None
+    assert torch.equal(
+        make(base, num_inference_steps=4), make(GlidePipeline(pipe.base, settings=pipe.settings))
+    )
+
+    save_directory(tmp_path / "upsampler", *pipe.upsampler.component())
+    upsampler = GlidePipeline.from_pretrained(tmp_path / "upsampler", device="cpu")
+    assert upsampler.base is None
+    assert repr(upsampler) == "GlidePipeline(upsampler=32 px, cpu, torch.float32)"
+
+    save_directory(tmp_path / "clip", "clip_text", {}, {"w": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="of kind 'clip_text', where a 'unet' is needed"):
+        GlidePipeline.from_pretrained(tmp_path / "clip", device="cpu")
+
+
+def test_a_save_killed_between_its_renames_loses_nothing(base_only: GlidePipeline, tmp_path: Path) -> None:
+    base_only.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / ".saved.previous")
+    assert torch.equal(make(GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu")), make(base_only))
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "", "a/b/c", None, 7])
