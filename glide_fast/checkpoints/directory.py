@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from glide_fast.checkpoints.atomic import atomic_directory, current_directory
 from glide_fast.checkpoints.files import read_state_dict, reporting_failed_writes, storable
+from glide_fast.checkpoints.fit import require_fit
 from glide_fast.checkpoints.infer import infer_kind, infer_options
 from glide_fast.errors import CheckpointError, invalid
 
@@ -151,8 +153,8 @@ def convert_official(
 
     The kind and the options that shapes decide come from :func:`infer_options`; `options` adds those that
     leave no trace in shapes (num_head_channels, noise_schedule, ...) and may repeat the others only where
-    they agree. Dtypes are kept. Returns (kind, options) as written. Raises CheckpointError and
-    InvalidInputError.
+    they agree. Dtypes are kept. Returns (kind, options) as written. Raises CheckpointError, also for a UNet with
+    missing or unexpected keys, and InvalidInputError, also for options that no model can be built with.
     """
     _check_replaceable(Path(out_dir))
     state = read_state_dict(pt_path)
@@ -167,8 +169,20 @@ def convert_official(
                 f"options[{name!r}]", merged[name], f"{value!r}, which the checkpoint's shapes decide"
             )
     kind = str(infer_kind(state))
+    if kind == "unet":
+        _require_whole_unet(merged, state, os.fspath(pt_path))
     save_directory(out_dir, kind, merged, state)
     return kind, merged
+
+
+def _require_whole_unet(options: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> None:
+    """Shapes alone show neither a missing key nor an option that fits no model: only a model built from them does."""
+    # Here, because all else in this room does without the models.
+    from glide_fast.models.factory import build
+
+    with torch.device("meta"):
+        model, _ = build(dict(options))
+    require_fit(model, state, source=source)
 
 
 def _model_config(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:

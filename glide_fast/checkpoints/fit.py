@@ -54,10 +54,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
         raise invalid("model", type(model).__name__, "a torch.nn.Module")
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{source} holds a {type(state).__name__}, not a state dict")
-    expected = model.state_dict(keep_vars=True)
-    misfit = compare(expected, state)
-    if misfit:
-        raise CheckpointError(_message(type(model).__name__, expected, state, misfit, source))
+    expected = require_fit(model, state, source=source)
     if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in expected.values()):
         # A copy each: the checkpoint may be a mapped file, or in use elsewhere.
         own = {
@@ -69,6 +66,15 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
         model.load_state_dict(own, strict=True, assign=True)
     else:
         model.load_state_dict(state, strict=True)
+
+
+def require_fit(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """The model's own state dict, where `state` fits it; CheckpointError as :func:`load_into` otherwise."""
+    expected: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    misfit = compare(expected, state)
+    if misfit:
+        raise CheckpointError(_message(type(model).__name__, expected, state, misfit, source))
+    return expected
 
 
 def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misfit:

@@ -293,6 +293,22 @@ def test_convert_official_refuses_options_that_the_shapes_contradict(tmp_path):
     assert names(tmp_path) == ["base.pt"]
 
 
+def test_convert_official_refuses_what_could_not_be_loaded(tmp_path):
+    source = official(tmp_path / "base.pt")
+    with pytest.raises(InvalidInputError, match=r"options: got \['num_head_chanels'\]; accepted: only"):
+        convert_official(source, tmp_path / "out", {"num_head_chanels": 64})
+    with pytest.raises(InvalidInputError, match="norm_groups: got 7"):
+        convert_official(source, tmp_path / "out", {"norm_groups": 7})
+    state = torch.load(source, weights_only=True)
+    state["extra"] = state.pop("out.2.weight")
+    torch.save(state, source)
+    with pytest.raises(
+        CheckpointError, match=r"base\.pt does not fit.*\n.*missing key: out\.2\.weight\n.*key: extra"
+    ):
+        convert_official(source, tmp_path / "out", {"num_head_channels": 64})
+    assert names(tmp_path) == ["base.pt"]
+
+
 def test_convert_official_clip(tmp_path):
     torch.save({name: torch.ones(shape) for name, shape in CLIP_TEXT.items()}, tmp_path / "clip.pt")
     kind, options = convert_official(tmp_path / "clip.pt", tmp_path / "out")

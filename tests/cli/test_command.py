@@ -213,15 +213,19 @@ def test_a_checkpoint_becomes_a_directory(invoke: Any, checkpoint: Path, tmp_pat
 
 
 def test_a_directory_is_not_replaced_unless_asked(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
-    assert invoke("convert", checkpoint, "converted").stdout == "converted\n"
+    (tmp_path / "options.json").write_text('{"num_head_channels": 16, "norm_groups": 4, "xf_heads": 1}')
+    options = ("--options", "options.json")
+    assert invoke("convert", checkpoint, "converted", *options).stdout == "converted\n"
     before = (tmp_path / "converted/model.safetensors").stat().st_mtime_ns
     result = invoke("convert", checkpoint, "converted")
     assert result.exit_code == 2
     assert result.stderr == "error: OUT_DIR: converted exists; accepted: another directory, or --overwrite\n"
     assert (tmp_path / "converted/model.safetensors").stat().st_mtime_ns == before
-    assert invoke("convert", checkpoint, "converted", "--overwrite").exit_code == 0
+    assert invoke("convert", checkpoint, "converted", "--overwrite", *options).exit_code == 0
     (tmp_path / "converted/notes.txt").write_text("mine")
-    assert invoke("convert", checkpoint, "converted", "--overwrite").exit_code == 3  # what is not ours stays
+    assert (
+        invoke("convert", checkpoint, "converted", "--overwrite", *options).exit_code == 3
+    )  # what is not ours stays
 
 
 def test_what_cannot_be_converted_says_why(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
