@@ -121,6 +121,12 @@ def read_picture(file: Path, argument: str) -> Image:
 
     try:
         with Image.open(file) as opened:
+            if opened.mode.startswith(
+                ("I", "F")
+            ):  # converting these would cut every value above 255 to white
+                raise invalid(
+                    argument, f"{file}, which has more than 8 bits a channel", "a picture of 8 bits a channel"
+                )
             picture = ImageOps.exif_transpose(opened)
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")

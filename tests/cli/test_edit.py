@@ -112,6 +112,7 @@ def test_pictures_of_other_modes_are_read_upright_and_as_rgb(
             "mask.png",
             "IMAGE: got '{}glass.png, which has transparent pixels'; accepted: an opaque",
         ),
+        ("deep.png", "mask.png", "IMAGE: got '{}deep.png, which has more than 8 bits a channel'; accepted: "),
         ("wide.png", "mask.png", "IMAGE: got '24x16 pixels'; accepted: a square picture"),
         ("picture.png", "large.png", "MASK: got '32x32 pixels'; accepted: the size of IMAGE, 16x16"),
         (
@@ -135,6 +136,7 @@ def test_pictures_that_do_not_do_are_refused(
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:200])
     Image.new("RGBA", (16, 16), (0, 0, 0, 100)).save(tmp_path / "glass.png")
+    Image.new("I;16", (16, 16), 40_000).save(tmp_path / "deep.png")
     Image.new("RGB", (24, 16)).save(tmp_path / "wide.png")
     Image.new("L", (32, 32)).save(tmp_path / "large.png")
     Image.new("L", (16, 16), 100).save(tmp_path / "grey.png")
