@@ -70,6 +70,7 @@ def _read_image(value: Any, argument: str) -> torch.Tensor:
         x = _from_numpy(value, argument)
         x = (x if x.dim() == 4 else x[None]).permute(0, 3, 1, 2)
     elif isinstance(value, torch.Tensor):
+        _require_dense(value, argument)
         if value.dim() not in (3, 4) or value.shape[-3] != 3:
             raise invalid(argument, f"a tensor of shape {tuple(value.shape)}", _PICTURE_SHAPES)
         x = value.detach().cpu()
@@ -84,6 +85,15 @@ def _read_image(value: Any, argument: str) -> torch.Tensor:
         raise invalid(argument, x.dtype, "uint8, or floating point in [0, 1]")
     _require_range(x, argument)
     return (x.float() * 2 - 1).contiguous()
+
+
+def _require_dense(value: torch.Tensor, argument: str) -> None:
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        raise invalid(
+            argument,
+            f"a tensor of layout {value.layout} and type {value.dtype} on {value.device}",
+            "a dense tensor that holds its values",
+        )
 
 
 def _from_numpy(value: np.ndarray, argument: str) -> torch.Tensor:
@@ -112,6 +122,7 @@ def _read_mask(value: Any, argument: str) -> torch.Tensor:
     if isinstance(value, np.ndarray):
         x = _from_numpy(value, argument)
     elif isinstance(value, torch.Tensor):
+        _require_dense(value, argument)
         x = value.detach().cpu()
         if x.dim() == 4 and x.shape[1] == 1:
             x = x[:, 0]

@@ -52,6 +52,11 @@ class GlidePipeline:
     ) -> None:
         if base is None and upsampler is None:
             raise invalid("base", None, "a base model, an upsampler, or both")
+        for name, stage in ((BASE, base), (UPSAMPLER, upsampler)):
+            if stage is not None and not isinstance(stage, Stage):
+                raise invalid(
+                    name, type(stage).__name__, "a Stage, or GlidePipeline.from_pretrained with a name"
+                )
         if base is not None and base.upsamples:
             raise invalid("base", "an upsampler (super_res)", "a base model")
         if upsampler is not None and not upsampler.upsamples:

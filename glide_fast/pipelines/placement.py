@@ -26,6 +26,8 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise invalid("device", device, f"a device that torch can use here ({reason})") from error
+    if place.type == "meta":
+        raise invalid("device", device, "a device that computes; meta tensors hold no values")
     return place
 
 

@@ -156,7 +156,7 @@ def test_unknown_precision(pipe: GlidePipeline, dtype: Any) -> None:
         pipe.to(dtype=dtype)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", 1.5])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 1.5])
 def test_unusable_devices(pipe: GlidePipeline, device: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"^device"):
         pipe.to(device)
@@ -169,5 +169,7 @@ def test_stages_in_each_others_place(base: Stage, upsampler: Stage) -> None:
         GlidePipeline(base, base)
     with pytest.raises(InvalidInputError, match=r"^base"):
         GlidePipeline(None)
+    with pytest.raises(InvalidInputError, match=r"^base: got 'Text2ImUNet'; accepted: a Stage"):
+        GlidePipeline(base.model)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match=r"^model"):
         Stage(torch.nn.Linear(1, 1), {})  # type: ignore[arg-type]

@@ -63,6 +63,8 @@ def test_lists_join_batches() -> None:
         (np.array([[["a"] * 3]]), "an array of"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "int32"),
+        (torch.zeros(3, 4, 4, device="meta"), "holds its values"),
+        (torch.zeros(3, 4, 4).to_sparse(), "sparse"),
         (torch.full((3, 4, 4), -1.0), "-1 to -1"),
         (torch.full((3, 4, 4), 255.0), "255"),
         (torch.full((3, 4, 4), float("nan")), "NaN"),
@@ -118,6 +120,7 @@ def test_masks(mask: Any) -> None:
         np.array([[0, 128], [255, 255]], dtype=np.uint8),
         np.full((2, 2), 255.0),
         torch.zeros(1, 3, 2, 2),
+        torch.zeros(2, 2).to_sparse(),
     ],
 )
 def test_bad_masks(mask: Any) -> None:
