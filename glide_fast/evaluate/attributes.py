@@ -22,6 +22,8 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
+from glide_fast.checkpoints import write_text
+from glide_fast.checkpoints.files import reporting_failed_writes
 from glide_fast.data.dataset import SceneDataset
 from glide_fast.data.scenes import held_out_captions
 from glide_fast.data.vocabulary import COLOURS, NOUNS, SHAPES
@@ -240,9 +242,10 @@ def captions(
     """Write balanced held-out captions of single objects, with what a judge needs to know about them."""
     try:
         records = held_out_captions(count, seed, ("emoji",) if emoji else ("solid",), NOUNS if emoji else ())
+        with reporting_failed_writes(out):
+            write_text(out, "".join(json.dumps(record) + "\n" for record in records))
     except GlideFastError as error:
         raise _fail(error) from error
-    out.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     typer.echo(f"{out}: {count} captions")
 
 

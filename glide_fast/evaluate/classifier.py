@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glide_fast.checkpoints import load_into, write_state_dict
 from glide_fast.errors import CheckpointError, invalid
 
 INPUT_SIZE = 64
@@ -112,13 +112,10 @@ def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
 
 
 def save_classifier(path: str | Path, model: AttributeClassifier, spec: JudgeSpec) -> None:
-    """Write weights and ``spec`` as one safetensors file, through a temporary name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, partial, metadata={"format": FORMAT, "spec": json.dumps(asdict(spec))})
-    partial.replace(path)
+    """Write weights and ``spec`` as one safetensors file, whole or not at all; CheckpointError where that fails."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": FORMAT, "spec": json.dumps(asdict(spec))}
+    write_state_dict(path, model.state_dict(), metadata)
 
 
 def load_classifier(path: str | Path) -> AttributeClassifier:
@@ -143,5 +140,5 @@ def load_classifier(path: str | Path) -> AttributeClassifier:
     for name in ("colours", "shapes", "concepts"):
         fields[name] = tuple(fields[name])
     model = AttributeClassifier(JudgeSpec(**fields))
-    model.load_state_dict(tensors)
+    load_into(model, tensors, source=f"classifier: {path}")
     return model.eval()

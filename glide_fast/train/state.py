@@ -44,7 +44,9 @@ class RunDirectory:
         return TrainConfig.from_json(values)
 
     def check(self, config: TrainConfig) -> None:
-        """InvalidInputError where a run is here that ``config`` would not continue, naming what differs."""
+        """InvalidInputError where no run can be, or one is that ``config`` would not continue, naming what differs."""
+        if self.path.exists() and not self.path.is_dir():
+            raise invalid("directory", str(self.path), "a directory, or the name of a new one")
         existing = self.config()
         differing = {} if existing is None else existing.differences(config)
         if differing:

@@ -198,6 +198,9 @@ def test_the_commands_train_and_judge(tmp_path):
     assert set(load_classifier(judge_file).spec.ceiling) == {"32", "128"}
     assert runner.invoke(app, ["captions", "--out", captions, "--count", "9"]).exit_code == 0
     assert load_records(captions) == held_out_captions(9)
+    refused = runner.invoke(app, ["captions", "--out", str(tmp_path / "nowhere" / "captions.jsonl")])
+    assert refused.exit_code == CheckpointError.exit_code
+    assert "was not written: No such file or directory" in refused.output
     np.save(tmp_path / "images.npy", np.zeros((9, 32, 32, 3), dtype=np.uint8))
     options = ["--images", str(tmp_path / "images.npy"), "--captions", captions, "--classifier", judge_file]
     table = runner.invoke(app, ["judge", *options])

@@ -81,6 +81,13 @@ def test_a_missing_data_set_is_refused_before_anything_is_written(tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_in_the_runs_place_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(InvalidInputError, match=r"directory: got .*run'; accepted: a directory"):
+        Trainer(train_config(data), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_a_run_lowers_the_loss(data: Path, tmp_path: Path) -> None:
     model = MODEL | {"dropout": 0.0}
     config = train_config(
