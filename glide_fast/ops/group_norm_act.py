@@ -6,13 +6,13 @@ Replaces the official chain cast to fp32, ``F.group_norm``, cast back, ``* (1 + 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from glide_fast.errors import invalid
-from glide_fast.ops import group_norm_act_cpu
+from glide_fast.ops import group_norm_act_cpu, group_norm_act_triton, recompute
 from glide_fast.ops.backends import Op
 from glide_fast.ops.layout import channel_rows
 
@@ -144,12 +144,58 @@ def group_norm_act(
     """
     check_arguments(x, weight, bias, groups, scale, shift)
     if torch.compiler.is_compiling():
-        # The compiler fuses the reference; it cannot see through the choice, and would break the graph at each norm.
-        return reference(x, weight, bias, groups, eps, scale, shift, silu)
+        # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
+        run = _custom_op if x.is_cuda else reference
+        return run(x, weight, bias, groups, eps, scale, shift, silu)
     backend = OP.choose(facts(x, weight, bias, scale, shift))
     result: torch.Tensor = backend.run(x, weight, bias, groups, eps, scale, shift, silu)
     return result
 
 
+@torch.library.custom_op(
+    "glide_fast::group_norm_act",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor bias, int groups, float eps, Tensor? scale, Tensor? shift, bool silu) -> Tensor",
+)
+def _custom_op(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    silu: bool,
+) -> torch.Tensor:
+    """The op for ``torch.compile``: the backend is chosen when it runs. Gradients are the reference's, computed again."""
+    backend = OP.choose(facts(x, weight, bias, scale, shift))
+    result: torch.Tensor = backend.run(x, weight, bias, groups, eps, scale, shift, silu)
+    promised = torch.empty_like(x)
+    return result if result.stride() == promised.stride() else promised.copy_(result)
+
+
+@_custom_op.register_fake
+def _custom_op_fake(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, weight, bias, ctx.groups, ctx.eps, scale, shift, ctx.silu = inputs
+    ctx.save_for_backward(x, weight, bias, scale, shift)
+
+
+def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def again(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *film: torch.Tensor) -> torch.Tensor:
+        scale, shift = film or (None, None)
+        return reference(x, weight, bias, ctx.groups, ctx.eps, scale, shift, ctx.silu)
+
+    inputs = [tensor for tensor in ctx.saved_tensors if tensor is not None]
+    x, weight, bias, *film = recompute.gradients(again, inputs, upstream)
+    return x, weight, bias, None, None, *(film or (None, None)), None
+
+
+_custom_op.register_autograd(_backward, setup_context=_save)
+
 OP.register("cpu", group_norm_act_cpu.run, group_norm_act_cpu.supports)
+OP.register("triton", group_norm_act_triton.run, group_norm_act_triton.supports)
 OP.register("reference", reference)

@@ -7,10 +7,40 @@ Replaces the official chain of reshapes, splits, two concatenations, two scaling
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 
 from glide_fast.errors import invalid
+from glide_fast.ops import (
+    packed_heads,
+    recompute,
+    text_attention_sdpa,
+    text_attention_triton,
+    text_attention_xformers,
+)
+from glide_fast.ops.backends import Op
+
+LONG = 512
+"""Tokens from which on a sequence counts as long (see :func:`glide_fast.ops.text_attention_sdpa.worth`)."""
+
+
+class Call(NamedTuple):
+    """What the choice of a backend rests on."""
+
+    device: str  # qkv's, as in torch.device.type
+    dtype: torch.dtype
+    head_size: int
+    alike: bool  # encoder_kv, where there is one, has qkv's type and device
+    channels_last: bool  # a token's channels lie side by side
+    long: bool  # LONG tokens or more
+    huge: bool  # a sample spans more elements than 31 bits count
+    empty: bool
+    gradients: bool
+
+
+OP: Op[Call] = Op("text_attention")
+"""The backends of :func:`text_attention`."""
 
 
 def check_arguments(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> int:
@@ -45,21 +75,97 @@ def reference(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = N
     return torch.einsum("bts,bcs->bct", probabilities, v).reshape(n, heads * head_size, tokens)
 
 
+def facts(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = None) -> Call:
+    """The facts of a call with these (checked) arguments, for ``OP.choose`` and ``OP.explain``."""
+    alike, gradients, huge = True, qkv.requires_grad, _span(qkv) >= text_attention_triton.MAX_OFFSET
+    if encoder_kv is not None:
+        alike = encoder_kv.dtype == qkv.dtype and encoder_kv.device == qkv.device
+        gradients = gradients or encoder_kv.requires_grad
+        huge = huge or _span(encoder_kv) >= text_attention_triton.MAX_OFFSET
+    return Call(
+        qkv.device.type,
+        qkv.dtype,
+        qkv.shape[1] // (3 * heads),
+        alike,
+        packed_heads.channels_last(qkv),
+        qkv.shape[2] >= LONG,
+        huge,
+        qkv.numel() == 0,
+        gradients and torch.is_grad_enabled(),
+    )
+
+
+def _span(packed: torch.Tensor) -> int:
+    return packed.shape[1] * packed.stride(1) + packed.shape[2] * packed.stride(2)
+
+
 def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = None) -> torch.Tensor:
     """Multi-head attention whose keys and values are the text's followed by the queries' own.
 
     Args:
         qkv: ``[N, heads * 3 * head_size, T]``; along dimension 1 the order is head-major: for each head its q, k, v.
-            Any strides; fp16, bf16, fp32 or fp64.
+            Any strides: the official layout and a transposed ``[N, T, heads * 3 * head_size]`` are both read in place by
+            the kernel. fp16, bf16, fp32 or fp64.
         heads: number of heads.
         encoder_kv: ``[N, heads * 2 * head_size, S]`` or None; for each head its k, v. They come before the image's and
             are never masked: padding positions of the prompt are attended, as in the official model.
 
     Returns:
-        ``[N, heads * head_size, T]`` in the type of ``qkv``. Softmax is taken in fp32 (fp64 stays fp64).
+        ``[N, heads * head_size, T]`` in the type of ``qkv``, in any strides. Softmax is taken in fp32 (fp64 stays fp64).
 
     Raises:
         InvalidInputError: for shapes outside this contract.
+        BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     check_arguments(qkv, heads, encoder_kv)
-    return reference(qkv, heads, encoder_kv)
+    if torch.compiler.is_compiling():
+        # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
+        return _custom_op(qkv, heads, encoder_kv) if qkv.is_cuda else reference(qkv, heads, encoder_kv)
+    backend = OP.choose(facts(qkv, heads, encoder_kv))
+    result: torch.Tensor = backend.run(qkv, heads, encoder_kv)
+    return result
+
+
+@torch.library.custom_op(
+    "glide_fast::text_attention",
+    mutates_args=(),
+    schema="(Tensor qkv, int heads, Tensor? encoder_kv) -> Tensor",
+)
+def _custom_op(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> torch.Tensor:
+    """The op for ``torch.compile``: the backend is chosen when it runs. Gradients are the reference's, computed again."""
+    backend = OP.choose(facts(qkv, heads, encoder_kv))
+    result: torch.Tensor = backend.run(qkv, heads, encoder_kv)
+    promised = packed_heads.empty_result(qkv)
+    return result if result.stride() == promised.stride() else promised.copy_(result)
+
+
+@_custom_op.register_fake
+def _custom_op_fake(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> torch.Tensor:
+    return packed_heads.empty_result(qkv)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    qkv, ctx.heads, encoder_kv = inputs
+    ctx.save_for_backward(qkv, encoder_kv)
+
+
+def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    qkv, encoder_kv = ctx.saved_tensors
+    inputs = [qkv] if encoder_kv is None else [qkv, encoder_kv]
+    gradients = recompute.gradients(lambda a, *b: reference(a, ctx.heads, *b), inputs, upstream)
+    return gradients[0], None, gradients[1] if encoder_kv is not None else None
+
+
+_custom_op.register_autograd(_backward, setup_context=_save)
+
+
+def _sdpa_declines(call: Call) -> str | None:
+    """Choices are remembered by what is forced, too, so a reason may depend on that."""
+    reason = text_attention_sdpa.supports(call)
+    return reason if reason is not None or OP._forced() is not None else text_attention_sdpa.worth(call)
+
+
+OP.register("triton", text_attention_triton.run, text_attention_triton.supports)
+OP.register("sdpa", text_attention_sdpa.run, _sdpa_declines)
+OP.register("xformers", text_attention_xformers.run, text_attention_xformers.supports)
+OP.register("reference", reference)

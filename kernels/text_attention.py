@@ -1,0 +1,254 @@
+"""text_attention: one pass over two segments of keys, both read where GLIDE's packed layouts hold them.
+
+A program owns a tile of queries of one head and walks the text's keys, then the image's, with the online softmax of Milakov
+and Gimelshein (2018) as in FlashAttention (Dao et al. 2022). Nothing is concatenated or permuted: a head's q, k and v are
+strided views, and the same kernel reads the official layout (tokens side by side) and the channels-last one.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Kernels are typed by what they are launched with.
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from glide_fast.kernels.build import Build
+
+FILL = 132  # multiprocessors of an H100
+MAX_HEAD = 128
+
+
+class Tiles(NamedTuple):
+    """How a shape is cut up; see :func:`tiles`."""
+
+    queries: int  # in a program
+    keys: int  # in a step
+    warps: int
+    stages: int  # steps whose keys and values are on their way
+
+
+def tiles(programs_of_64: int, head: int, itemsize: int) -> Tiles:
+    """The cut: a pure function of the shape, unmeasured on a device.
+
+    Args:
+        programs_of_64: programs that tiles of 64 queries would give: N * heads * ceil(T / 64).
+        head: channels in a head.
+        itemsize: bytes of an element.
+    """
+    if itemsize == 4:
+        # Exact fp32 products do not run on tensor cores; only small tiles stay in registers.
+        return Tiles(16, 16, 4, 1) if head > 64 else Tiles(64, 32, 8, 1)
+    if programs_of_64 < 2 * FILL:
+        return Tiles(64, 32 if head > 64 else 64, 4, 2)
+    return Tiles(128, 64, 8, 2 if head > 64 else 3)
+
+
+@triton.jit
+def _segment(
+    accumulated,  # fp32 [QUERIES, HEAD_PADDED]
+    largest,  # fp32 [QUERIES], of the logits so far, in base 2
+    total,  # fp32 [QUERIES]
+    q,  # [QUERIES, HEAD_PADDED]
+    k,  # the head's first key
+    v,
+    channel_stride,
+    token_stride,
+    length,
+    scale,
+    HEAD: tl.constexpr,
+    HEAD_PADDED: tl.constexpr,
+    KEYS: tl.constexpr,
+    EVEN: tl.constexpr,  # length is a multiple of KEYS
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Attend to one segment of keys, [HEAD, length] each in k and v."""
+    channel = tl.arange(0, HEAD_PADDED)
+    key = tl.arange(0, KEYS)
+    known = channel < HEAD
+    for start in tl.range(0, length, KEYS, num_stages=STAGES):
+        at = start + key
+        there = at < length
+        k_at = k + channel[:, None] * channel_stride + at[None, :] * token_stride
+        v_at = v + at[:, None] * token_stride + channel[None, :] * channel_stride
+        if EVEN and HEAD == HEAD_PADDED:
+            keys = tl.load(k_at)
+            values = tl.load(v_at)
+        else:
+            # Zeros, whatever lies there: 0 * NaN would be NaN.
+            keys = tl.load(k_at, mask=known[:, None] & there[None, :], other=0.0)
+            values = tl.load(v_at, mask=there[:, None] & known[None, :], other=0.0)
+        logits = tl.dot(q, keys, input_precision=PRECISION) * scale
+        if not EVEN:
+            logits = tl.where(there[None, :], logits, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(logits, axis=1))
+        weights = tl.exp2(logits - new_largest[:, None])
+        shrink = tl.exp2(largest - new_largest)
+        total = total * shrink + tl.sum(weights, axis=1)
+        accumulated = tl.dot(
+            weights.to(values.dtype), values, accumulated * shrink[:, None], input_precision=PRECISION
+        )
+        largest = new_largest
+    return accumulated, largest, total
+
+
+@triton.jit
+def attend(
+    qkv,  # [N, heads * 3 * HEAD, T]
+    text,  # [N, heads * 2 * HEAD, S]
+    out,  # [N, heads * HEAD, T]
+    heads,
+    tokens,  # T
+    text_tokens,  # S
+    scale,  # log2(e) / sqrt(HEAD)
+    qkv_sample_stride,
+    qkv_channel_stride,
+    qkv_token_stride,
+    text_sample_stride,
+    text_channel_stride,
+    text_token_stride,
+    out_sample_stride,
+    out_channel_stride,
+    out_token_stride,
+    HEAD: tl.constexpr,
+    HEAD_PADDED: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    EVEN: tl.constexpr,  # T is a multiple of both tiles
+    TEXT: tl.constexpr,  # there are text keys
+    TEXT_EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Grid (ceil(T / QUERIES), N * heads)."""
+    head = tl.program_id(1) % heads
+    sample = (tl.program_id(1) // heads).to(tl.int64)
+    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    channel = tl.arange(0, HEAD_PADDED)
+    inside = (query < tokens)[:, None] & (channel < HEAD)[None, :]
+
+    q_at = qkv + sample * qkv_sample_stride + head * 3 * HEAD * qkv_channel_stride
+    k_at = q_at + HEAD * qkv_channel_stride
+    q_tile = q_at + query[:, None] * qkv_token_stride + channel[None, :] * qkv_channel_stride
+    q = tl.load(q_tile) if EVEN and HEAD == HEAD_PADDED else tl.load(q_tile, mask=inside, other=0.0)
+
+    accumulated = tl.zeros((QUERIES, HEAD_PADDED), tl.float32)
+    largest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    if TEXT:
+        text_at = text + sample * text_sample_stride + head * 2 * HEAD * text_channel_stride
+        accumulated, largest, total = _segment(
+            accumulated,
+            largest,
+            total,
+            q,
+            text_at,
+            text_at + HEAD * text_channel_stride,
+            text_channel_stride,
+            text_token_stride,
+            text_tokens,
+            scale,
+            HEAD,
+            HEAD_PADDED,
+            KEYS,
+            TEXT_EVEN,
+            STAGES,
+            PRECISION,
+        )
+    accumulated, largest, total = _segment(
+        accumulated,
+        largest,
+        total,
+        q,
+        k_at,
+        k_at + HEAD * qkv_channel_stride,
+        qkv_channel_stride,
+        qkv_token_stride,
+        tokens,
+        scale,
+        HEAD,
+        HEAD_PADDED,
+        KEYS,
+        EVEN,
+        STAGES,
+        PRECISION,
+    )
+
+    result = (accumulated / total[:, None]).to(out.dtype.element_ty)
+    out_at = out + sample * out_sample_stride + head * HEAD * out_channel_stride
+    out_tile = out_at + query[:, None] * out_token_stride + channel[None, :] * out_channel_stride
+    if EVEN and HEAD == HEAD_PADDED:
+        tl.store(out_tile, result)
+    else:
+        tl.store(out_tile, result, mask=inside)
+
+
+def constants(cut: Tiles, head: int, tokens: int, text_tokens: int, itemsize: int) -> dict[str, object]:
+    """The compile-time arguments of :func:`attend`."""
+    return {
+        "HEAD": head,
+        "HEAD_PADDED": max(16, triton.next_power_of_2(head)),
+        "QUERIES": cut.queries,
+        "KEYS": cut.keys,
+        "EVEN": tokens % cut.queries == 0 and tokens % cut.keys == 0,
+        "TEXT": text_tokens > 0,
+        "TEXT_EVEN": text_tokens % cut.keys == 0,
+        "STAGES": cut.stages,
+        "PRECISION": "ieee" if itemsize == 4 else "tf32",
+    }
+
+
+def launch(
+    qkv: torch.Tensor,
+    out: torch.Tensor,
+    heads: int,
+    encoder_kv: torch.Tensor | None,
+    cut: Tiles | None = None,
+) -> None:
+    """Write the op of ``qkv`` ``[N, heads * 3 * head, T]`` and ``encoder_kv`` to ``out`` ``[N, heads * head, T]``; any strides.
+
+    ``cut`` stands in place of what :func:`tiles` says.
+    """
+    samples, width, tokens = qkv.shape
+    head = width // (3 * heads)
+    text_tokens = 0 if encoder_kv is None else encoder_kv.shape[2]
+    text = qkv if encoder_kv is None else encoder_kv
+    if cut is None:
+        cut = tiles(samples * heads * triton.cdiv(tokens, 64), head, qkv.element_size())
+    attend[triton.cdiv(tokens, cut.queries), samples * heads](
+        qkv, text, out, heads, tokens, text_tokens, math.log2(math.e) / math.sqrt(head),
+        *qkv.stride(), *text.stride(), *out.stride(),
+        **constants(cut, head, tokens, text_tokens, qkv.element_size()), num_warps=cut.warps, num_stages=cut.stages,
+    )  # fmt: skip
+
+
+def builds(
+    samples: int,
+    heads: int,
+    head: int,
+    tokens: int,
+    text_tokens: int,
+    element: str = "fp16",
+    channels_last: bool = True,
+) -> list[Build]:
+    """What :func:`launch` compiles for a shape. ``element``: qkv's Triton type."""
+    itemsize = 4 if element == "fp32" else 2
+    cut = tiles(samples * heads * triton.cdiv(tokens, 64), head, itemsize)
+    kinds = dict.fromkeys(("qkv", "text", "out"), f"*{element}")
+    kinds |= {"heads": "i32", "tokens": "i32", "text_tokens": "i32", "scale": "fp32"}
+    values = constants(cut, head, tokens, text_tokens, itemsize)
+    unit = "channel" if channels_last else "token"  # Triton makes a constant of a stride of 1
+    for tensor in ("qkv", "text", "out"):
+        values[f"{tensor}_{unit}_stride"] = 1
+        for axis in {"sample", "channel", "token"} - {unit}:
+            kinds[f"{tensor}_{axis}_stride"] = "i32"
+    layout = "channels-last" if channels_last else "official"
+    label = (
+        f"N {samples}, {heads} heads of {head}, {tokens} tokens + {text_tokens} of text, {element}, {layout}"
+    )
+    ordered = {name: kinds[name] for name in attend.arg_names if name in kinds}
+    return [Build(attend, label, ordered, values, cut.warps, cut.stages)]
