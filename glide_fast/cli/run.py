@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = {
     "base": ("num_inference_steps", "guidance_scale", "sampler"),
-    "upsampler": ("upsample_steps", "upsample_sampler", "upsample_temp"),
+    "upsampler": ("upsample_steps", "upsample_sampler", "upsample_temp", "upsample_strength"),
 }
 _OPTIONAL = ("negative_prompt", "clip_guidance_scale")  # recorded where they were given
 _STEPS = {"base": "num_inference_steps", "upsampler": "upsample_steps"}

@@ -40,3 +40,11 @@ def require_flag(argument: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise invalid(argument, value, "True or False")
+
+
+def require_strength(argument: str, value: object) -> float:
+    """``value`` as a share of a process to run, above 0 and up to 1."""
+    strength = require_number(argument, value, 0, 1)
+    if strength == 0:
+        raise invalid(argument, value, "a number above 0 and up to 1; at 0 nothing would change")
+    return strength

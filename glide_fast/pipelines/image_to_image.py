@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from glide_fast.errors import invalid
-from glide_fast.pipelines.checks import require_number
+from glide_fast.pipelines.checks import require_strength
 from glide_fast.pipelines.images import ImageInput, read_images, require_square, resize_images
 from glide_fast.pipelines.output import PipelineOutput
 from glide_fast.pipelines.plan import make_plan
@@ -21,9 +20,7 @@ def image_to_image(
 ) -> PipelineOutput:
     """See :meth:`glide_fast.pipelines.GlidePipeline.image_to_image`."""
     base = pipeline.require_base()
-    strength = require_number("strength", strength, 0, 1)
-    if strength == 0:
-        raise invalid("strength", strength, "a number above 0; at 0 nothing would change")
+    strength = require_strength("strength", strength)
     pictures = read_images(image)
     require_square(pictures, "image")
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)

@@ -168,6 +168,7 @@ class GlidePipeline:
         sampler: str | None = None,
         upsample_sampler: str | None = None,
         upsample_temp: float | None = None,
+        upsample_strength: float | None = None,
         clip: Clip | None = None,
         clip_guidance_scale: float | None = None,
         output_type: str = "pil",
@@ -191,6 +192,8 @@ class GlidePipeline:
             sampler: of the base model: "ddpm" (usual), "ddim", "plms", "dpm++2m" or "euler-a".
             upsample_sampler: of the upsampler; usually "ddim".
             upsample_temp: factor on the upsampler's starting noise; usually 0.997.
+            upsample_strength: share of the upsampler's steps to take, above 0 and up to 1 (GLIDE's way, from noise alone). Less
+                starts from the enlarged picture with that much noise: sooner done, and nearer to the base's colours.
             clip: a noise-aware CLIP that guides the base model; default the pipeline's own.
             clip_guidance_scale: its strength; 0 (and None without ``clip``) is off. Combines with ``guidance_scale``; the
                 released example uses 3 with a ``guidance_scale`` of 1.
@@ -218,6 +221,7 @@ class GlidePipeline:
             sampler=sampler,
             upsample_sampler=upsample_sampler,
             upsample_temp=upsample_temp,
+            upsample_strength=upsample_strength,
             clip=clip,
             clip_guidance_scale=clip_guidance_scale,
             output_type=output_type,

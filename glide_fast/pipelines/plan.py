@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import invalid
-from glide_fast.pipelines.checks import require_choice, require_flag, require_integer, require_number
+from glide_fast.pipelines.checks import (
+    require_choice,
+    require_flag,
+    require_integer,
+    require_number,
+    require_strength,
+)
 from glide_fast.pipelines.images import OUTPUT_TYPES
 from glide_fast.pipelines.output import StepCallback
 from glide_fast.pipelines.placement import refuse_half_on_cpu
@@ -25,6 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sampler": "ddpm",
     "upsample_sampler": "ddim",
     "upsample_temp": 0.997,
+    "upsample_strength": 1.0,
 }
 """What a pipeline's settings may override: GLIDE's usual values (Nichol et al. 2021, and its released notebooks)."""
 
@@ -52,6 +59,7 @@ class Plan:
     sampler: str
     upsample_sampler: str
     upsample_temp: float
+    upsample_strength: float
     clip: Clip | None
     clip_guidance_scale: float
     output_type: str
@@ -74,6 +82,7 @@ def make_plan(
     sampler: str | None = None,
     upsample_sampler: str | None = None,
     upsample_temp: float | None = None,
+    upsample_strength: float | None = None,
     clip: Clip | None = None,
     clip_guidance_scale: float | None = None,
     output_type: str = "pil",
@@ -130,6 +139,9 @@ def make_plan(
             "upsample_sampler", setting("upsample_sampler", upsample_sampler), samplers
         ),
         upsample_temp=require_number("upsample_temp", setting("upsample_temp", upsample_temp), 0),
+        upsample_strength=require_strength(
+            "upsample_strength", setting("upsample_strength", upsample_strength)
+        ),
         clip=clip,
         clip_guidance_scale=clip_scale,
         output_type=require_choice("output_type", output_type, OUTPUT_TYPES),

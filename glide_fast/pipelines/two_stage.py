@@ -30,6 +30,11 @@ class Known:
         return resize_images(self.images, size).to(device), resize_masks(self.masks, size).to(device)
 
 
+def started_from(image: torch.Tensor, strength: float, steps: int) -> dict[str, Any]:
+    """The loop's options for a run that takes the last ``strength`` of ``steps`` steps (one at least) from a noised picture."""
+    return {"image": image, "first": max(1, round(strength * steps)) - 1}
+
+
 def run_base(
     stage: Stage,
     plan: Plan,
@@ -53,8 +58,7 @@ def run_base(
         score = plan.clip.cond_fn(plan.prompts, plan.clip_guidance_scale)
     options: dict[str, Any] = {}
     if image is not None:
-        steps = max(1, round(strength * process.num_timesteps))
-        options = {"image": image.to(stage.device), "first": steps - 1}
+        options = started_from(image.to(stage.device), strength, process.num_timesteps)
     sample = _run(
         stage,
         plan,
@@ -76,8 +80,15 @@ def run_upsampler(
 ) -> torch.Tensor:
     """Enlarge ``low_res`` ``[N, 3, h, w]`` in [-1, 1] to ``[N, 3, size, size]``; without guidance, as GLIDE does."""
     steps = plan.upsample_steps
+    whole = plan.upsample_strength == 1.0
     fits = stage.steps >= 5 * 10  # fast27 takes ten steps of one fifth of the process
-    respacing = "fast27" if steps == _FAST27 and fits else str(steps)
+    # fast27 spends its steps on the noisiest and the cleanest fifth; a run that starts midway would miss the first.
+    respacing = "fast27" if steps == _FAST27 and fits and whole else str(steps)
+    options: dict[str, Any] = {}
+    if not whole:
+        options = started_from(
+            resize_images(low_res, stage.image_size).to(stage.device), plan.upsample_strength, steps
+        )
     conditioning = {"text": stage.prompts.encode(plan.prompts), "low_res": low_res.to(stage.device)}
     return _run(
         stage,
@@ -89,6 +100,7 @@ def run_upsampler(
         rule=plan.upsample_sampler,
         streams=UPSAMPLER_STREAMS,
         noise_scale=plan.upsample_temp,
+        **options,
     )
 
 

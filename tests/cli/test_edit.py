@@ -82,6 +82,7 @@ def test_upsampling_makes_the_pipelines_picture(
         "upsample_steps": 3,
         "upsample_sampler": "ddim",
         "upsample_temp": 0.997,
+        "upsample_strength": 1.0,
     }
 
 

@@ -27,6 +27,7 @@ SETTINGS = {
     "upsample_steps": 2,
     "upsample_sampler": "ddim",
     "upsample_temp": 0.997,
+    "upsample_strength": 1.0,
 }
 """What the tiny model's own defaults come to."""
 

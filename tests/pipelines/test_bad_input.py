@@ -62,6 +62,8 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"upsample_sampler": "heun"}, "upsample_sampler"),
     ({"upsample_temp": -1.0}, "upsample_temp"),
     ({"upsample_temp": NAN}, "upsample_temp"),
+    ({"upsample_strength": 0}, "upsample_strength"),
+    ({"upsample_strength": 1.5}, "upsample_strength"),
     ({"output_type": "jpg"}, "output_type"),
     ({"output_type": None}, "output_type"),
     ({"callback_on_step_end": 3}, "callback_on_step_end"),

@@ -104,7 +104,12 @@ def test_prompt_seed_and_scale_all_matter(pipe: GlidePipeline) -> None:
     ):
         other = make(pipe, **change)
         assert (other.low_res - reference.low_res).abs().max() > 2 / 255, change
-    for change in ({"upsample_steps": 4}, {"upsample_sampler": "ddpm"}, {"upsample_temp": 0.9}):
+    for change in (
+        {"upsample_steps": 4},
+        {"upsample_sampler": "ddpm"},
+        {"upsample_temp": 0.9},
+        {"upsample_strength": 0.5},
+    ):
         other = make(pipe, **change)
         assert torch.equal(other.low_res, reference.low_res), change
         assert (other.images - reference.images).abs().max() > 1e-3, change

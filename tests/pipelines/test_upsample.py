@@ -48,3 +48,27 @@ def test_a_pipeline_without_an_upsampler_says_so(base_only: GlidePipeline) -> No
 def test_size_is_checked(pipe: GlidePipeline) -> None:
     with pytest.raises(InvalidInputError, match=r"image: got '32x32 pixels'; accepted: .*16x16"):
         pipe.upsample(torch.rand(3, 32, 32))
+
+
+def test_a_strength_takes_that_share_of_the_steps_from_the_enlarged_picture(pipe: GlidePipeline) -> None:
+    seen: list[int] = []
+
+    def enlarge(strength: float) -> torch.Tensor:
+        seen.clear()
+        result = pipe.upsample(
+            torch.full((3, 16, 16), 0.25),
+            seed=1,
+            upsample_steps=50,
+            upsample_strength=strength,
+            callback_on_step_end=lambda end: seen.append(end.total),
+            output_type="pt",
+            progress=False,
+        )
+        return result.images
+
+    barely = enlarge(0.02)
+    assert seen == [1]
+    # One step back from the picture changes it little, whatever the (random) weights say.
+    assert (barely - 0.25).abs().mean() < 0.1
+    enlarge(0.5)
+    assert seen == [25] * 25
