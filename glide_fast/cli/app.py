@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from glide_fast.cli.bundle import bundle
 from glide_fast.cli.command import Command
 from glide_fast.cli.convert import convert
 from glide_fast.cli.environment import environment
@@ -29,6 +30,7 @@ for name, function in (
     ("upsample", upsample),
     ("train", train),
     ("convert", convert),
+    ("bundle", bundle),
     ("env", environment),
 ):
     app.command(name, cls=Command)(function)

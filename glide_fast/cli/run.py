@@ -41,6 +41,8 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     settings, pictures = _plan(request, pipeline)
     waiting = [picture for picture in pictures if not picture.skipped]
     stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
+    if "upsampler" in stages:
+        stages["upsampler"] = max(1, round(settings["upsample_strength"] * stages["upsampler"]))
     with PictureBar(len(waiting), stages, enabled=not quiet) as bar:
         for first in range(0, len(waiting), request.batch_size):
             batch = waiting[first : first + request.batch_size]

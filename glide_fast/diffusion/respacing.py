@@ -105,10 +105,6 @@ class SpacedDiffusion(GaussianDiffusion):
         self._timestep_map = torch.tensor(self.timestep_map)
         super().__init__(betas=1.0 - kept / np.append(1.0, kept[:-1]))
 
-    def original_timesteps(self, t: torch.Tensor) -> torch.Tensor:
-        """What the network is to be told at respaced indices ``t``."""
-        return self._timestep_map.to(t.device)[t]
-
     def _wrap(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         if isinstance(function, OriginalTimesteps):
             return function

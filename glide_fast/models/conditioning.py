@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from glide_fast.errors import invalid
 
@@ -35,3 +38,74 @@ def masked_image(
         )
     # One picture or mask serves the whole batch, as multiplication's broadcasting has it in the official model.
     return [(inpaint_image * inpaint_mask).expand_as(x), inpaint_mask.expand_as(x[:, :1])]
+
+
+class WiderInput(nn.Module):
+    """Before a UNet class: its ``in_channels`` argument counts the picture's channels, not those put beside them."""
+
+    pictures: ClassVar[int]
+    masks: ClassVar[int]
+    in_channels_position: ClassVar[int] = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "in_channels" in kwargs:
+            kwargs["in_channels"] = self._widened(kwargs["in_channels"])
+        else:
+            at = self.in_channels_position
+            args = (*args[:at], self._widened(args[at]), *args[at + 1 :])
+        super().__init__(*args, **kwargs)
+
+    def _widened(self, channels: int) -> int:
+        return self.pictures * channels + self.masks
+
+
+class SuperResInput(WiderInput):
+    """Reads the low-resolution picture, resized bilinearly, beside x."""
+
+    pictures = 2
+    masks = 0
+
+    def forward(
+        self, x: torch.Tensor, timesteps: torch.Tensor, low_res: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """As the UNet's own, with ``low_res`` ``[N, 3, h, w]``."""
+        return super().forward(torch.cat([x, resized_low_res(x, low_res)], dim=1), timesteps, **kwargs)
+
+
+class InpaintInput(WiderInput):
+    """Reads the masked picture and the mask beside x."""
+
+    pictures = 2
+    masks = 1
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        inpaint_image: torch.Tensor | None = None,
+        inpaint_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As the UNet's own, with ``inpaint_image`` ``[N, 3, H, W]`` and ``inpaint_mask`` ``[N, 1, H, W]``, 1 = keep."""
+        extra = masked_image(x, inpaint_image, inpaint_mask)
+        return super().forward(torch.cat([x, *extra], dim=1), timesteps, **kwargs)
+
+
+class SuperResInpaintInput(WiderInput):
+    """Reads the masked picture, the mask and the resized low-resolution picture beside x."""
+
+    pictures = 3
+    masks = 1
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        inpaint_image: torch.Tensor | None = None,
+        inpaint_mask: torch.Tensor | None = None,
+        low_res: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As the UNet's own, with the inputs of both other kinds."""
+        extra = [*masked_image(x, inpaint_image, inpaint_mask), resized_low_res(x, low_res)]
+        return super().forward(torch.cat([x, *extra], dim=1), timesteps, **kwargs)

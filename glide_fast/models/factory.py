@@ -124,9 +124,6 @@ def create_model_and_diffusion(
     return model, create_gaussian_diffusion(diffusion_steps, noise_schedule, timestep_respacing)
 
 
-DIFFUSION_OPTIONS = ("diffusion_steps", "noise_schedule", "timestep_respacing")
-
-
 def build(options: Options) -> tuple[Text2ImUNet, SpacedDiffusion]:
     """:func:`create_model_and_diffusion` of options completed with the defaults of their kind."""
     return create_model_and_diffusion(**complete(options))

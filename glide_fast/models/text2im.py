@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import nn
 
 from glide_fast.errors import invalid
-from glide_fast.models.conditioning import masked_image, resized_low_res
+from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import CompactEmbedding, LayerNorm, timestep_embedding
 from glide_fast.models.precision import convert_linears
 from glide_fast.models.text_transformer import Transformer
 from glide_fast.models.unet import UNetModel
+
+IN_CHANNELS_POSITION = 6
+"""``in_channels`` comes after text_ctx, xf_width, xf_layers, xf_heads, xf_final_ln and tokenizer."""
 
 
 class Tokenizer(Protocol):
@@ -177,72 +180,19 @@ class Text2ImUNet(UNetModel):
         return self.torso(x, emb, encoder_out)
 
 
-class _WiderInput(Text2ImUNet):
-    """A text UNet whose ``in_channels`` argument counts the picture's channels, not those concatenated to them."""
-
-    pictures: ClassVar[int]
-    masks: ClassVar[int]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        def widened(channels: int) -> int:
-            return self.pictures * channels + self.masks
-
-        if "in_channels" in kwargs:
-            kwargs["in_channels"] = widened(kwargs["in_channels"])
-        else:
-            # Positional: after text_ctx, xf_width, xf_layers, xf_heads, xf_final_ln and tokenizer.
-            args = (*args[:6], widened(args[6]), *args[7:])
-        super().__init__(*args, **kwargs)
-
-
-class SuperResText2ImUNet(_WiderInput):
+class SuperResText2ImUNet(SuperResInput, Text2ImUNet):  # type: ignore[misc]  # the inputs come before the rest
     """Upsampler: beside x, the low-resolution picture resized bilinearly."""
 
-    pictures = 2
-    masks = 0
-
-    def forward(  # type: ignore[override]
-        self, x: torch.Tensor, timesteps: torch.Tensor, low_res: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """As :meth:`Text2ImUNet.forward` with ``low_res`` ``[N, 3, h, w]``."""
-        return super().forward(torch.cat([x, resized_low_res(x, low_res)], dim=1), timesteps, **kwargs)
+    in_channels_position = IN_CHANNELS_POSITION
 
 
-class InpaintText2ImUNet(_WiderInput):
+class InpaintText2ImUNet(InpaintInput, Text2ImUNet):  # type: ignore[misc]  # the inputs come before the rest
     """Inpainting base: beside x, the masked picture and the mask."""
 
-    pictures = 2
-    masks = 1
-
-    def forward(  # type: ignore[override]
-        self,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        inpaint_image: torch.Tensor | None = None,
-        inpaint_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """As :meth:`Text2ImUNet.forward` with ``inpaint_image`` ``[N, 3, H, W]``, ``inpaint_mask`` ``[N, 1, H, W]``, 1 = keep."""
-        return super().forward(
-            torch.cat([x, *masked_image(x, inpaint_image, inpaint_mask)], dim=1), timesteps, **kwargs
-        )
+    in_channels_position = IN_CHANNELS_POSITION
 
 
-class SuperResInpaintText2ImUnet(_WiderInput):
+class SuperResInpaintText2ImUnet(SuperResInpaintInput, Text2ImUNet):  # type: ignore[misc]  # the inputs come before the rest
     """Inpainting upsampler: beside x, the masked picture and the mask at its own size, then the resized low-resolution one."""
 
-    pictures = 3
-    masks = 1
-
-    def forward(  # type: ignore[override]
-        self,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        inpaint_image: torch.Tensor | None = None,
-        inpaint_mask: torch.Tensor | None = None,
-        low_res: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """As :meth:`Text2ImUNet.forward` with the inputs of both other kinds."""
-        extra = [*masked_image(x, inpaint_image, inpaint_mask), resized_low_res(x, low_res)]
-        return super().forward(torch.cat([x, *extra], dim=1), timesteps, **kwargs)
+    in_channels_position = IN_CHANNELS_POSITION

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from glide_fast.errors import invalid
+from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32, timestep_embedding, zero_module
 from glide_fast.models.precision import convert_convolutions
 from glide_fast.ops import text_attention
@@ -401,3 +402,15 @@ class UNetModel(nn.Module):
         if y is not None:
             emb = emb + self.label_emb(y)
         return self.torso(x, emb)
+
+
+class SuperResUNetModel(SuperResInput, UNetModel):  # type: ignore[misc]  # the inputs come before the rest
+    """An upsampler without text; no released model is one."""
+
+
+class InpaintUNetModel(InpaintInput, UNetModel):  # type: ignore[misc]  # the inputs come before the rest
+    """An inpainting model without text; no released model is one."""
+
+
+class SuperResInpaintUNetModel(SuperResInpaintInput, UNetModel):  # type: ignore[misc]  # the inputs come before the rest
+    """An inpainting upsampler without text; no released model is one."""

@@ -1,14 +1,12 @@
-"""Make a pipeline directory out of trained models: ``python -m glide_fast.weights.bundle BASE OUT --upsampler DIR``."""
+"""Making a pipeline directory out of trained models; ``glide-fast bundle`` on the command line."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 
 from glide_fast.checkpoints import read_directory, save_pipeline_directory
 from glide_fast.errors import invalid
@@ -43,18 +41,3 @@ def bundle(
             packed = {k: v.to(STORAGE[storage]) if v.is_floating_point() else v for k, v in state.items()}
             components[name] = (kind, options, packed)
     save_pipeline_directory(out, dict(settings or {}), components)
-
-
-def main(
-    base: Annotated[Path, typer.Argument(help="Directory of the base model.")],
-    out: Annotated[Path, typer.Argument(help="Pipeline directory to write.")],
-    upsampler: Annotated[Path | None, typer.Option(help="Directory of the upsampler.")] = None,
-    settings: Annotated[str, typer.Option(help="The pipeline's defaults as JSON.")] = "{}",
-    storage: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
-) -> None:
-    """Put a trained base model and its upsampler into one pipeline directory."""
-    bundle(base, out, upsampler, json.loads(settings), storage)
-
-
-if __name__ == "__main__":
-    typer.run(main)

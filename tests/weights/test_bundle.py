@@ -1,0 +1,67 @@
+"""Two trained models in one pipeline directory, and the command that puts them there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import tiny
+from typer.testing import CliRunner
+
+from glide_fast.checkpoints import read_pipeline_directory, save_directory
+from glide_fast.cli.app import app
+from glide_fast.errors import InvalidInputError
+from glide_fast.models.factory import build
+from glide_fast.pipelines import GlidePipeline
+from glide_fast.weights.bundle import bundle
+
+
+def exported(directory: Path, options: dict[str, Any]) -> Path:
+    """A model directory as a training run leaves it."""
+    options = {k: v for k, v in options.items() if k != "low_res_size"} | {"vocab_rows": 5, "use_fp16": False}
+    model, _ = build(options)
+    save_directory(directory, "unet", options, model.state_dict())
+    return directory
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    return exported(tmp_path / "base", tiny.MODEL), exported(tmp_path / "upsampler", tiny.UPSAMPLER)
+
+
+def test_the_command_makes_a_pipeline_that_samples_with_its_settings(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, upsampler = models
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"num_inference_steps": 2, "upsample_steps": 3}))
+    out = tmp_path / "pipeline"
+    result = CliRunner().invoke(
+        app, ["bundle", str(base), str(out), "--upsampler", str(upsampler), "--settings", str(settings)]
+    )
+    assert result.exit_code == 0, result.output
+    stored = read_pipeline_directory(out).read("base")[2]
+    assert stored["input_blocks.0.0.weight"].dtype == torch.float16
+    assert stored["token_embedding.index"].dtype == torch.int32
+    totals = set()
+    pictures = GlidePipeline.from_pretrained(out)(
+        "a red square", callback_on_step_end=lambda end: totals.add((end.stage, end.total)), progress=False
+    )
+    assert totals == {("base", 2), ("upsampler", 3)}
+    assert pictures.images[0].size == (16, 16)
+
+    again = CliRunner().invoke(app, ["bundle", str(base), str(out)])
+    assert again.exit_code == 2
+    assert "--overwrite" in again.output
+
+
+def test_bad_input_leaves_nothing(models: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "pipeline"
+    with pytest.raises(InvalidInputError, match="storage"):
+        bundle(models[0], out, storage="int8")
+    missing = CliRunner().invoke(app, ["bundle", str(tmp_path / "nothing"), str(out)])
+    assert missing.exit_code == 3
+    assert not out.exists()
