@@ -3,6 +3,9 @@
 
 #include "cpu/entries.h"
 #include "cpu/isa.h"
+#ifdef GLIDE_FAST_CUDA
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 
@@ -31,4 +34,16 @@ PYBIND11_MODULE(_C, module) {
                py::arg("scale"), py::arg("shift"), py::arg("film_dtype"), py::arg("scale_stride"),
                py::arg("shift_stride"), py::arg("eps"), py::arg("silu"), py::arg("threads"), py::arg("isa") = "",
                "y = act(film(group_norm(x))) over channels-last rows.");
+    module.def("guided_step", &glide_fast::guided_step, py::call_guard<py::gil_scoped_release>(), py::arg("images"),
+               py::arg("channels"), py::arg("positions"), py::arg("x"), py::arg("model_out"), py::arg("model_dtype"),
+               py::arg("model_strides"), py::arg("guided"), py::arg("guidance_scale"), py::arg("guidance"),
+               py::arg("guidance_stride"), py::arg("table"), py::arg("rows"), py::arg("step"), py::arg("step_stride"),
+               py::arg("noise"), py::arg("seeds"), py::arg("stream"), py::arg("known"), py::arg("known_mask"),
+               py::arg("score"), py::arg("history"), py::arg("clip"), py::arg("remember_eps"), py::arg("next_x"),
+               py::arg("x0"), py::arg("next_history"), py::arg("inputs"), py::arg("input_dtype"),
+               py::arg("input_strides"), py::arg("copies"), py::arg("threads"), py::arg("isa") = "",
+               "One step of the reverse diffusion, from the network's output to the next state.");
+#ifdef GLIDE_FAST_CUDA
+    glide_fast::cuda::bind(module);
+#endif
 }

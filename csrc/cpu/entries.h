@@ -5,8 +5,11 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 namespace glide_fast {
+
+using Strides = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // of images, channels, positions
 
 void group_norm_act(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t samples, std::int64_t rows,
                     std::int64_t channels, std::int64_t groups, std::int64_t x_sample_stride,
@@ -14,5 +17,14 @@ void group_norm_act(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t 
                     std::uintptr_t weight, std::uintptr_t bias, int affine_dtype, std::uintptr_t scale,
                     std::uintptr_t shift, int film_dtype, std::int64_t scale_stride, std::int64_t shift_stride,
                     double eps, bool silu, int threads, const std::string& isa);
+
+void guided_step(std::int64_t images, std::int64_t channels, std::int64_t positions, std::uintptr_t x,
+                 std::uintptr_t model_out, int model_dtype, const Strides& model_strides, bool guided,
+                 float guidance_scale, std::uintptr_t guidance, std::int64_t guidance_stride, std::uintptr_t table,
+                 std::int64_t rows, std::uintptr_t step, std::int64_t step_stride, std::uintptr_t noise,
+                 std::uintptr_t seeds, std::uint32_t stream, std::uintptr_t known, std::uintptr_t known_mask,
+                 std::uintptr_t score, std::uintptr_t history, bool clip, bool remember_eps, std::uintptr_t next_x,
+                 std::uintptr_t x0, std::uintptr_t next_history, std::uintptr_t inputs, int input_dtype,
+                 const Strides& input_strides, std::int64_t copies, int threads, const std::string& isa);
 
 }  // namespace glide_fast

@@ -15,7 +15,7 @@ from glide_fast.diffusion.noise import BASE_STREAMS, Streams, philox_normal
 from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.diffusion.rules import draws_noise, get_rule
 from glide_fast.errors import invalid
-from glide_fast.ops.guided_step import HISTORY, guided_step
+from glide_fast.ops.guided_step import HISTORY, Step, guided_step
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Callback = Callable[[int, int, torch.Tensor], object]
@@ -84,7 +84,11 @@ class SamplingLoop:
             if tensor is not None and tensor.shape != wanted:
                 raise invalid(name, tuple(tensor.shape), f"shape {wanted}")
         self.denoiser, self.score, self.seeds, self.streams = denoiser, score, seeds, streams
-        self.guidance_scale, self.known, self.known_mask, self.clip = guidance_scale, known, known_mask, clip
+        self.guidance_scale, self.clip = guidance_scale, clip
+        # As the step's kernels read them.
+        self.known, self.known_mask = (
+            None if tensor is None else tensor.float().contiguous() for tensor in (known, known_mask)
+        )
         self.rule = get_rule(rule, argument="rule")
         self.total = first + 1
         """Steps of a run."""
@@ -101,29 +105,28 @@ class SamplingLoop:
         # Doubled for guidance, so that the network's input needs no concatenation at every step.
         copies = 1 if guidance_scale is None else 2
         self._inputs = torch.empty(copies * count, *shape, device=device)
-        self._halves = self._inputs.chunk(copies)
+        self._x = self._inputs[:count]
+        self._copies = self._inputs[count:] if copies > 1 else None
         # A vector, because indexing with a scalar tensor would read it back to the host.
         self._steps = torch.empty(copies * count, dtype=torch.int64, device=device)
         self._history = torch.empty(HISTORY, *full, device=device) if self.rule.multistep else None
-        self._no_noise = None if draws_noise(table) else torch.zeros(full, device=device)
+        self._draws_noise = draws_noise(table)
 
     @property
     def x(self) -> torch.Tensor:
         """The state, fp32 ``[N, C, H, W]``; the loop's own buffer, which the next step overwrites."""
-        return self._halves[0]
+        return self._x
 
     def reset(self) -> None:
         """Fill the buffers for a run from the first step; ``seeds`` may have been changed in place."""
         noise = philox_normal(self.seeds, 0, tuple(self.x.shape[1:]), stream=self.streams.start)
         start = noise * self._start_noise
-        self._write(start if self._image is None else self._image + start)
+        start = start if self._image is None else self._image + start
+        for half in self._inputs.split(len(start)):
+            half.copy_(start)
         self._steps.fill_(self.total - 1)
         if self._history is not None:
             self._history.zero_()
-
-    def _write(self, x: torch.Tensor) -> None:
-        for half in self._halves:
-            half.copy_(x)
 
     def advance(self) -> torch.Tensor:
         """Take one step; returns its prediction of the clean images, ``[N, C, H, W]``."""
@@ -132,15 +135,13 @@ class SamplingLoop:
         timesteps = self._timesteps.index_select(0, self._steps)
         score = None if self.score is None else self.score(self.x, timesteps[:count])
         model_out = self.denoiser(self._inputs, timesteps)
-        noise = self._no_noise
-        if noise is None:
-            noise = philox_normal(self.seeds, steps, tuple(self.x.shape[1:]), stream=self.streams.step)
         step = guided_step(
             self.x,
             model_out,
             self._table,
             steps,
-            noise,
+            seeds=self.seeds if self._draws_noise else None,
+            stream=self.streams.step,
             guidance_scale=self.guidance_scale,
             known=self.known,
             known_mask=self.known_mask,
@@ -148,10 +149,10 @@ class SamplingLoop:
             score=score,
             history=self._history,
             remember_eps=self.rule.remember_eps,
+            inputs=self._copies,
+            # The prediction is handed out, so it is a tensor of its own; the rest is the loop's.
+            out=Step(self.x, torch.empty_like(self.x), self._history),
         )
-        self._write(step.x)
-        if self._history is not None and step.history is not None:
-            self._history.copy_(step.history)
         self._steps -= 1
         return step.x0
 

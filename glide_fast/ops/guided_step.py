@@ -12,9 +12,17 @@ coefficients for the same arithmetic (see :mod:`glide_fast.diffusion.rules`), so
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+
+from glide_fast.errors import invalid
+from glide_fast.ops import guided_step_cpu, guided_step_triton
+from glide_fast.ops.backends import Op
+from glide_fast.ops.guided_step_call import Call, Step, facts
+
+OP: Op[Call] = Op("guided_step")
+"""The backends of :func:`guided_step`."""
 
 HISTORY = 3
 """Predictions of earlier steps that a rule may use (PLMS uses three, DPM-Solver++(2M) one)."""
@@ -44,14 +52,6 @@ class Prediction(NamedTuple):
     log_variance: torch.Tensor
 
 
-class Step(NamedTuple):
-    """Result of a step: the next state, the x0 it rests on, and the history for the next step."""
-
-    x: torch.Tensor
-    x0: torch.Tensor
-    history: torch.Tensor | None
-
-
 def column(rows: torch.Tensor, index: int, like: torch.Tensor) -> torch.Tensor:
     """One column of ``rows`` (``[COUNT]`` or ``[N, COUNT]``), shaped to broadcast against ``like`` ``[N, ...]``."""
     # fp16 states are promoted, as the fp32 tables of the official loop do; fp64 ones stay fp64.
@@ -64,11 +64,14 @@ def mix_guidance(
 ) -> torch.Tensor:
     """Classifier-free guidance (Ho & Salimans 2021) on a doubled batch, conditional half first.
 
-    ``model_out`` is ``[2 N, 2 C, H, W]`` and the result ``[N, 2 C, H, W]``: eps is mixed, the variance channels are the
-    conditional half's. Without a scale the batch is not doubled and comes back as it is.
+    ``model_out`` is ``[2 N, 2 C, H, W]`` and the result ``[N, 2 C, H, W]``, in fp32 at least: eps is mixed, the variance
+    channels are the conditional half's. Without a scale the batch is not doubled and comes back as it is.
     """
     if guidance_scale is None:
         return model_out
+    if isinstance(guidance_scale, torch.Tensor):
+        guidance_scale = guidance_scale.view(-1, *([1] * (model_out.dim() - 1)))
+    model_out = model_out.to(torch.promote_types(model_out.dtype, torch.float32))
     conditional, unconditional = model_out.chunk(2, dim=0)
     eps_c, eps_u = conditional[:, :channels], unconditional[:, :channels]
     eps = eps_u + guidance_scale * (eps_c - eps_u)
@@ -96,7 +99,7 @@ def advance(
     x: torch.Tensor,
     prediction: Prediction,
     rows: torch.Tensor,
-    noise: torch.Tensor,
+    noise: torch.Tensor | None,
     *,
     score: torch.Tensor | None = None,
     history: torch.Tensor | None = None,
@@ -114,10 +117,70 @@ def advance(
             out = out + column(rows, Column.HISTORY + k, x) * history[k]
         latest = eps_from_x0(x, x0, rows) if remember_eps else x0
         history = torch.cat([latest[None], history[:-1]])
-    std = column(rows, Column.NOISE, x) + column(rows, Column.LEARNED_NOISE, x) * torch.exp(
-        0.5 * prediction.log_variance
-    )
-    return Step(out + std * noise, x0, history)
+    if noise is not None:
+        std = column(rows, Column.NOISE, x) + column(rows, Column.LEARNED_NOISE, x) * torch.exp(
+            0.5 * prediction.log_variance
+        )
+        out = out + std * noise
+    return Step(out, x0, history)
+
+
+def check_arguments(
+    x: torch.Tensor,
+    model_out: torch.Tensor,
+    table: torch.Tensor,
+    step: torch.Tensor,
+    noise: torch.Tensor | None,
+    *,
+    seeds: torch.Tensor | None,
+    guidance_scale: float | torch.Tensor | None,
+    known: torch.Tensor | None,
+    known_mask: torch.Tensor | None,
+    score: torch.Tensor | None,
+    history: torch.Tensor | None,
+    inputs: torch.Tensor | None,
+    out: Step | None,
+    **_: object,
+) -> None:
+    """Raise ``InvalidInputError`` for arguments outside the contract of :func:`guided_step`."""
+    full = x.shape
+    if len(full) < 3:
+        raise invalid("x", tuple(full), "a tensor of shape [N, C, H, W]")
+    count, channels = full[:2]
+    copies = 1 if guidance_scale is None else 2
+    if model_out.shape != (copies * count, 2 * channels, *full[2:]):
+        raise invalid(
+            "model_out", tuple(model_out.shape), f"shape {(copies * count, 2 * channels, *full[2:])}"
+        )
+    if table.dim() != 2 or table.shape[1] != Column.COUNT:
+        raise invalid("table", tuple(table.shape), f"shape [steps, {Column.COUNT}]")
+    if step.dim() > 1 or (step.dim() == 1 and len(step) != count) or step.is_floating_point():
+        raise invalid("step", f"{step.dtype} {tuple(step.shape)}", f"an integer tensor [] or [{count}]")
+    if noise is not None and seeds is not None:
+        raise invalid("noise, seeds", "both", "one of them, or neither for a step without noise")
+    if seeds is not None and (seeds.shape != (count,) or seeds.dtype != torch.int64):
+        raise invalid("seeds", f"{seeds.dtype} {tuple(seeds.shape)}", f"an int64 tensor [{count}]")
+    if isinstance(guidance_scale, torch.Tensor) and guidance_scale.numel() not in (1, count):
+        raise invalid("guidance_scale", tuple(guidance_scale.shape), f"a number, or 1 or {count} elements")
+    if (known is None) != (known_mask is None):
+        raise invalid(
+            "known, known_mask", (type(known).__name__, type(known_mask).__name__), "both or neither"
+        )
+    for name, tensor, wanted in (
+        ("noise", noise, full),
+        ("known", known, full),
+        ("known_mask", known_mask, (count, 1, *full[2:])),
+        ("score", score, full),
+        ("history", history, (HISTORY, *full)),
+    ):
+        if tensor is not None and tensor.shape != wanted:
+            raise invalid(name, tuple(tensor.shape), f"shape {tuple(wanted)}")
+    if inputs is not None and (inputs.shape[1:] != full[1:] or not count or inputs.shape[0] % count):
+        raise invalid("inputs", tuple(inputs.shape), f"shape [k {count}, {', '.join(map(str, full[1:]))}]")
+    if out is not None:
+        shapes = (out.x.shape, out.x0.shape, None if out.history is None else out.history.shape)
+        if shapes != (full, full, None if history is None else history.shape):
+            raise invalid("out", shapes, "the shapes of x, x and history")
 
 
 def reference(
@@ -125,8 +188,10 @@ def reference(
     model_out: torch.Tensor,
     table: torch.Tensor,
     step: torch.Tensor,
-    noise: torch.Tensor,
+    noise: torch.Tensor | None = None,
     *,
+    seeds: torch.Tensor | None = None,
+    stream: int = 0,
     guidance_scale: float | torch.Tensor | None = None,
     known: torch.Tensor | None = None,
     known_mask: torch.Tensor | None = None,
@@ -134,8 +199,15 @@ def reference(
     score: torch.Tensor | None = None,
     history: torch.Tensor | None = None,
     remember_eps: bool = False,
+    inputs: torch.Tensor | None = None,
+    out: Step | None = None,
 ) -> Step:
     """The maths in plain torch; the ground truth for every backend. See :func:`guided_step`."""
+    if seeds is not None:
+        # The diffusion package imports this module.
+        from glide_fast.diffusion.noise import philox_normal
+
+        noise = philox_normal(seeds, step, tuple(x.shape[1:]), stream=stream)
     rows = table[step]
     mixed = mix_guidance(model_out, x.shape[1], guidance_scale)
     x0, log_variance = predict(x, mixed, rows)
@@ -143,9 +215,65 @@ def reference(
         x0 = x0 * (1 - known_mask) + known * known_mask
     if clip:
         x0 = x0.clamp(-1, 1)
-    return advance(
+    result = advance(
         x, Prediction(x0, log_variance), rows, noise, score=score, history=history, remember_eps=remember_eps
     )
+    if inputs is not None:
+        for copy in inputs.split(len(x)):
+            copy.copy_(result.x)
+    if out is None:
+        return result
+    out.x.copy_(result.x)
+    out.x0.copy_(result.x0)
+    if out.history is not None and result.history is not None:
+        out.history.copy_(result.history)
+    return out
+
+
+@torch.library.custom_op(
+    "glide_fast::guided_step", mutates_args=("next_x", "x0", "next_history", "inputs"), device_types=None
+)
+def _guided_step(
+    x: torch.Tensor,
+    model_out: torch.Tensor,
+    table: torch.Tensor,
+    step: torch.Tensor,
+    noise: torch.Tensor | None,
+    seeds: torch.Tensor | None,
+    stream: int,
+    guidance_scale: float | None,
+    guidance: torch.Tensor | None,
+    known: torch.Tensor | None,
+    known_mask: torch.Tensor | None,
+    clip: bool,
+    score: torch.Tensor | None,
+    history: torch.Tensor | None,
+    remember_eps: bool,
+    next_x: torch.Tensor,
+    x0: torch.Tensor,
+    next_history: torch.Tensor | None,
+    inputs: torch.Tensor | None,
+) -> None:
+    """What torch.compile sees: the choice of a backend waits until the tensors are real."""
+    options = {
+        "seeds": seeds,
+        "stream": stream,
+        "guidance_scale": guidance_scale if guidance is None else guidance,
+        "known": known,
+        "known_mask": known_mask,
+        "clip": clip,
+        "score": score,
+        "history": history,
+        "remember_eps": remember_eps,
+        "inputs": inputs,
+        "out": Step(next_x, x0, next_history),
+    }
+    _run(x, model_out, table, step, noise, options)
+
+
+@_guided_step.register_fake
+def _(*arguments: object) -> None:
+    """All results go into tensors that the caller made."""
 
 
 def guided_step(
@@ -153,8 +281,10 @@ def guided_step(
     model_out: torch.Tensor,
     table: torch.Tensor,
     step: torch.Tensor,
-    noise: torch.Tensor,
+    noise: torch.Tensor | None = None,
     *,
+    seeds: torch.Tensor | None = None,
+    stream: int = 0,
     guidance_scale: float | torch.Tensor | None = None,
     known: torch.Tensor | None = None,
     known_mask: torch.Tensor | None = None,
@@ -162,36 +292,101 @@ def guided_step(
     score: torch.Tensor | None = None,
     history: torch.Tensor | None = None,
     remember_eps: bool = False,
+    inputs: torch.Tensor | None = None,
+    out: Step | None = None,
 ) -> Step:
     """Advance the diffusion state by one step of any sampler.
 
     Args:
         x: ``[N, C, H, W]`` fp32, the state at this step.
         model_out: ``[N, 2 C, H, W]``, or ``[2 N, 2 C, H, W]`` with a guidance scale; eps first, then the variance's v.
+            fp32, bf16 or fp16, contiguous or channels-last; used in fp32.
         table: ``[steps, Column.COUNT]`` fp32, from :mod:`glide_fast.diffusion.rules`.
-        step: integer tensor, ``[]`` or ``[N]``, the row to use; read on the device, so a captured loop may change it.
+        step: int64 tensor, ``[]`` or ``[N]``, the row to use; read on the device, so a captured loop may change it.
         noise: ``[N, C, H, W]`` fp32, standard normal; a rule without noise multiplies it by zero.
-        guidance_scale: classifier-free guidance; None for a batch that is not doubled.
+        seeds, stream: instead of ``noise``, int64 ``[N]`` and the number of a stream: the noise is that of
+            :func:`glide_fast.diffusion.noise.philox_normal` for these at this ``step``. With neither, none is added.
+        guidance_scale: classifier-free guidance, a number or an fp32 tensor of 1 or N elements; None for a batch that is
+            not doubled.
         known, known_mask: inpainting; ``[N, C, H, W]`` in [-1, 1] and ``[N, 1, H, W]``, 1 where the image is kept.
         clip: clamp x0 to [-1, 1] (after the known region, before anything uses it).
         score: ``[N, C, H, W]``, scaled gradient of a log probability with respect to ``x``.
         history: ``[HISTORY, N, C, H, W]`` predictions of earlier steps for multistep rules, latest first.
         remember_eps: the history holds eps (PLMS) instead of x0 (DPM-Solver++).
+        inputs: ``[k N, C, H, W]``, fp32, bf16 or fp16, contiguous or channels-last: is filled with k copies of the next
+            state, for the network's next call.
+        out: where to write the result; may hold ``x`` and ``history`` themselves. None for new tensors.
 
     Returns:
         :class:`Step`; ``x0`` is the clamped prediction after the score was applied.
+
+    All arithmetic is fp32 (fp64 for fp64 states). Backends agree to 1e-5, and so do batches of any size: kernels round each
+    product and sum as the reference does, since x0 is the small difference of large numbers at the noisiest steps.
+
+    Raises:
+        InvalidInputError: for shapes outside this contract.
+        BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
-    return reference(
+    options = {
+        "seeds": seeds,
+        "stream": stream,
+        "guidance_scale": guidance_scale,
+        "known": known,
+        "known_mask": known_mask,
+        "clip": clip,
+        "score": score,
+        "history": history,
+        "remember_eps": remember_eps,
+        "inputs": inputs,
+        "out": out,
+    }
+    check_arguments(x, model_out, table, step, noise, **options)  # type: ignore[arg-type]
+    if not torch.compiler.is_compiling():
+        return _run(x, model_out, table, step, noise, options)
+    if torch.is_grad_enabled() and any(
+        isinstance(t, torch.Tensor) and t.requires_grad for t in (x, model_out, noise, *options.values())
+    ):
+        return reference(x, model_out, table, step, noise, **options)  # type: ignore[arg-type]
+    if out is None:
+        out = Step.like(x.to(torch.promote_types(x.dtype, torch.float32)), history)
+    scale: tuple[float | None, torch.Tensor | None] = (
+        (None, guidance_scale) if isinstance(guidance_scale, torch.Tensor) else (guidance_scale, None)
+    )
+    _guided_step(
         x,
         model_out,
         table,
         step,
         noise,
-        guidance_scale=guidance_scale,
-        known=known,
-        known_mask=known_mask,
-        clip=clip,
-        score=score,
-        history=history,
-        remember_eps=remember_eps,
+        seeds,
+        stream,
+        *scale,
+        known,
+        known_mask,
+        clip,
+        score,
+        history,
+        remember_eps,
+        *out,
+        inputs,
     )
+    return out
+
+
+def _run(
+    x: torch.Tensor,
+    model_out: torch.Tensor,
+    table: torch.Tensor,
+    step: torch.Tensor,
+    noise: torch.Tensor | None,
+    options: dict[str, Any],
+) -> Step:
+    """Choose a backend and run it."""
+    backend = OP.choose(facts(x, model_out, table, step, noise, **options))
+    result: Step = backend.run(x, model_out, table, step, noise, **options)
+    return result
+
+
+OP.register("cpu", guided_step_cpu.run, guided_step_cpu.supports)
+OP.register("triton", guided_step_triton.run, guided_step_triton.supports)
+OP.register("reference", reference)

@@ -1,0 +1,155 @@
+"""guided_step's contract: seeds, buffers, refusals, torch.compile and gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import steps
+
+from glide_fast.diffusion.noise import philox_normal
+from glide_fast.errors import InvalidInputError
+from glide_fast.ops import guided_step
+from glide_fast.ops.backends import force
+from glide_fast.ops.guided_step import HISTORY, Step, reference
+
+
+def test_seeds_stand_for_the_noise_of_their_step() -> None:
+    arguments = steps.arguments((3, 3, 5, 5), row_of_each=True)
+    seeds, stream = arguments.pop("seeds"), arguments.pop("stream")
+    noise = philox_normal(seeds, arguments["step"], (3, 5, 5), stream=stream)
+    with force("reference"):
+        drawn = guided_step(**arguments, seeds=seeds, stream=stream)
+        given = guided_step(**arguments, noise=noise)
+    assert torch.equal(drawn.x, given.x)
+
+
+def test_without_noise_none_is_added() -> None:
+    arguments = steps.arguments(noise="none")
+    with force("reference"):
+        none = guided_step(**arguments)
+        zero = guided_step(**arguments, noise=torch.zeros_like(arguments["x"]))
+    assert torch.equal(none.x, zero.x)
+
+
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("rule", ["ddpm", "plms"])
+def test_results_go_where_they_are_wanted(backend: str | None, rule: str) -> None:
+    arguments = steps.arguments(rule=rule)
+    want = reference(**arguments)
+    inputs = steps.next_inputs((2, 3, 8, 8), 2, torch.bfloat16, True)
+    x, history = arguments["x"], arguments.get("history")
+    with force(**({} if backend is None else {"guided_step": backend})):
+        got = guided_step(**arguments, inputs=inputs, out=Step(x, torch.empty_like(x), history))
+    assert got.x is x and got.history is history
+    for a, b in zip(got, want, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert torch.equal(inputs, x.repeat(2, 1, 1, 1).bfloat16())
+
+
+def test_guidance_of_half_precision_is_mixed_in_fp32() -> None:
+    arguments = steps.arguments(model_dtype=torch.bfloat16, noise="none")
+    wide = {**arguments, "model_out": arguments["model_out"].float()}
+    assert torch.equal(reference(**arguments).x, reference(**wide).x)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"x": torch.zeros(4)}, "x"),
+        ({"model_out": torch.zeros(2, 6, 8, 8)}, "model_out"),
+        ({"table": torch.zeros(5, 3)}, "table"),
+        ({"step": torch.tensor(0.0)}, "step"),
+        ({"step": torch.tensor([0, 0, 0])}, "step"),
+        ({"noise": torch.zeros(2, 3, 8, 8)}, "noise, seeds"),
+        ({"seeds": torch.zeros(1, dtype=torch.int64)}, "seeds"),
+        ({"seeds": torch.zeros(2)}, "seeds"),
+        ({"guidance_scale": torch.zeros(3)}, "guidance_scale"),
+        ({"known": torch.zeros(2, 3, 8, 8)}, "known, known_mask"),
+        ({"known": torch.zeros(2, 3, 8, 8), "known_mask": torch.zeros(2, 3, 8, 8)}, "known_mask"),
+        ({"score": torch.zeros(1, 3, 8, 8)}, "score"),
+        ({"history": torch.zeros(2, 2, 3, 8, 8)}, "history"),
+        ({"inputs": torch.zeros(3, 3, 8, 8)}, "inputs"),
+        ({"out": Step(torch.zeros(2, 3, 8, 8), torch.zeros(1), None)}, "out"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{named}:"):
+        guided_step(**{**steps.arguments(), **change})
+
+
+# Symbolic shapes of all nineteen arguments at once take a minute: those checks have only what every step has.
+@pytest.mark.parametrize(
+    ("everything", "checks"),
+    [
+        (True, ("test_schema", "test_autograd_registration", "test_faketensor")),
+        (
+            False,
+            ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"),
+        ),
+    ],
+)
+def test_opcheck(everything: bool, checks: tuple[str, ...]) -> None:
+    a = steps.arguments(rule="plms" if everything else "ddpm", known=everything, score=everything)
+    out = steps.poisoned(a["x"], a.get("history"))
+    inputs = steps.next_inputs((2, 3, 8, 8), 2, torch.bfloat16, False) if everything else None
+    arguments = (
+        a["x"], a["model_out"], a["table"], a["step"], None, a["seeds"], 3, 3.0, None, a.get("known"), a.get("known_mask"),
+        True, a.get("score"), a.get("history"), a["remember_eps"], out.x, out.x0, out.history, inputs,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.glide_fast.guided_step.default, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_torch_compile_sees_one_graph(in_place: bool) -> None:
+    arguments = steps.arguments(rule="dpm++2m")
+    want = guided_step(**arguments)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, examples: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def step(arguments: dict[str, Any]) -> Step:
+        x, history = arguments["x"], arguments["history"]
+        return guided_step(**arguments, out=Step(x, torch.empty_like(x), history) if in_place else None)
+
+    got = torch.compile(step, backend=backend, fullgraph=True)(arguments)
+    torch.compiler.reset()
+    assert len(graphs) == 1
+    assert sum("guided_step" in str(node.target) for node in graphs[0].graph.nodes) == 1
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_are_those_of_the_reference() -> None:
+    arguments = steps.arguments(rule="plms", noise="tensor")
+    gradients = []
+    for run in (guided_step, reference):
+        out = arguments["model_out"].clone().requires_grad_()
+        step = run(**{**arguments, "model_out": out})
+        gradients.append(torch.autograd.grad(step.x.square().sum() + step.history[0].sum(), out)[0])
+    assert torch.equal(*gradients) and gradients[0].abs().max() > 0
+
+
+def test_double_precision_stays_so() -> None:
+    arguments = {
+        name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in steps.arguments(noise="tensor").items()
+    }
+    assert guided_step(**arguments).x.dtype == torch.float64
+
+
+def test_an_empty_batch() -> None:
+    empty = torch.zeros(0, 3, 4, 4)
+    step = guided_step(
+        empty,
+        torch.zeros(0, 6, 4, 4),
+        steps.table("plms"),
+        torch.tensor(0),
+        history=torch.zeros(HISTORY, 0, 3, 4, 4),
+    )
+    assert step.x.shape == empty.shape
