@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from glide_fast.errors import invalid
-from glide_fast.ops import group_norm_act_cpu, group_norm_act_triton, recompute
+from glide_fast.ops import group_norm_act_cpu, group_norm_act_cuda, group_norm_act_triton, recompute
 from glide_fast.ops.backends import Op
 from glide_fast.ops.layout import channel_rows
 
@@ -197,5 +197,6 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 _custom_op.register_autograd(_backward, setup_context=_save)
 
 OP.register("cpu", group_norm_act_cpu.run, group_norm_act_cpu.supports)
+OP.register("cuda", group_norm_act_cuda.run, group_norm_act_cuda.supports)
 OP.register("triton", group_norm_act_triton.run, group_norm_act_triton.supports)
 OP.register("reference", reference)
