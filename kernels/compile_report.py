@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
-from glide_fast.kernels import group_norm_act, text_attention
-from glide_fast.kernels.build import Build
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from . import group_norm_act, text_attention
+from .build import Build
 
 TARGETS = (80, 90, 100)
 SHARED_PER_MULTIPROCESSOR = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
@@ -32,8 +33,10 @@ WARPS = 64
 PROGRAMS = 32
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-BASE = ((64, 192), (64, 384), (32, 192), (32, 384), (32, 576), (32, 768), (32, 960))
-BASE += ((16, 384), (16, 576), (16, 960), (16, 1152), (16, 1344), (8, 576), (8, 768), (8, 1344), (8, 1536))
+BASE = (
+    *((64, 192), (64, 384), (32, 192), (32, 384), (32, 576), (32, 768), (32, 960)),
+    *((16, 384), (16, 576), (16, 960), (16, 1152), (16, 1344), (8, 576), (8, 768), (8, 1344), (8, 1536)),
+)
 UPSAMPLER = ((256, 192), (256, 384), (128, 192), (128, 384), (64, 384), (64, 576), (64, 768))
 ATTENTION = ((6, 1024), (9, 256), (12, 64))  # heads and tokens of the base model's levels
 
@@ -154,7 +157,7 @@ def report(builds: list[Build], targets: tuple[int, ...] = TARGETS, workers: int
     commit = _commit()
     with ThreadPoolExecutor(workers) as pool:
         work = [(build, target) for build in distinct(builds) for target in targets]
-        yield from pool.map(lambda one: examine(*one, commit), work)
+        yield from pool.map(lambda one: examine(one[0], one[1], commit), work)
 
 
 def write(file: Path, rows: Iterator[Row]) -> int:
@@ -176,10 +179,11 @@ def _output(*command: str | Path) -> str:
 
 
 def _commit() -> str:
-    """The source's commit, "+" where files differ from it; empty outside a repository."""
+    """The source's commit, "+" where a kernel differs from it; empty outside a repository."""
     here = Path(__file__).resolve().parent
     try:
-        return _output("git", "-C", here, "describe", "--always", "--dirty=+").strip()
+        commit = _output("git", "-C", here, "rev-parse", "--short", "HEAD").strip()
+        return commit + ("+" if _output("git", "-C", here, "status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

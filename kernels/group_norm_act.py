@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from glide_fast.kernels.build import Build
+
+from .build import Build
 
 SECTOR = 32  # bytes that move between memory and the caches at least
 ONE_PASS_BYTES = (
@@ -26,7 +27,7 @@ ONE_PASS_BYTES = (
 ONE_PASS_BYTES_CROWDED = 96 * 1024  # the same where the batch alone fills the device
 FILL = 132  # multiprocessors of an H100
 PROGRAMS = 8 * FILL
-TILE = 2048  # elements in a tile: one 16-byte load for each of 128 threads, twice
+TILE = 1024  # elements in a tile: 16 bytes in fp16 for each of 128 threads
 MAX_LANE_BYTES = 128  # a cache line
 
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from glide_fast.kernels.build import Build
+
+from .build import Build
 
 FILL = 132  # multiprocessors of an H100
 MAX_HEAD = 128

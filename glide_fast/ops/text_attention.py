@@ -71,7 +71,8 @@ def reference(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = N
     # Scaling both factors by head_size ** -1/4 keeps fp16 logits in range; scaling the product would overflow first.
     scale = 1.0 / math.sqrt(math.sqrt(head_size))
     logits = torch.einsum("bct,bcs->bts", q * scale, k * scale)
-    probabilities = torch.softmax(logits.float(), dim=-1).to(qkv.dtype)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    probabilities = torch.softmax(logits, dim=-1).to(qkv.dtype)
     return torch.einsum("bts,bcs->bct", probabilities, v).reshape(n, heads * head_size, tokens)
 
 

@@ -1,0 +1,129 @@
+"""text_attention's Triton kernel against fp64, interpreted or on a device: test_kernels.py runs this in a process of its own."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from glide_fast.kernels import text_attention as kernels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.interpreter import teach_bfloat16
+
+from glide_fast.ops import text_attention
+from glide_fast.ops.backends import force
+from glide_fast.ops.triton_runtime import interpreting
+
+op = importlib.import_module("glide_fast.ops.text_attention")
+
+DEVICE = "cpu" if interpreting() else "cuda"
+HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+if interpreting():
+    teach_bfloat16()
+
+
+def packed(
+    n: int, width: int, tokens: int, dtype: torch.dtype, channels_last: bool, seed: int
+) -> torch.Tensor:
+    """``[n, width, tokens]`` of normal values inside a larger buffer of NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, tokens, width) if channels_last else (n, width, tokens)
+    values = torch.randn(shape, generator=generator)
+    arena = torch.full([size + 3 for size in shape], float("nan")).to(dtype).to(DEVICE)
+    inner = arena[tuple(slice(1, size + 1) for size in shape)]
+    inner.copy_(values)
+    return inner.transpose(1, 2) if channels_last else inner
+
+
+def launched(
+    qkv: torch.Tensor, heads: int, text: torch.Tensor | None, cut: kernels.Tiles | None, channels_last: bool
+) -> torch.Tensor:
+    """The kernel's result, out of an output full of NaN between canaries."""
+    n, width, tokens = qkv.shape
+    shape = (n, tokens, width // 3) if channels_last else (n, width // 3, tokens)
+    arena = torch.full([size + 2 for size in shape], 7.0, dtype=qkv.dtype, device=DEVICE)
+    inner = arena[tuple(slice(1, size + 1) for size in shape)]
+    out = inner.fill_(float("nan")).transpose(1, 2) if channels_last else inner.fill_(float("nan"))
+    kernels.launch(qkv, out, heads, text, cut)
+    result = out.clone()
+    inner.fill_(7.0)
+    assert bool((arena == 7).all()), "something was written outside the output"
+    return result
+
+
+def assert_as_good_as_plain_torch(
+    result: torch.Tensor, qkv: torch.Tensor, heads: int, text: torch.Tensor | None
+) -> None:
+    truth = op.reference(qkv.double(), heads, None if text is None else text.double())
+    error = (result.double() - truth).abs().max()
+    plain = (op.reference(qkv, heads, text).double() - truth).abs().max()
+    largest = max(float(qkv.double().abs().max()), 1.0)
+    # Where plain torch is lucky: one rounding of the weights, and one of a result that is no larger than the values.
+    floor = (8 if qkv.dtype == torch.float32 else 1) * HALF_UNIT[qkv.dtype] * largest
+    assert float(error) <= max(2 * float(plain), floor)
+
+
+@settings(max_examples=80 if interpreting() else 100)
+@given(
+    n=st.integers(1, 2),
+    heads=st.integers(1, 2),
+    head=st.sampled_from([8, 20, 32, 64]),
+    tokens=st.integers(1, 40),
+    text_tokens=st.one_of(st.none(), st.integers(1, 40)),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    channels_last=st.booleans(),
+    text_channels_last=st.booleans(),
+    cut=st.sampled_from(
+        [None, kernels.Tiles(16, 16, 4, 1), kernels.Tiles(16, 32, 4, 2), kernels.Tiles(32, 16, 4, 1)]
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_error_is_at_most_twice_that_of_plain_torch(
+    n: int,
+    heads: int,
+    head: int,
+    tokens: int,
+    text_tokens: int | None,
+    dtype: torch.dtype,
+    channels_last: bool,
+    text_channels_last: bool,
+    cut: kernels.Tiles | None,
+    seed: int,
+) -> None:
+    qkv = packed(n, heads * 3 * head, tokens, dtype, channels_last, seed)
+    text = None
+    if text_tokens is not None:
+        text = packed(n, heads * 2 * head, text_tokens, dtype, text_channels_last, seed + 1)
+    result = launched(qkv, heads, text, cut, channels_last)
+    assert_as_good_as_plain_torch(result, qkv, heads, text)
+
+
+@pytest.mark.parametrize("head", [32, 64, 128])
+@pytest.mark.parametrize("tokens", [64, 77])
+def test_shipped_tiles_through_the_public_op(head: int, tokens: int) -> None:
+    qkv = packed(1, 2 * 3 * head, tokens, torch.float16, True, head)
+    text = packed(1, 2 * 2 * head, 128, torch.float16, False, head + 1)
+    with force(text_attention="triton"):
+        result = text_attention(qkv, 2, text)
+    assert result.stride(1) == 1, "a channels-last input gives a channels-last output"
+    assert_as_good_as_plain_torch(result, qkv, 2, text)
+
+
+def test_tiles_for_full_grids() -> None:
+    qkv = packed(1, 3 * 64, 130, torch.float16, False, 0)
+    result = launched(qkv, 1, None, kernels.tiles(10**6, 64, 2), False)
+    assert_as_good_as_plain_torch(result, qkv, 1, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_sharp_softmax_and_values_near_the_end_of_the_range(dtype: torch.dtype) -> None:
+    """Logits of hundreds, whose products overflow fp16; values of 6e4, whose sum would."""
+    qkv = packed(1, 3 * 32, 40, dtype, True, 1)
+    qkv[:, :64] *= 12
+    qkv[:, 64:] = qkv[:, 64:].sign() * 6e4
+    result = launched(qkv, 1, None, kernels.Tiles(16, 16, 4, 1), True)
+    truth = op.reference(qkv.double(), 1)
+    assert bool(result.isfinite().all())
+    # A logit of 1000 in fp32 is known to 2 ** -14, and so is its exponential, relatively.
+    assert float((result.double() - truth).abs().max()) <= 6e4 * (2.0**-12 + HALF_UNIT[dtype])

@@ -1,0 +1,71 @@
+"""How the kernels cut up GLIDE's shapes, and any other: pure functions, checked without running a kernel."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from glide_fast.kernels import compile_report, group_norm_act, text_attention
+from hypothesis import given
+from hypothesis import strategies as st
+
+SHAPES = sorted({*compile_report.BASE, *compile_report.UPSAMPLER})
+
+
+@given(
+    samples=st.integers(1, 64),
+    positions=st.integers(1, 70000),
+    groups=st.integers(1, 64),
+    group=st.integers(1, 64),
+    itemsize=st.sampled_from([2, 4]),
+)
+def test_every_channel_and_position_is_covered_once(
+    samples: int, positions: int, groups: int, group: int, itemsize: int
+) -> None:
+    channels = groups * group
+    cut = group_norm_act.plan(samples, positions, channels, groups, itemsize)
+    assert channels % cut.slab == 0 and cut.slab % group == 0
+    assert cut.lanes & (cut.lanes - 1) == 0 and cut.rows & (cut.rows - 1) == 0
+    assert (cut.chunks - 1) * cut.chunk < positions <= cut.chunks * cut.chunk
+    assert cut.chunk % cut.rows == 0
+
+
+@pytest.mark.parametrize(("size", "channels"), SHAPES)
+@pytest.mark.parametrize("samples", [1, 2, 32])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_glide_shapes_waste_neither_lanes_nor_sectors(
+    size: int, channels: int, samples: int, itemsize: int
+) -> None:
+    cut = group_norm_act.plan(samples, size * size, channels, 32, itemsize)
+    assert cut.slab % cut.lanes == 0
+    assert cut.slab * itemsize % group_norm_act.SECTOR == 0
+    assert cut.lanes * itemsize >= group_norm_act.SECTOR
+    assert size * size % cut.rows == 0
+
+
+@pytest.mark.parametrize(("size", "channels"), SHAPES)
+def test_the_second_pass_reads_few_statistics(size: int, channels: int) -> None:
+    cut = group_norm_act.plan(2, size * size, channels, 32, 2)
+    statistics = cut.chunks * cut.slab_groups(channels // 32) * 8
+    assert cut.chunks == 1 or statistics * 8 <= cut.chunk * cut.slab * 2
+
+
+def test_large_tensors_fill_a_device_at_small_batches() -> None:
+    for samples, size, channels in ((2, 64, 192), (1, 256, 192), (2, 64, 384), (1, 128, 192)):
+        cut = group_norm_act.plan(samples, size * size, channels, 32, 2)
+        programs = samples * (channels // cut.slab) * cut.chunks
+        assert programs >= 0.9 * group_norm_act.FILL, (size, channels, programs)
+
+
+def test_small_grids_get_tiles_of_64_queries() -> None:
+    for heads, tokens in compile_report.ATTENTION:
+        assert text_attention.tiles(2 * heads * math.ceil(tokens / 64), 64, 2).queries == 64
+    assert text_attention.tiles(32 * 6 * 16, 64, 2).queries == 128
+
+
+def test_occupancy_by_hand() -> None:
+    # 128 threads of 128 registers: 16,384 of 65,536; shared memory of 48 KiB and the 1 KiB that each program costs: 4 of 228.
+    assert compile_report.programs_per_multiprocessor(90, 4, 128, 0) == 4
+    assert compile_report.programs_per_multiprocessor(90, 8, 32, 48 * 1024) == 4
+    assert compile_report.programs_per_multiprocessor(80, 8, 32, 48 * 1024) == 3
+    assert compile_report.programs_per_multiprocessor(90, 4, 16, 0) == 16
