@@ -25,7 +25,10 @@ def test_right_code_runs(cuda_program: Path, backwards: bool) -> None:
     ("mistake", "message"),
     [
         ("missing_thread", "deadlock: 4 threads have ended, 380 wait at __syncthreads"),
-        ("mismatch", "deadlock: 0 threads have ended, 128 wait at __syncthreads, 256 wait at a cluster's barrier"),
+        (
+            "mismatch",
+            "deadlock: 0 threads have ended, 128 wait at __syncthreads, 256 wait at a cluster's barrier",
+        ),
         ("out_of_bounds", "heap-buffer-overflow"),
         ("left_early", "that block has left"),
     ],

@@ -2,10 +2,11 @@
 //
 // A request is lines "key value", then "buffers N" and N lines "name bytes", then the buffers themselves. Each buffer is a
 // heap block of exactly that size. The answer is a line of the plan's fields and the buffers named by `results`.
-#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -18,9 +19,13 @@ using namespace glide_fast::cuda;
 
 namespace {
 
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
 struct Buffer {
     std::size_t bytes;
-    unsigned char* data;
+    std::unique_ptr<unsigned char, Free> data;
 };
 
 std::map<std::string, std::string> values;
@@ -33,7 +38,7 @@ double number(const std::string& key) { return has(key) ? std::stod(values[key])
 
 std::uintptr_t address(const std::string& name) {
     const auto buffer = buffers.find(name);
-    return buffer == buffers.end() ? 0 : std::uintptr_t(buffer->second.data) + std::uintptr_t(integer(name + ".offset"));
+    return buffer == buffers.end() ? 0 : std::uintptr_t(buffer->second.data.get()) + std::uintptr_t(integer(name + ".offset"));
 }
 
 Rows rows(const std::string& name) {
@@ -65,7 +70,7 @@ void read_request() {
         for (const auto& [name, bytes] : listed) {
             void* memory = nullptr;
             if (posix_memalign(&memory, 64, bytes ? bytes : 1)) throw std::bad_alloc();
-            buffers[name] = {bytes, static_cast<unsigned char*>(memory)};
+            buffers[name] = {bytes, std::unique_ptr<unsigned char, Free>(static_cast<unsigned char*>(memory))};
             std::cin.read(static_cast<char*>(memory), std::streamsize(bytes));
         }
         return;
@@ -159,9 +164,8 @@ int main() {
         std::cout << "\n";
         std::istringstream results(text("results"));
         for (std::string name; std::getline(results, name, ',');)
-            std::cout.write(reinterpret_cast<const char*>(buffers.at(name).data), std::streamsize(buffers.at(name).bytes));
+            std::cout.write(reinterpret_cast<const char*>(buffers.at(name).data.get()), std::streamsize(buffers.at(name).bytes));
         std::cout.flush();
-        for (auto& [name, buffer] : buffers) std::free(buffer.data);
         return 0;
     } catch (const std::exception& error) {
         std::cerr << error.what() << "\n";

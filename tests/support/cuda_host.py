@@ -14,10 +14,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "cuda_shim" / "driver.cpp"
 COMPILER = shutil.which("g++")
-FLAGS = (
-    "-std=c++17 -x c++ -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=off"
-    " -Wall -Wextra -Werror -Wno-unknown-pragmas"
-).split()
+FLAGS = [
+    *("-std=c++17", "-x", "c++", "-O1", "-g1", "-ffp-contract=off"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+]
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
