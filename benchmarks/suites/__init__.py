@@ -1,0 +1,1 @@
+"""One suite an op: its cases over the shapes of GLIDE's models."""

@@ -1,0 +1,72 @@
+"""text_attention at the levels of GLIDE's networks that attend, with 128 tokens of text before the image's."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.case import PLAIN, Case
+from glide_fast.ops import text_attention
+
+_reference = importlib.import_module("glide_fast.ops.text_attention").reference
+TEXT = 128
+HEAD = 64
+# (tokens, heads) of 32 x 32, 16 x 16 and 8 x 8.
+BASE = ((1024, 6), (256, 9), (64, 12))
+UPSAMPLER = ((1024, 6), (256, 12), (64, 12))
+
+
+def case(model: str, n: int, tokens: int, heads: int, device: str, compile_too: bool) -> Case:
+    """One size; fp16 on CUDA and bf16 on the CPU."""
+    dtype = torch.float16 if device == "cuda" else torch.bfloat16
+    generator = torch.Generator().manual_seed(tokens + heads)
+
+    def packed(parts: int, length: int) -> torch.Tensor:
+        # As a 1x1 convolution leaves it in a channels-last network: a token's channels side by side.
+        values = torch.randn(n, length, parts * heads * HEAD, generator=generator)
+        return values.to(device, dtype).transpose(1, 2)
+
+    qkv, text = packed(3, tokens), packed(2, TEXT)
+
+    def plain() -> list[torch.Tensor]:
+        q, k, v = qkv.unflatten(1, (heads, 3, HEAD)).unbind(2)
+        text_k, text_v = text.unflatten(1, (heads, 2, HEAD)).unbind(2)
+        k, v = torch.cat([text_k, k], dim=-1), torch.cat([text_v, v], dim=-1)
+        out = F.scaled_dot_product_attention(q.mT, k.mT, v.mT)
+        return [out.mT.flatten(1, 2)]
+
+    def official() -> list[torch.Tensor]:
+        return [_reference(qkv, heads, text)]
+
+    def truth() -> list[torch.Tensor]:
+        return [_reference(qkv.double(), heads, text.double())]
+
+    def ours() -> list[torch.Tensor]:
+        return [text_attention(qkv, heads, text)]
+
+    made = Case(
+        op="text_attention",
+        model=model,
+        shape=f"{n}x{heads}x{HEAD}, {tokens} + {TEXT} tokens",
+        dtype=dtype,
+        device=device,
+        truth=truth,
+        baselines={PLAIN: plain, "official chain, fp32 softmax": official},
+        moved_bytes=(qkv.numel() * 4 // 3 + text.numel()) * qkv.element_size(),
+        flops=4 * n * heads * HEAD * tokens * (tokens + TEXT),
+    )
+    made.add_backends(ours)
+    if compile_too:
+        made.add_compiled("torch.compile of plain torch", plain)
+    return made
+
+
+def cases(device: str, compile_too: bool, quick: bool) -> Iterator[Case]:
+    """All sizes, or with ``quick`` one of each model."""
+    for model, batches, sizes in (("base", (2, 8, 32), BASE), ("upsampler", (1, 4), UPSAMPLER)):
+        for n in batches[:1] if quick else batches:
+            for tokens, heads in sizes[-1:] if quick else sizes:
+                yield case(model, n, tokens, heads, device, compile_too)
