@@ -61,6 +61,11 @@ template <typename T>
 Vec gather(const T* image, const Layout& layout, std::int64_t positions, const Place& at) {
     if (layout.position == 1 && layout.channel == positions) return load(image + at.element, at.count);
     float values[Vec::lanes] = {};
+    if (at.count == Vec::lanes && at.position + Vec::lanes <= positions) {
+        const T* first = image + at.channel * layout.channel + at.position * layout.position;
+        for (int i = 0; i < Vec::lanes; ++i) values[i] = number(first[i * layout.position]);
+        return Vec::load(values);
+    }
     each(at, positions, [&](int i, std::int64_t channel, std::int64_t position) {
         values[i] = number(image[channel * layout.channel + position * layout.position]);
     });
@@ -167,16 +172,16 @@ struct Image {
     }
 
     void span(std::int64_t first, std::int64_t last) const {
+        std::int64_t channel = first / g.positions, position = first % g.positions;
         for (std::int64_t chunk = first; chunk < last; chunk += 4 * Vec::lanes) {
             Vec n[4];
             if (g.seeds) normals(seed, step, g.stream, std::uint32_t(chunk / 4), n);
             for (int k = 0; k < 4; ++k) {
                 const std::int64_t element = chunk + k * Vec::lanes;
                 if (element >= last) break;
-                const std::int64_t channel = element / g.positions;
-                const Place at{element, channel, element - channel * g.positions,
-                               int(smaller(Vec::lanes, last - element))};
-                advance(at, g.seeds ? &n[k] : nullptr);
+                const int count = int(smaller(Vec::lanes, last - element));
+                advance(Place{element, channel, position, count}, g.seeds ? &n[k] : nullptr);
+                for (position += count; position >= g.positions; position -= g.positions) ++channel;
             }
         }
     }

@@ -166,15 +166,13 @@ def check_arguments(
         raise invalid(
             "known, known_mask", (type(known).__name__, type(known_mask).__name__), "both or neither"
         )
-    for name, tensor, wanted in (
-        ("noise", noise, full),
-        ("known", known, full),
-        ("known_mask", known_mask, (count, 1, *full[2:])),
-        ("score", score, full),
-        ("history", history, (HISTORY, *full)),
-    ):
-        if tensor is not None and tensor.shape != wanted:
-            raise invalid(name, tuple(tensor.shape), f"shape {tuple(wanted)}")
+    if known_mask is not None and known_mask.shape != (count, 1, *full[2:]):
+        raise invalid("known_mask", tuple(known_mask.shape), f"shape {(count, 1, *full[2:])}")
+    if history is not None and history.shape != (HISTORY, *full):
+        raise invalid("history", tuple(history.shape), f"shape {(HISTORY, *full)}")
+    for name, tensor in (("noise", noise), ("known", known), ("score", score)):
+        if tensor is not None and tensor.shape != full:
+            raise invalid(name, tuple(tensor.shape), f"the shape of x, {tuple(full)}")
     if inputs is not None and (inputs.shape[1:] != full[1:] or not count or inputs.shape[0] % count):
         raise invalid("inputs", tuple(inputs.shape), f"shape [k {count}, {', '.join(map(str, full[1:]))}]")
     if out is not None:
