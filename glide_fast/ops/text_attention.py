@@ -21,7 +21,7 @@ from glide_fast.ops import (
 )
 from glide_fast.ops.backends import Op
 
-LONG = 512
+LONG = 1024
 """Tokens from which on a sequence counts as long (see :func:`glide_fast.ops.text_attention_sdpa.worth`)."""
 
 

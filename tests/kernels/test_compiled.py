@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from glide_fast.kernels import compile_report
+from glide_fast.kernels import compile_report, text_attention
 from glide_fast.kernels.compile_report import TARGETS, Row, default_builds, distinct, examine
 
 BUILDS = distinct(default_builds())
@@ -31,3 +31,11 @@ def test_the_report_is_a_table_of_them(tmp_path: Path) -> None:
         rows = list(csv.DictReader(source))
     assert [row["target"] for row in rows] == ["sm_90"]
     assert set(rows[0]) == set(Row._fields) and int(rows[0]["registers"]) > 0
+
+
+def test_a_spill_is_seen() -> None:
+    """With tiles too large for their warps: otherwise the absence of spills would say nothing."""
+    values = text_attention.constants(text_attention.Tiles(64, 32, 4, 1), 64, 1024, 0, 4)
+    build = text_attention.builds(2, 6, 64, 1024, 0, "fp32")[0]
+    large = build._replace(constants={**build.constants, **values}, warps=4)
+    assert examine(large, 90).spill_instructions > 0

@@ -45,3 +45,15 @@ def test_its_result_is_laid_out_as_its_input_whatever_backend_ran() -> None:
     call = arguments(True, True, False)
     strided = torch.randn(2, 5, 4, 24)[..., :12].permute(0, 3, 1, 2)
     assert op._custom_op(strided, *call[1:]).stride() == torch.empty_like(strided).stride()
+
+
+def test_under_torch_compile_it_breaks_no_graph() -> None:
+    call = arguments(True, True, True)
+    run = torch.compile(lambda *a: op._custom_op(*a) * 2, backend="aot_eager", fullgraph=True)
+    result = run(*call)
+    torch.testing.assert_close(result, op.reference(*call) * 2)
+    inputs = [a for a in call if isinstance(a, torch.Tensor)]
+    ours = torch.autograd.grad(result.sum(), inputs)
+    theirs = torch.autograd.grad((op.reference(*call) * 2).sum(), inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)

@@ -157,3 +157,9 @@ def test_the_custom_op_gives_the_gradients_of_the_reference() -> None:
     theirs = torch.autograd.grad(op.reference(qkv, heads, text).square().sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_under_torch_compile_the_custom_op_breaks_no_graph() -> None:
+    qkv, heads, text = arguments()
+    run = torch.compile(lambda a, b: op._custom_op(a * 2, heads, b) + 1, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(run(qkv, text), op.reference(qkv * 2, heads, text) + 1)
