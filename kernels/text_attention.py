@@ -32,18 +32,19 @@ class Tiles(NamedTuple):
     stages: int  # steps whose keys and values are on their way
 
 
-def tiles(programs_of_64: int, head: int, itemsize: int) -> Tiles:
+def tiles(heads: int, tokens: int, head: int, itemsize: int) -> Tiles:
     """The cut: a pure function of the shape, unmeasured on a device.
 
     Args:
-        programs_of_64: programs that tiles of 64 queries would give: N * heads * ceil(T / 64).
+        heads: of all samples together.
+        tokens: queries of a head.
         head: channels in a head.
         itemsize: bytes of an element.
     """
     if itemsize == 4:
         # Exact fp32 products do not run on tensor cores; only small tiles stay in registers.
         return Tiles(16, 16, 4, 1) if head > 64 else Tiles(64, 32, 8, 1)
-    if programs_of_64 < 2 * FILL:
+    if tokens % 128 or heads * (tokens // 64) < 2 * FILL:
         return Tiles(64, 32 if head > 64 else 64, 4, 2)
     return Tiles(128, 64, 8, 2 if head > 64 else 3)
 
@@ -219,7 +220,7 @@ def launch(
     text_tokens = 0 if encoder_kv is None else encoder_kv.shape[2]
     text = qkv if encoder_kv is None else encoder_kv
     if cut is None:
-        cut = tiles(samples * heads * triton.cdiv(tokens, 64), head, qkv.element_size())
+        cut = tiles(samples * heads, tokens, head, qkv.element_size())
     attend[triton.cdiv(tokens, cut.queries), samples * heads](
         qkv, text, out, heads, tokens, text_tokens, math.log2(math.e) / math.sqrt(head),
         *qkv.stride(), *text.stride(), *out.stride(),
@@ -238,7 +239,7 @@ def builds(
 ) -> list[Build]:
     """What :func:`launch` compiles for a shape. ``element``: qkv's Triton type."""
     itemsize = 4 if element == "fp32" else 2
-    cut = tiles(samples * heads * triton.cdiv(tokens, 64), head, itemsize)
+    cut = tiles(samples * heads, tokens, head, itemsize)
     kinds = dict.fromkeys(("qkv", "text", "out"), f"*{element}")
     kinds |= {"heads": "i32", "tokens": "i32", "text_tokens": "i32", "scale": "fp32"}
     values = constants(cut, head, tokens, text_tokens, itemsize)

@@ -112,7 +112,7 @@ def test_shipped_tiles_through_the_public_op(head: int, tokens: int) -> None:
 
 def test_tiles_for_full_grids() -> None:
     qkv = packed(1, 3 * 64, 130, torch.float16, False, 0)
-    result = launched(qkv, 1, None, kernels.tiles(10**6, 64, 2), False)
+    result = launched(qkv, 1, None, kernels.tiles(10**6, 1024, 64, 2), False)
     assert_as_good_as_plain_torch(result, qkv, 1, None)
 
 

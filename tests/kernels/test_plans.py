@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from glide_fast.kernels import compile_report, group_norm_act, text_attention
 from hypothesis import given
@@ -59,8 +57,11 @@ def test_large_tensors_fill_a_device_at_small_batches() -> None:
 
 def test_small_grids_get_tiles_of_64_queries() -> None:
     for heads, tokens in compile_report.ATTENTION:
-        assert text_attention.tiles(2 * heads * math.ceil(tokens / 64), 64, 2).queries == 64
-    assert text_attention.tiles(32 * 6 * 16, 64, 2).queries == 128
+        assert text_attention.tiles(2 * heads, tokens, 64, 2).queries == 64
+    assert text_attention.tiles(32 * 6, 1024, 64, 2).queries == 128
+    # Tiles of 128 would be half empty here, or masked throughout.
+    assert text_attention.tiles(32 * 12, 64, 64, 2).queries == 64
+    assert text_attention.tiles(32 * 12, 1000, 64, 2).queries == 64
 
 
 def test_occupancy_by_hand() -> None:
