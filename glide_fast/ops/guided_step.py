@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import guided_step_cpu, guided_step_triton
+from glide_fast.ops import guided_step_cpu, guided_step_cuda, guided_step_triton
 from glide_fast.ops.backends import Op
 from glide_fast.ops.guided_step_call import Call, Step, facts
 
@@ -386,5 +386,6 @@ def _run(
 
 
 OP.register("cpu", guided_step_cpu.run, guided_step_cpu.supports)
+OP.register("cuda", guided_step_cuda.run, guided_step_cuda.supports)
 OP.register("triton", guided_step_triton.run, guided_step_triton.supports)
 OP.register("reference", reference)
