@@ -1,6 +1,6 @@
 // Runs CUDA kernels on a host, a thread of a block as a fibre: what the kernels of csrc/cuda need, and no more.
 //
-// One cluster (or block) runs at a time, its fibres in turn, each until it waits. Mistakes that a GPU may forgive are errors:
+// One cluster (or block) runs at a time, one fibre at a time, each until it waits. Mistakes that a GPU may forgive are errors:
 // a barrier that some threads never reach is a deadlock; a block's shared memory is a heap block of its exact size, poisoned,
 // and freed once the block has ended, so AddressSanitizer sees what is out of bounds or read from a block that has left. What
 // depends on the order of threads shows by running them forwards and backwards.
@@ -188,10 +188,12 @@ inline void Machine::run_cluster(dim3 first, unsigned blocks, std::size_t shared
         fibres[i]->thread = dim3(unsigned(i % threads), 0, 0);
         fibres[i]->reset();
     }
-    for (std::size_t left = count; left;) {
+    // A warp runs as far as it can before the next one starts, and a block before the next: whoever fails to wait is early.
+    std::size_t left = count;
+    const auto pass = [&](std::size_t first, std::size_t size) {
         bool moved = false;
-        for (std::size_t i = 0; i < count; ++i) {
-            Fibre& fibre = *fibres[backwards ? count - 1 - i : i];
+        for (std::size_t i = 0; i < size; ++i) {
+            Fibre& fibre = *fibres[backwards ? first + size - 1 - i : first + i];
             if (fibre.done || (fibre.waits_for && fibre.waits_for->generation == fibre.token)) continue;
             moved = true;
             enter(fibre);
@@ -200,6 +202,24 @@ inline void Machine::run_cluster(dim3 first, unsigned blocks, std::size_t shared
             --left;
             if (--fibre.block->running == 0) fibre.block->leave();
         }
+        return moved;
+    };
+    const auto exhaust = [&](std::size_t first, std::size_t size, std::size_t part, const auto& inner) {
+        bool ever = false;
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (std::size_t i = 0; i < size; i += part) moved = inner(backwards ? first + size - part - i : first + i) || moved;
+            ever = ever || moved;
+        }
+        return ever;
+    };
+    const auto run_warp = [&](std::size_t first) {
+        return exhaust(first, 32, 32, [&](std::size_t at) { return pass(at, 32); });
+    };
+    const auto run_block = [&](std::size_t first) { return exhaust(first, threads, 32, run_warp); };
+    while (left) {
+        bool moved = false;
+        for (std::size_t i = 0; i < count; i += threads) moved = run_block(backwards ? count - threads - i : i) || moved;
         if (moved) continue;
         std::map<std::string, int> waiting;
         for (std::size_t i = 0; i < count; ++i)
