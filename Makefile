@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PROMPT ?= a red cube on top of a blue cube
+PROMPT ?= a large purple pyramid
 IMAGE ?= demo.png
 PYTEST_FLAGS ?=
 
