@@ -14,7 +14,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)"
+	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)" --overwrite
 	@echo
 	@echo "\"$(PROMPT)\" is in $(abspath $(IMAGE))"
 	@echo "It ran on:"
