@@ -97,7 +97,7 @@ class Op(Generic[Facts]):
         Raises:
             BackendError: one is forced that is unknown or declines, or every backend declines.
         """
-        forced = self._forced()
+        forced = self.forced()
         try:
             return self._choices[facts, forced]
         except KeyError:
@@ -105,7 +105,7 @@ class Op(Generic[Facts]):
 
     def explain(self, facts: Facts) -> Explanation:
         """Each backend and why it declines these facts. Never raises for facts that no backend takes."""
-        forced = self._forced()
+        forced = self.forced()
         verdicts: list[Verdict] = []
         for backend in self._backends:
             reason = backend.supports(facts)
@@ -113,7 +113,8 @@ class Op(Generic[Facts]):
             verdicts.append(Verdict(backend.name, reason, reason is None and wanted))
         return Explanation(self.name, forced, tuple(verdicts))
 
-    def _forced(self) -> str | None:
+    def forced(self) -> str | None:
+        """The backend that code or the environment forces for this op, or None."""
         code = _forced.get() or {}
         setting = os.environ.get(ENVIRONMENT)
         if not code and not setting:

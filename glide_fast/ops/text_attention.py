@@ -163,7 +163,7 @@ _custom_op.register_autograd(_backward, setup_context=_save)
 def _sdpa_declines(call: Call) -> str | None:
     """Choices are remembered by what is forced, too, so a reason may depend on that."""
     reason = text_attention_sdpa.supports(call)
-    return reason if reason is not None or OP._forced() is not None else text_attention_sdpa.worth(call)
+    return reason if reason is not None or OP.forced() is not None else text_attention_sdpa.worth(call)
 
 
 OP.register("triton", text_attention_triton.run, text_attention_triton.supports)
