@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from glide_fast.cli.files import read_json_object
+from glide_fast.cli.files import read_json_object, require_free
 from glide_fast.cli.options import Overwrite, Quiet
-from glide_fast.errors import InvalidInputError
 
 
 def bundle(
@@ -27,8 +26,7 @@ def bundle(
 
     Model directories are what train (RUN/model) and convert write.
     """
-    if not overwrite and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InvalidInputError(f"OUT_DIR: {out_dir} exists; accepted: another directory, or --overwrite")
+    require_free(out_dir, overwrite)
     defaults = None if settings is None else read_json_object(settings, "settings")
     from glide_fast.weights.bundle import bundle as write
 

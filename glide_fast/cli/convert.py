@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from glide_fast.cli.files import read_json_object
+from glide_fast.cli.files import read_json_object, require_free
 from glide_fast.cli.options import Json, Overwrite, Quiet
-from glide_fast.errors import InvalidInputError
 
 
 def convert(
@@ -28,8 +27,7 @@ def convert(
 
     It holds config.json and model.safetensors, as training exports them.
     """
-    if not overwrite and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InvalidInputError(f"OUT_DIR: {out_dir} exists; accepted: another directory, or --overwrite")
+    require_free(out_dir, overwrite)
     extra = None if options is None else read_json_object(options, "options")
     from glide_fast.checkpoints import convert_official
 

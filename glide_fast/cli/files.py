@@ -155,3 +155,9 @@ def read_mask(file: Path, argument: str) -> Image:
             "black and white ones only; threshold it first",
         )
     return mask
+
+
+def require_free(directory: Path, overwrite: bool) -> None:
+    """Refuse to write a directory over a file or over what a directory holds, unless told to."""
+    if not overwrite and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InvalidInputError(f"OUT_DIR: {directory} exists; accepted: another directory, or --overwrite")
