@@ -15,8 +15,11 @@ class Build(NamedTuple):
     constants: Mapping[str, Any]
     warps: int
     stages: int = 1
+    fusion: bool = True  # of products and sums into one rounding
+    sizes: tuple[str, ...] = ()  # arguments that divide by 16 besides pointers and strides
 
     @property
     def aligned(self) -> tuple[str, ...]:
-        """The arguments that divide by 16, for every shape of GLIDE: all pointers and strides."""
-        return tuple(n for n, kind in self.arguments.items() if kind[0] == "*" or n.endswith("stride"))
+        """The arguments that divide by 16, for every shape of GLIDE: all pointers and strides, and ``sizes``."""
+        found = (n for n, kind in self.arguments.items() if kind[0] == "*" or n.endswith("stride"))
+        return (*found, *self.sizes)

@@ -2,6 +2,9 @@
 
     python -m glide_fast.kernels.compile_report --out benchmarks/results/static/triton.csv
 
+A file of this package takes part by its two functions ``default_builds()``, what a guided sampling run of one prompt in fp16
+launches most (a test fails when one of those spills), and ``shipped_builds()``, all of GLIDE's shapes beyond those.
+
 Registers, the stack and shared memory come from the compiled binary; spills are its instructions on thread-local memory;
 occupancy is calculated from these and the limits of a multiprocessor. Nothing is run and nothing is timed.
 """
@@ -10,19 +13,21 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
+import pkgutil
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import group_norm_act, text_attention
 from .build import Build
 
 TARGETS = (80, 90, 100)
@@ -32,13 +37,6 @@ REGISTERS = 65536
 WARPS = 64
 PROGRAMS = 32
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-BASE = (
-    *((64, 192), (64, 384), (32, 192), (32, 384), (32, 576), (32, 768), (32, 960)),
-    *((16, 384), (16, 576), (16, 960), (16, 1152), (16, 1344), (8, 576), (8, 768), (8, 1344), (8, 1536)),
-)
-UPSAMPLER = ((256, 192), (256, 384), (128, 192), (128, 384), (64, 384), (64, 576), (64, 768))
-ATTENTION = ((6, 1024), (9, 256), (12, 64))  # heads and tokens of the base model's levels
 
 
 class Row(NamedTuple):
@@ -61,45 +59,31 @@ class Row(NamedTuple):
     commit: str
 
 
+def kernel_modules() -> list[ModuleType]:
+    """The files of this package that list what they compile."""
+    package = __name__.rpartition(".")[0]
+    paths = importlib.import_module(package).__path__
+    names = sorted(f"{package}.{found.name}" for found in pkgutil.iter_modules(paths))
+    modules = [importlib.import_module(name) for name in names if name != __name__]
+    return [module for module in modules if hasattr(module, "shipped_builds")]
+
+
 def default_builds() -> list[Build]:
-    """What a guided sampling run of one prompt in fp16 launches most: the base model at batch 2, the upsampler at 1."""
-    found = [
-        *group_norm_act.builds(2, 64 * 64, 192, 32),
-        *group_norm_act.builds(2, 8 * 8, 768, 32),
-        *group_norm_act.builds(1, 256 * 256, 192, 32),
-    ]
-    for heads, tokens in ATTENTION:
-        found += text_attention.builds(2, heads, 64, tokens, 128)
-    found += text_attention.builds(2, 6, 64, 1024, 128, channels_last=False)
-    found += text_attention.builds(32, 6, 64, 1024, 128)
-    return found
+    """Every file's default configurations."""
+    return [build for module in kernel_modules() for build in module.default_builds()]
 
 
 def shipped_builds() -> list[Build]:
-    """GLIDE's shapes at the batch sizes that are benchmarked, in both 16-bit types and, at batch 2, in fp32."""
-    found = default_builds()
-    for element, batches in (("fp16", (2, 8, 32)), ("bf16", (2,)), ("fp32", (2,))):
-        for samples in batches:
-            for size, channels in BASE:
-                found += group_norm_act.builds(samples, size * size, channels, 32, element)
-            for heads, tokens in ATTENTION:
-                for channels_last in (True, False):
-                    found += text_attention.builds(samples, heads, 64, tokens, 128, element, channels_last)
-        for size, channels in UPSAMPLER:
-            found += group_norm_act.builds(1, size * size, channels, 32, element)
-        for head in (32, 128):
-            found += text_attention.builds(2, 8, head, 128, 0, element)
-            found += text_attention.builds(64, 8, head, 1024, 77, element)
-            found += text_attention.builds(1, 8, head, 77, 0, element)
-    return found
+    """Every file's configurations, the default ones first."""
+    return default_builds() + [build for module in kernel_modules() for build in module.shipped_builds()]
 
 
 def distinct(builds: list[Build]) -> list[Build]:
     """Without those that would compile to the same code."""
     seen: dict[Any, Build] = {}
     for build in builds:
-        key = (build.kernel.__name__, tuple(build.arguments.items()), tuple(build.constants.items()))
-        seen.setdefault((*key, build.warps, build.stages), build)
+        key = (build.kernel, tuple(build.arguments.items()), tuple(build.constants.items()))
+        seen.setdefault((*key, build.warps, build.stages, build.aligned), build)
     return list(seen.values())
 
 
@@ -109,7 +93,7 @@ def compiled(build: Build, target: int) -> Any:
     signature = {name: build.arguments.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in build.aligned}
     source = ASTSource(build.kernel, signature, dict(build.constants), attributes)
-    options = {"num_warps": build.warps, "num_stages": build.stages, "enable_fp_fusion": True}
+    options = {"num_warps": build.warps, "num_stages": build.stages, "enable_fp_fusion": build.fusion}
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 

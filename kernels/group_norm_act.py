@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
+from . import glide_shapes
 from .build import Build
 
 SECTOR = 32  # bytes that move between memory and the caches at least
@@ -457,3 +458,24 @@ def builds(
         Build(kernel, label, {n: kinds[n] for n in kernel.arg_names if n in kinds}, values, WARPS)
         for kernel, values in kernels
     ]
+
+
+def default_builds() -> list[Build]:
+    """What a guided sampling run of one prompt in fp16 launches most: the base model at batch 2, the upsampler at 1."""
+    return [
+        *builds(2, 64 * 64, 192, glide_shapes.GROUPS),
+        *builds(2, 8 * 8, 768, glide_shapes.GROUPS),
+        *builds(1, 256 * 256, 192, glide_shapes.GROUPS),
+    ]
+
+
+def shipped_builds() -> list[Build]:
+    """GLIDE's shapes at the batch sizes that are benchmarked."""
+    found = []
+    for element, batches in glide_shapes.ELEMENTS:
+        for samples in batches:
+            for side, channels in glide_shapes.BASE:
+                found += builds(samples, side * side, channels, glide_shapes.GROUPS, element)
+        for side, channels in glide_shapes.UPSAMPLER:
+            found += builds(1, side * side, channels, glide_shapes.GROUPS, element)
+    return found

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .build import Build
+
 BLOCK = 512
 """Elements a program: with 128 threads each draws one block of Philox, which is four elements, and loads 16 bytes at once."""
 
@@ -174,3 +176,64 @@ def guided_step_kernel(  # type: ignore[no-untyped-def]
         for copy in tl.static_range(COPIES):
             target = inputs_ptr + (copy * tl.cast(images, tl.int64) + image) * input_image + offset
             tl.store(target, next_x.to(inputs_ptr.dtype.element_ty), mask=inside)
+
+
+POINTERS = {
+    **dict.fromkeys(("x_ptr", "table_ptr", "noise_ptr", "known_ptr", "mask_ptr", "score_ptr"), "*fp32"),
+    **dict.fromkeys(("history_ptr", "next_x_ptr", "x0_ptr", "next_history_ptr", "guidance_ptr"), "*fp32"),
+    **dict.fromkeys(("step_ptr", "seeds_ptr"), "*i64"),
+}
+# What each of the loops goes without: the pipelines' DDPM, inpainting with PLMS, DDIM guided by CLIP.
+WITHOUT = {
+    "DDPM": ("noise_ptr", "known_ptr", "mask_ptr", "score_ptr", "history_ptr", "next_history_ptr", "guidance_ptr"),
+    "PLMS, inpainting": ("noise_ptr", "seeds_ptr", "score_ptr"),
+    "DDIM, CLIP": ("seeds_ptr", "known_ptr", "mask_ptr", "history_ptr", "next_history_ptr", "inputs_ptr", "guidance_ptr"),
+}  # fmt: skip
+
+
+def builds(loop: str, dense: bool, element: str = "fp16") -> list[Build]:
+    """What a loop of ``WITHOUT`` compiles, for images whose positions divide by 16.
+
+    Args:
+        dense: the network's output and its next input are contiguous; channels-last otherwise.
+        element: their type.
+    """
+    absent = dict.fromkeys(WITHOUT[loop])
+    copies = 0 if "inputs_ptr" in absent else 2
+    values = absent | {
+        "GUIDED": True, "CLIP": True, "REMEMBER_EPS": "history_ptr" not in absent, "MODEL_DENSE": dense,
+        "INPUT_DENSE": dense or not copies, "COPIES": copies, "BLOCK": BLOCK,
+    }  # fmt: skip
+    unit = "position" if dense else "channel"  # Triton makes a constant of a stride of 1
+    values |= {f"model_{unit}": 1} | ({f"input_{unit}": 1} if copies else {})
+    kinds = dict.fromkeys(guided_step_kernel.arg_names, "i32") | POINTERS | {"guidance_scale": "fp32"}
+    kinds |= dict.fromkeys(("model_ptr", "inputs_ptr"), f"*{element}")
+    arguments = {name: kind for name, kind in kinds.items() if name not in values}
+    layout = "dense" if dense else "channels-last"
+    return [
+        Build(
+            guided_step_kernel,
+            f"{loop}, {element}, {layout}",
+            arguments,
+            values,
+            NUM_WARPS,
+            fusion=False,
+            sizes=("elements", "positions"),
+        )
+    ]
+
+
+def default_builds() -> list[Build]:
+    """The three loops on the channels-last output of a network in fp16."""
+    return [build for loop in WITHOUT for build in builds(loop, dense=False)]
+
+
+def shipped_builds() -> list[Build]:
+    """The loops in every type and both layouts."""
+    return [
+        build
+        for loop in WITHOUT
+        for dense in (True, False)
+        for element in ("fp16", "bf16", "fp32")
+        for build in builds(loop, dense, element)
+    ]

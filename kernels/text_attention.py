@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from . import glide_shapes
 from .build import Build
 
 FILL = 132  # multiprocessors of an H100
@@ -254,3 +255,29 @@ def builds(
     )
     ordered = {name: kinds[name] for name in attend.arg_names if name in kinds}
     return [Build(attend, label, ordered, values, cut.warps, cut.stages)]
+
+
+def default_builds() -> list[Build]:
+    """What a guided sampling run of one prompt in fp16 launches."""
+    found = []
+    for heads, tokens in glide_shapes.ATTENTION:
+        found += builds(2, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
+    heads, tokens = glide_shapes.ATTENTION[0]
+    found += builds(2, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT, channels_last=False)
+    return found + builds(32, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
+
+
+def shipped_builds() -> list[Build]:
+    """GLIDE's shapes in every type and both layouts, and other head sizes."""
+    found = []
+    for element, batches in glide_shapes.ELEMENTS:
+        for samples in batches:
+            for heads, tokens in glide_shapes.ATTENTION:
+                for channels_last in (True, False):
+                    shape = (samples, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
+                    found += builds(*shape, element, channels_last)
+        for head in (32, 128):
+            found += builds(2, 8, head, 128, 0, element)
+            found += builds(64, 8, head, 1024, 77, element)
+            found += builds(1, 8, head, 77, 0, element)
+    return found

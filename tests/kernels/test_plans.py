@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from glide_fast.kernels import compile_report, group_norm_act, text_attention
+from glide_fast.kernels import compile_report, glide_shapes, group_norm_act, text_attention
 from hypothesis import given
 from hypothesis import strategies as st
 
-SHAPES = sorted({*compile_report.BASE, *compile_report.UPSAMPLER})
+SHAPES = sorted({*glide_shapes.BASE, *glide_shapes.UPSAMPLER})
 
 
 @given(
@@ -56,7 +56,7 @@ def test_large_tensors_fill_a_device_at_small_batches() -> None:
 
 
 def test_small_grids_get_tiles_of_64_queries() -> None:
-    for heads, tokens in compile_report.ATTENTION:
+    for heads, tokens in glide_shapes.ATTENTION:
         assert text_attention.tiles(2 * heads, tokens, 64, 2).queries == 64
     assert text_attention.tiles(32 * 6, 1024, 64, 2).queries == 128
     # Tiles of 128 would be half empty here, or masked throughout.
