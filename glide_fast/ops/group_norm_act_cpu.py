@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from glide_fast.ops import native
+from glide_fast.ops.group_norm_act_call import Call, Facts, Result
 from glide_fast.ops.layout import channel_rows
-
-if TYPE_CHECKING:
-    from glide_fast.ops.group_norm_act import Call
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 
 
-def supports(call: Call) -> str | None:
+def supports(facts: Facts) -> str | None:
     """Why the kernel cannot serve this call, or None."""
-    if call.device != "cpu":
-        return f"x is on {call.device}, not on the CPU"
-    for name, dtype in (("x", call.dtype), ("weight", call.affine_dtype), ("scale", call.film_dtype)):
+    if facts.device != "cpu":
+        return f"x is on {facts.device}, not on the CPU"
+    for name, dtype in (("x", facts.dtype), ("weight", facts.affine_dtype), ("scale", facts.film_dtype)):
         if dtype is not None and dtype not in TYPE_CODES:
             return f"{name} is {dtype}; the kernel takes float32 and bfloat16"
-    if not call.alike:
+    if facts.extras:
+        return f"{facts.extras} given; the kernel takes none of these"
+    if not facts.alike:
         return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on the CPU"
-    if call.gradients:
+    if facts.gradients:
         return "gradients are wanted; the kernel has no backward pass"
-    if call.tracing:
+    if facts.tracing:
         return "torch.compile is tracing; it cannot see into the kernel"
-    if call.empty:
+    if facts.empty:
         return "x holds no elements"
-    if not call.channels_last:
+    if not facts.channels_last:
         return "x is not channels-last"
     return native.why_missing()
 
 
-def run(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    groups: int,
-    eps: float = 1e-5,
-    scale: torch.Tensor | None = None,
-    shift: torch.Tensor | None = None,
-    silu: bool = False,
-    *,
-    out: torch.Tensor | None = None,
-    isa: str = "",
-) -> torch.Tensor:
+def run(call: Call, *, out: Result | None = None, isa: str = "") -> Result:
     """The op for calls that :func:`supports` accepts.
 
-    ``out`` (shape and type of ``x``, channels-last) takes the result; ``isa`` forces one of ``glide_fast._C.isas()``.
+    ``out`` (channels-last) takes the result; ``isa`` forces one of ``glide_fast._C.isas()``.
     Runs on ``torch.get_num_threads()`` threads at most; the result is the same, bit for bit, for any number.
     """
     library = native.load()
-    y = torch.empty_like(x) if out is None else out
-    x_strides, y_strides = channel_rows(x), channel_rows(y)
+    x, weight, bias, scale, shift = call.x, call.weight, call.bias, call.scale, call.shift
+    result = call.empty_result() if out is None else out
+    y = result.y
+    x_strides, y_strides = call.x_rows, channel_rows(y)
     if library is None or x_strides is None or y_strides is None:
         raise RuntimeError("group_norm_act's CPU kernel was called where it declines")
     samples, channels = x.shape[:2]
@@ -69,16 +57,16 @@ def run(
         samples,
         x.numel() // (samples * channels),
         channels,
-        groups,
+        call.groups,
         *x_strides,
         *y_strides,
         weight.data_ptr(),
         bias.data_ptr(),
         TYPE_CODES[weight.dtype],
         *film,
-        eps,
-        silu,
+        call.eps,
+        call.silu,
         torch.get_num_threads(),
         isa,
     )
-    return y
+    return result

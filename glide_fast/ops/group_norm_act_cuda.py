@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import torch
 
 from glide_fast.ops import native
+from glide_fast.ops.group_norm_act_call import Call, Facts, Result
 from glide_fast.ops.layout import channel_rows
-
-if TYPE_CHECKING:
-    from glide_fast.ops.group_norm_act import Call
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
-def supports(call: Call) -> str | None:
+def supports(facts: Facts) -> str | None:
     """Why the kernels cannot serve this call, or None."""
-    if call.device != "cuda":
-        return f"x is on {call.device}, not on a CUDA device"
-    for name, dtype in (("x", call.dtype), ("weight", call.affine_dtype), ("scale", call.film_dtype)):
+    if facts.device != "cuda":
+        return f"x is on {facts.device}, not on a CUDA device"
+    for name, dtype in (("x", facts.dtype), ("weight", facts.affine_dtype), ("scale", facts.film_dtype)):
         if dtype is not None and dtype not in TYPE_CODES:
             return f"{name} is {dtype}; the kernels take float32, bfloat16 and float16"
-    if not call.alike:
+    if facts.extras:
+        return f"{facts.extras} given; the kernels take none of these"
+    if not facts.alike:
         return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on x's device"
-    if call.gradients:
+    if facts.gradients:
         return "gradients are wanted; the kernels have no backward pass"
-    if call.tracing:
+    if facts.tracing:
         return "torch.compile is tracing; it cannot see into the kernels"
-    if call.empty:
+    if facts.empty:
         return "x holds no elements"
-    if not call.channels_last:
+    if not facts.channels_last:
         return "x is not channels-last"
     return why_missing()
 
@@ -70,30 +69,20 @@ def _device(index: int) -> object:
         return library.cuda.current_device()
 
 
-def run(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    groups: int,
-    eps: float = 1e-5,
-    scale: torch.Tensor | None = None,
-    shift: torch.Tensor | None = None,
-    silu: bool = False,
-    *,
-    out: torch.Tensor | None = None,
-    variant: str = "",
-) -> torch.Tensor:
+def run(call: Call, *, out: Result | None = None, variant: str = "") -> Result:
     """The op for calls that :func:`supports` accepts, on the current stream of x's device; may be captured.
 
-    ``out`` (shape and type of ``x``, channels-last) takes the result; ``variant`` forces ``one_pass`` (thread-block clusters,
+    ``out`` (channels-last) takes the result; ``variant`` forces ``one_pass`` (thread-block clusters,
     where a slab fits their shared memory) or ``two_pass``.
 
     Raises:
         ValueError: for a variant that these arguments do not allow.
     """
     library = native.load()
-    y = torch.empty_like(x) if out is None else out
-    x_strides, y_strides = channel_rows(x), channel_rows(y)
+    x, weight, bias, scale, shift = call.x, call.weight, call.bias, call.scale, call.shift
+    result = call.empty_result() if out is None else out
+    y = result.y
+    x_strides, y_strides = call.x_rows, channel_rows(y)
     if library is None or x_strides is None or y_strides is None:
         raise RuntimeError("group_norm_act's CUDA kernels were called where they decline")
     samples, channels = x.shape[:2]
@@ -108,13 +97,13 @@ def run(
         samples=samples,
         rows=x.numel() // (samples * channels),
         channels=channels,
-        groups=groups,
+        groups=call.groups,
         x=(x.data_ptr(), *x_strides),
         y=(y.data_ptr(), *y_strides),
         weight=(weight.data_ptr(), TYPE_CODES[weight.dtype], 0),
         bias=(bias.data_ptr(), TYPE_CODES[bias.dtype], 0),
-        eps=eps,
-        silu=silu,
+        eps=call.eps,
+        silu=call.silu,
         **film,
     )
     plan = library.cuda.plan_group_norm_act(arguments, _device(x.get_device()), variant)
@@ -123,4 +112,4 @@ def run(
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream(x.device).cuda_stream
         library.cuda.group_norm_act(arguments, plan, workspace.data_ptr(), stream)
-    return y
+    return result

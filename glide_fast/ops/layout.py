@@ -9,10 +9,10 @@ def channel_rows(x: torch.Tensor) -> tuple[int, int] | None:
     """Strides from sample to sample and from position to position, where a position's channels lie side by side.
 
     ``x`` is ``[N, C, ...]``, strides are in elements, and all spatial dimensions together must be one evenly strided
-    axis. None for any other layout, so for contiguous (channels-first) tensors of several channels and positions.
+    axis. None for any other shape or layout, so for contiguous (channels-first) tensors of several channels and positions.
     """
     shape, stride = x.shape, x.stride()
-    if stride[1] != 1 and shape[1] != 1:
+    if len(shape) < 3 or (stride[1] != 1 and shape[1] != 1):
         return None
     row, expected = shape[1], None
     for axis in range(x.dim() - 1, 1, -1):

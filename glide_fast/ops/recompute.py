@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
+Outputs = TypeVar("Outputs", torch.Tensor, tuple[torch.Tensor, ...])
+
 
 def gradients(
-    function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], upstream: torch.Tensor
+    function: Callable[..., Outputs], inputs: Sequence[torch.Tensor], upstream: Outputs
 ) -> tuple[torch.Tensor, ...]:
     """The product of ``upstream`` with the Jacobian of ``function(*inputs)``, one tensor for each input.
 
     Through ``torch.func``, which ``torch.compile`` can trace inside a backward pass, unlike a nested ``autograd.grad``.
+    ``upstream`` is a tensor, or a tuple of them, as the function's result is.
     """
     pull_back = torch.func.vjp(function, *inputs)[1]
     products: tuple[torch.Tensor, ...] = pull_back(upstream)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act, group_norm_act_cpu, native
 from glide_fast.ops.backends import force
+from glide_fast.ops.group_norm_act_call import Call, Result
 from glide_fast.ops.layout import channel_rows
 
 op = importlib.import_module("glide_fast.ops.group_norm_act")
@@ -39,6 +40,13 @@ def inputs(
     if film:
         arguments["scale"], arguments["shift"] = normal(n, 2 * c).to(dtype).chunk(2, dim=1)
     return arguments
+
+
+def kernel(isa: str = "", out: torch.Tensor | None = None, **arguments: Any) -> torch.Tensor:
+    """The C++ kernel's result."""
+    return group_norm_act_cpu.run(
+        Call(**arguments), out=None if out is None else Result(out, None), isa=isa
+    ).y
 
 
 def exact(arguments: dict[str, Any], groups: int, silu: bool) -> torch.Tensor:
@@ -106,7 +114,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     assume(n * width * math.prod(positions) > 1)  # torch's own group norm refuses a single value
     arguments = inputs((n, groups * width, *positions), dtype, film, *spread, seed)
     poisoned = torch.full_like(arguments["x"], float("nan"))
-    group_norm_act_cpu.run(**arguments, groups=groups, silu=silu, out=poisoned, isa=isa)
+    kernel(**arguments, groups=groups, silu=silu, out=poisoned, isa=isa)
     truth = exact(arguments, groups, silu)
     allowed = 2 * worst(plain_chain(**arguments, groups=groups, silu=silu), truth)
     # Where the chain happens to be lucky, a few roundings of intermediates that are larger than the result still pass.
@@ -130,7 +138,7 @@ def test_glide_shapes_through_the_public_op(channels: int, dtype: torch.dtype) -
 def test_a_mean_of_100_costs_no_digits() -> None:
     centred = inputs((1, 64, 64, 64), torch.float32, False, 0.0, 0.5, 0)
     moved = {**centred, "x": centred["x"] + 100}
-    error = [worst(group_norm_act_cpu.run(**a, groups=32), exact(a, 32, False)) for a in (centred, moved)]
+    error = [worst(kernel(**a, groups=32), exact(a, 32, False)) for a in (centred, moved)]
     # x itself holds 24 bits, so at 100 its fraction is 128 times coarser; the kernel must not add to that.
     assert error[1] <= 4 * max(error[0], HALF_UNIT[torch.float32])
 
@@ -142,7 +150,7 @@ def test_one_outlier_does_not_spoil_the_variance() -> None:
         3e4  # the first position: a statistic shifted by the first value would fail here
     )
     truth = exact(arguments, 8, False)
-    assert worst(group_norm_act_cpu.run(**arguments, groups=8), truth) <= 2 * worst(
+    assert worst(kernel(**arguments, groups=8), truth) <= 2 * worst(
         plain_chain(**arguments, groups=8, silu=False), truth
     )
 
@@ -156,7 +164,9 @@ def test_silu_over_its_whole_range(isa: str, dtype: torch.dtype) -> None:
     x = values.to(dtype).view(1, 1, -1)
     scale, shift = torch.full((1, 1), 60.0), torch.zeros(1, 1)
     ones, zeros = torch.ones(1), torch.zeros(1)
-    y = group_norm_act_cpu.run(x, ones, zeros, 1, 1e-5, scale, shift, True, isa=isa).double()
+    y = kernel(
+        isa, None, x=x, weight=ones, bias=zeros, groups=1, scale=scale, shift=shift, silu=True
+    ).double()
     truth = op.reference(x.double(), ones, zeros, 1, 1e-5, scale, shift, True)
     assert truth.min() < -0.27 and truth.max() > 100
     error = (y - truth).abs()
@@ -173,7 +183,7 @@ def test_silu_over_its_whole_range(isa: str, dtype: torch.dtype) -> None:
 def test_bf16_results_are_rounded_to_nearest_even(isa: str) -> None:
     """With no activation the kernel's fp32 result is known to a few units, so any other rounding would show."""
     arguments = inputs((2, 48, 9, 7), torch.bfloat16, False, 0.0, 1.0, 2)
-    y = group_norm_act_cpu.run(**arguments, groups=8, isa=isa)
+    y = kernel(**arguments, groups=8, isa=isa)
     truth = exact(arguments, 8, False)
     assert float(((y.double() - truth).abs() / truth.abs()).max()) <= 2.0**-8 * 1.001
 
@@ -186,7 +196,7 @@ def test_nan_and_infinity_spoil_their_own_group_only(isa: str, dtype: torch.dtyp
     for value in (float("nan"), float("inf")):
         arguments = inputs((2, 12, 5, 5), dtype, True, 0.0, 1.0, 3)
         arguments["x"][1, 5, 2, 2] = value  # sample 1, group 1 of 3
-        y = group_norm_act_cpu.run(**arguments, groups=3, silu=silu, isa=isa)
+        y = kernel(**arguments, groups=3, silu=silu, isa=isa)
         spoiled = torch.zeros(2, 12, 5, 5, dtype=torch.bool)
         spoiled[1, 4:8] = True
         assert torch.equal(y.isnan(), spoiled)
@@ -202,7 +212,7 @@ def test_the_number_of_threads_does_not_change_a_bit(shape: tuple[int, ...], dty
         results = []
         for threads in (1, 2, 3, 4):
             torch.set_num_threads(threads)
-            results.append(group_norm_act_cpu.run(**arguments, groups=8, silu=True))
+            results.append(kernel(**arguments, groups=8, silu=True))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
@@ -211,10 +221,10 @@ def test_the_number_of_threads_does_not_change_a_bit(shape: tuple[int, ...], dty
 @needs_library
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     arguments = inputs((3, 48, 17, 13), torch.bfloat16, True, 2.3, 0.5, 5)
-    together = group_norm_act_cpu.run(**arguments, groups=8, silu=True)
+    together = kernel(**arguments, groups=8, silu=True)
     for i in range(3):
         one = {name: value[i : i + 1] if value.dim() > 1 else value for name, value in arguments.items()}
-        assert torch.equal(group_norm_act_cpu.run(**one, groups=8, silu=True), together[i : i + 1])
+        assert torch.equal(kernel(**one, groups=8, silu=True), together[i : i + 1])
 
 
 @needs_library
@@ -236,7 +246,7 @@ def test_nothing_is_written_outside_the_output() -> None:
             arguments = inputs((1, 21, 3, 3), dtype, False, 0.0, 1.0, 7)
             arena = torch.full((64 + 9 * 21 + 64,), 7.0, dtype=dtype)
             out = arena[64 : 64 + 9 * 21].view(1, 3, 3, 21).movedim(-1, 1)
-            group_norm_act_cpu.run(**arguments, groups=7, out=out, isa=isa)
+            kernel(**arguments, groups=7, out=out, isa=isa)
             assert (arena[:64] == 7).all() and (arena[-64:] == 7).all()
             assert worst(out, exact(arguments, 7, False)) <= 4 * HALF_UNIT[dtype]
 
@@ -257,7 +267,7 @@ def test_nothing_is_written_outside_the_output() -> None:
 def test_it_declines_with_a_reason(change: dict[str, torch.Tensor], reason: str) -> None:
     x = torch.randn(1, 4, 2, 2).to(memory_format=torch.channels_last)
     arguments = {"x": x, "weight": torch.ones(4), "bias": torch.zeros(4), **change}
-    explanation = op.OP.explain(op.facts(**arguments))
+    explanation = op.OP.explain(Call(**arguments, groups=2).facts())
     assert reason in str(explanation.verdicts[0].reason)
     with force("cpu"), pytest.raises(BackendError, match=reason):
         group_norm_act(**arguments, groups=2)
@@ -268,9 +278,9 @@ def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch)
     arguments = {"x": x, "weight": torch.ones(8), "bias": torch.zeros(8)}
     monkeypatch.setattr(native, "why_missing", lambda: "no C++ compiler")
     monkeypatch.setattr(op.OP, "_choices", {})
-    explanation = op.OP.explain(op.facts(**arguments))
+    explanation = op.OP.explain(Call(**arguments, groups=2).facts())
     assert explanation.verdicts[0].reason == "no C++ compiler"
-    assert op.OP.choose(op.facts(**arguments)).name == "reference"
+    assert op.OP.choose(Call(**arguments, groups=2).facts()).name == "reference"
 
 
 def test_gradients_are_those_of_the_reference() -> None:

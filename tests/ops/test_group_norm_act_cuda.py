@@ -12,12 +12,13 @@ import torch
 from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act, group_norm_act_cuda, native
 from glide_fast.ops.backends import force
+from glide_fast.ops.group_norm_act_call import Call, Facts, Result
 
 op = importlib.import_module("glide_fast.ops.group_norm_act")
 
-CALL = op.Call(
+FACTS = Facts(
     device="cuda", dtype=torch.float16, affine_dtype=torch.float32, film_dtype=torch.float16, alike=True,
-    channels_last=True, empty=False, gradients=False, tracing=False,
+    channels_last=True, empty=False, gradients=False, tracing=False, out_dtype=torch.float16,
 )  # fmt: skip
 
 
@@ -37,13 +38,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"gradients": True}, "gradients are wanted"),
         ({"tracing": True}, "torch.compile is tracing"),
         ({"empty": True}, "no elements"),
+        ({"x2": True, "resample": "mean_2x2"}, "x2, resample given"),
         ({"channels_last": False}, "not channels-last"),
     ],
 )
 def test_it_declines_with_a_reason(built: None, change: dict[str, Any], reason: str) -> None:
-    assert group_norm_act_cuda.supports(CALL) is None
-    assert group_norm_act_cuda.supports(CALL._replace(film_dtype=None)) is None
-    assert reason in str(group_norm_act_cuda.supports(CALL._replace(**change)))
+    assert group_norm_act_cuda.supports(FACTS) is None
+    assert group_norm_act_cuda.supports(FACTS._replace(film_dtype=None)) is None
+    assert reason in str(group_norm_act_cuda.supports(FACTS._replace(**change)))
 
 
 def test_forced_on_a_cpu_it_says_why_not() -> None:
@@ -98,12 +100,13 @@ def device_case(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.T
     return {name: tensor.cuda() for name, tensor in tensors.items()}
 
 
-def run_on_device(variant: str, a: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+def run_on_device(variant: str, a: dict[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
     if reason := group_norm_act_cuda.why_missing():
         pytest.skip(reason)
     if variant == "one_pass" and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("one_pass needs a device with thread-block clusters")
-    return group_norm_act_cuda.run(**a, groups=32, silu=True, variant=variant, **options)
+    result = None if out is None else Result(out, None)
+    return group_norm_act_cuda.run(Call(**a, groups=32, silu=True), out=result, variant=variant).y
 
 
 @pytest.mark.gpu
