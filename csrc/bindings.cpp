@@ -43,6 +43,11 @@ PYBIND11_MODULE(_C, module) {
                py::arg("x0"), py::arg("next_history"), py::arg("inputs"), py::arg("input_dtype"),
                py::arg("input_strides"), py::arg("copies"), py::arg("threads"), py::arg("isa") = "",
                "One step of the reverse diffusion, from the network's output to the next state.");
+    module.def("resample", &glide_fast::resample, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("y"),
+               py::arg("residual"), py::arg("dtype"), py::arg("bias"), py::arg("bias_dtype"), py::arg("up"),
+               py::arg("sizes"), py::arg("x_strides"), py::arg("y_strides"), py::arg("residual_strides"),
+               py::arg("threads"), py::arg("isa") = "",
+               "y = x + bias + residual, repeated 2x2 times (up) or its means over 2x2 pixels, channels-last.");
 #ifdef GLIDE_FAST_CUDA
     glide_fast::cuda::bind(module);
 #endif

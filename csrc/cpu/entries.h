@@ -27,4 +27,11 @@ void guided_step(std::int64_t images, std::int64_t channels, std::int64_t positi
                  std::uintptr_t x0, std::uintptr_t next_history, std::uintptr_t inputs, int input_dtype,
                  const Strides& input_strides, std::int64_t copies, int threads, const std::string& isa);
 
+// Sizes are images, height, width and channels of x; strides those of images, rows and columns. `up`: nearest x2, else 2x2 mean.
+void resample(std::uintptr_t x, std::uintptr_t y, std::uintptr_t residual, int dtype, std::uintptr_t bias,
+              int bias_dtype, bool up,
+              const std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>& sizes,
+              const Strides& x_strides, const Strides& y_strides, const Strides& residual_strides, int threads,
+              const std::string& isa);
+
 }  // namespace glide_fast

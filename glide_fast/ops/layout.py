@@ -24,3 +24,21 @@ def channel_rows(x: torch.Tensor) -> tuple[int, int] | None:
             return None
         expected *= shape[axis]
     return stride[0], row
+
+
+def pixel_strides(x: torch.Tensor) -> tuple[int, int, int] | None:
+    """Strides from sample to sample, row to row and column to column of ``x`` ``[N, C, H, W]`` whose channels lie side by side.
+
+    In elements; None where a pixel's channels are apart. Unlike :func:`channel_rows`, rows may be apart: a window of a larger
+    picture has these strides.
+    """
+    if x.stride(1) != 1 and x.shape[1] != 1:
+        return None
+    return x.stride(0), x.stride(2), x.stride(3)
+
+
+def empty_pixels(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """A dense tensor of x's type and device, channels-last where x's channels lie side by side, contiguous otherwise."""
+    channels_last = x.stride(1) == 1
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
