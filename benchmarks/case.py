@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from benchmarks.contestants import Description, Unable, peers
 from benchmarks.timing import Call, Effort, Timing, interleaved
 from glide_fast.errors import BackendError
 from glide_fast.ops.backends import force, ops
@@ -15,9 +18,17 @@ from glide_fast.ops.backends import force, ops
 PLAIN = "plain torch"
 """The contestant that speed-ups refer to."""
 COPY = "copy of the same bytes"
+OURS = "glide_fast"
 
 Outputs = Callable[[], Iterable[torch.Tensor]]
 UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float64: 2.0**-53}
+
+
+class _Entry(NamedTuple):
+    """Who wants to compete: ``make`` gives the call, or raises one of ``excuses`` with the reason why it cannot."""
+
+    make: Callable[[], Outputs]
+    excuses: type[Exception]
 
 
 @dataclass
@@ -25,7 +36,7 @@ class Case:
     """A shape. ``truth`` (in fp64) and contestants return their outputs in the same order.
 
     The ``baselines``, :data:`PLAIN` among them, are what there is without glide_fast; others may err twice as much as the
-    worst of them.
+    worst of them. What the ``add_...`` methods enter is tried by :meth:`prepare`: making a case costs its tensors only.
     """
 
     op: str
@@ -40,6 +51,10 @@ class Case:
     floor: float = 0.0  # error that is allowed whatever theirs is; one rounding of the result at least
     contestants: dict[str, Outputs] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
+    guests: set[str] = field(
+        default_factory=set
+    )  # of other packages: their errors are told, and are no fault of ours
+    _entered: dict[str, _Entry] = field(default_factory=dict)
 
     def add_backends(self, call: Outputs) -> None:
         """Let every backend of the op compete that takes this call; others are noted with their reason."""
@@ -51,24 +66,35 @@ class Case:
                 with force(**{self.op: backend}):
                     return call()
 
-            try:
-                forced()
-            except BackendError as reason:
-                self.declined[backend] = str(reason)
-            else:
-                self.contestants[f"glide_fast {backend}"] = forced
+            self._entered[f"{OURS} {backend}"] = _Entry(functools.partial(_given, forced), BackendError)
 
     def add_compiled(self, name: str, call: Outputs) -> None:
         """Let ``torch.compile(call)`` compete; where it does not compile, the reason is noted."""
-        compiled = torch.compile(call, dynamic=False)
-        try:
-            compiled()
-        except Exception as reason:  # whatever a compiler may raise
-            self.declined[name] = (
-                f"{type(reason).__name__}: {str(reason).splitlines()[0] if str(reason) else ''}"
-            )
-        else:
-            self.contestants[name] = compiled
+        # Whatever a compiler may raise.
+        self._entered[name] = _Entry(lambda: torch.compile(call, dynamic=False), Exception)
+
+    def add_peers(self, call: Description) -> None:
+        """Let what is installed of other packages compete; what is not, or cannot, is noted with its reason."""
+        for peer in peers(call):
+            self._entered[peer.name] = _Entry(functools.partial(peer.prepare, call), Exception)
+            self.guests.add(peer.name)
+
+    @property
+    def names(self) -> set[str]:
+        """All that have a row in the results: who competes, and who would."""
+        return {*self.baselines, *self.contestants, *self.declined, *self._entered}
+
+    def prepare(self) -> None:
+        """Try those that were entered: each becomes a contestant or is declined."""
+        for name, entry in self._entered.items():
+            try:
+                call = entry.make()
+                call()
+            except entry.excuses as reason:
+                self.declined[name] = _said(reason)
+            else:
+                self.contestants[name] = call
+        self._entered.clear()
 
 
 class Result(NamedTuple):
@@ -79,6 +105,7 @@ class Result(NamedTuple):
     error: float | None  # relative L2; None for what computes nothing
     allowed: float | None
     speedup: float | None  # over plain torch; None where the gate is red
+    guest: bool = False  # of another package
 
     @property
     def gate(self) -> str:
@@ -86,6 +113,23 @@ class Result(NamedTuple):
         if self.error is None or self.allowed is None:
             return "-"
         return "green" if self.error <= self.allowed else "red"
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong here: a guest that errs, as one of 8 bits must, is only refused its speed-up."""
+        return self.gate == "red" and not self.guest
+
+
+def _given(call: Outputs) -> Outputs:
+    return call
+
+
+def _said(reason: Exception) -> str:
+    """The first line of a refusal, without what its place in the results says already."""
+    line = next(iter(str(reason).splitlines()), "")
+    if isinstance(reason, BackendError):
+        return re.sub(r"^backend '(\w+)' of \w+ is forced but cannot run: \1: ", "", line)
+    return line if isinstance(reason, Unable) else f"{type(reason).__name__}: {line}"
 
 
 def error(got: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]) -> float:
@@ -106,17 +150,23 @@ def copy_call(moved_bytes: int, device: str) -> Call:
     return lambda: target.copy_(source)
 
 
+def allowance(case: Case, errors: dict[str, float]) -> float:
+    """The error that the gate lets pass, from those of the case's baselines."""
+    # A baseline that is plainly wrong must not excuse the others.
+    sane = max(32 * UNIT[case.dtype], case.floor)
+    worst = max(errors[name] for name in case.baselines)
+    return max(2 * worst if worst <= sane else 0.0, UNIT[case.dtype], case.floor)
+
+
 def measure(case: Case, effort: Effort) -> list[Result]:
     """Check every contestant, then time all of them and a copy in turns."""
     with torch.inference_mode():
+        case.prepare()
         truth = [t.double() for t in case.truth()]
         everyone = case.baselines | case.contestants
         errors = {name: error(call(), truth) for name, call in everyone.items()}
         del truth
-        # A baseline that is plainly wrong must not excuse the others.
-        sane = max(32 * UNIT[case.dtype], case.floor)
-        worst = max(value for name, value in errors.items() if name in case.baselines)
-        allowed = max(2 * worst if worst <= sane else 0.0, UNIT[case.dtype], case.floor)
+        allowed = allowance(case, errors)
         calls: dict[str, Call] = {**everyone, COPY: copy_call(case.moved_bytes, case.device)}
         timings = interleaved(calls, case.device, effort)
     plain = timings[PLAIN].median
@@ -131,6 +181,7 @@ def measure(case: Case, effort: Effort) -> list[Result]:
                 wrong,
                 None if wrong is None else allowed,
                 plain / timing.median if told else None,
+                name in case.guests,
             )
         )
     return results

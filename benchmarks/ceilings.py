@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from benchmarks.timing import Call, Effort, interleaved
 
+SIDES = {"cuda": (2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
+TYPES = {"cuda": (torch.float16, torch.bfloat16, torch.float32), "cpu": (torch.bfloat16, torch.float32)}
+MEGABYTES = 256
+
 
 def measured(
-    device: str, effort: Effort, megabytes: int = 256, side: int = 0
+    device: str, effort: Effort, megabytes: int = MEGABYTES, sides: Sequence[int] = ()
 ) -> dict[str, tuple[float, str]]:
-    """Name -> (value, unit) of the bandwidth of a copy (both directions counted), the best matrix product and the shortest call.
+    """Name -> (value, unit) of the bandwidth of a copy (both directions counted), the best matrix products and the shortest call.
 
-    ``side`` of the square matrices; 0 for one that fits the device. On the CPU in bf16 and fp32, on CUDA in fp16 and bf16.
+    "copy" writes to memory that is there; "clone" asks for new memory, which on a CPU means new pages of the system's. Of
+    the square products over ``sides`` the best of each type is told, with its side in the name.
     """
-    source = torch.empty(megabytes << 20, dtype=torch.uint8, device=device).zero_()
-    target = torch.empty_like(
-        source
-    ).zero_()  # its pages are there: a clone on the CPU would time the system's giving them
-    calls: dict[str, Call] = {"copy": lambda: target.copy_(source)}
-    side = side or (8192 if device == "cuda" else 1024)
-    for dtype in (torch.float16, torch.bfloat16) if device == "cuda" else (torch.bfloat16, torch.float32):
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        calls[f"gemm {str(dtype).removeprefix('torch.')}"] = lambda a=a, b=b: a @ b  # type: ignore[misc]
     one = torch.zeros(1, device=device)
-    calls["empty call"] = lambda: one.add_(0)
     with torch.inference_mode():
-        timings = interleaved(calls, device, effort)
-    result = {"copy": (2 * source.numel() / timings["copy"].best / 1e3, "GB/s")}
-    for name, timing in timings.items():
-        if name.startswith("gemm"):
-            result[name] = (2 * side**3 / timing.best / 1e6, "TFLOP/s")
-    result["empty call"] = (timings["empty call"].median, "us")
+        result = _bandwidths(device, effort, megabytes << 20)
+        for dtype in TYPES[device]:
+            rates = [(product(dtype, side, device, effort), side) for side in sides or SIDES[device]]
+            rate, side = max(rates)
+            result[f"gemm {str(dtype).removeprefix('torch.')}, {side} cubed"] = (rate, "TFLOP/s")
+        empty = interleaved({"empty call": lambda: one.add_(0)}, device, effort)["empty call"]
+    result["empty call"] = (empty.median, "us")
+    if empty.from_python is not None:
+        result["empty call from Python"] = (empty.from_python, "us")
     return result
+
+
+def _bandwidths(device: str, effort: Effort, size: int) -> dict[str, tuple[float, str]]:
+    source = torch.empty(size, dtype=torch.uint8, device=device).zero_()
+    target = torch.empty_like(source).zero_()
+    calls: dict[str, Call] = {"copy": lambda: target.copy_(source), "clone": source.clone}
+    timings = interleaved(calls, device, effort)
+    return {name: (2 * size / timing.best / 1e3, "GB/s") for name, timing in timings.items()}
+
+
+def product(dtype: torch.dtype, side: int, device: str, effort: Effort) -> float:
+    """TFLOP/s of a square product, the best of its samples."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / interleaved({"gemm": lambda: a @ b}, device, effort)["gemm"].best / 1e6

@@ -1,82 +1,32 @@
-"""Results as rows of a CSV that say what they were measured on."""
+"""Results as rows of a CSV."""
 
 from __future__ import annotations
 
 import csv
-import datetime
-import platform
-import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-import glide_fast
 from benchmarks.case import COPY, Case, Result
-from glide_fast.env import environment
 
-HOME = Path(__file__).resolve().parent
-RESULTS = HOME / "results"
-
-
-def device_name(device: str) -> str:
-    """The device as its maker calls it, with the cores or the part of it that torch uses."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    cpu = environment()["cpu"]
-    model = str(cpu.get("model") or platform.machine())
-    return f"{model} {'+'.join(cpu.get('features', []))}".strip()
+Row = dict[str, str]
+CASE = ("op", "model", "shape", "dtype")
+"""The columns that name a case."""
 
 
-def slug(name: str) -> str:
-    """``name`` as a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(
-            ["git", *arguments], cwd=HOME, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def provenance(device: str) -> dict[str, str]:
-    """The columns that are the same for every row of a run."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    changed = _git(
-        "status", "--porcelain", "--untracked-files=no", "--", ".", "../glide_fast", "../kernels", "../csrc"
-    )
-    try:
-        import triton
-
-        triton_version = str(triton.__version__)
-    except ImportError:
-        triton_version = ""
+def key(case: Case) -> Row:
+    """The columns that name a case."""
     return {
-        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "device": device_name(device),
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": triton_version,
-        "cuda": torch.version.cuda or "",
-        "glide_fast": glide_fast.__version__,
-        "commit": commit + ("+changes" if changed else "") if commit else "unknown",
-    }
-
-
-def rows(case: Case, results: Sequence[Result]) -> list[dict[str, str]]:
-    """One row a contestant, then one for each that declined."""
-    copy = next(result.timing.median for result in results if result.contestant == COPY)
-    shared = {
         "op": case.op,
         "model": case.model,
         "shape": case.shape,
         "dtype": str(case.dtype).removeprefix("torch."),
     }
+
+
+def rows(case: Case, results: Sequence[Result]) -> list[Row]:
+    """One row a contestant, then one for each that declined."""
+    copy = next(result.timing.median for result in results if result.contestant == COPY)
+    shared = key(case)
     table = []
     for result in results:
         timing = result.timing
@@ -94,6 +44,7 @@ def rows(case: Case, results: Sequence[Result]) -> list[dict[str, str]]:
                 "q1_us": f"{timing.lower:.2f}",
                 "q3_us": f"{timing.upper:.2f}",
                 "best_us": f"{timing.best:.2f}",
+                "from_python_us": "" if timing.from_python is None else f"{timing.from_python:.2f}",
                 "samples": str(timing.samples),
                 "over_copy": f"{timing.median / copy:.3f}",
                 "gb_per_s": f"{case.moved_bytes / timing.median / 1e3:.2f}",
@@ -108,7 +59,26 @@ def rows(case: Case, results: Sequence[Result]) -> list[dict[str, str]]:
     return table
 
 
-def write(file: Path, table: Sequence[dict[str, str]]) -> None:
+def of_case(table: Sequence[Row], case: Case) -> list[Row]:
+    """The rows of a table that are of this case."""
+    wanted = key(case)
+    return [row for row in table if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def complete(table: Sequence[Row], case: Case) -> bool:
+    """Whether the table has this case, with all who compete or would."""
+    return {row["contestant"] for row in of_case(table, case)} >= case.names
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a CSV; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write(file: Path, table: Sequence[Row]) -> None:
     """Replace ``file`` by these rows, which have the same columns."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.case import PLAIN, Case
+from benchmarks.contestants import NormCall
 from glide_fast.ops import group_norm_act
 
 _reference = importlib.import_module("glide_fast.ops.group_norm_act").reference
@@ -56,6 +57,7 @@ def case(model: str, n: int, side: int, channels: int, device: str, compile_too:
         flops=20 * x.numel(),
     )
     made.add_backends(ours)
+    made.add_peers(NormCall(x, low_weight, low_bias, GROUPS, 1e-5, scale, shift, silu=True))
     if compile_too:
         made.add_compiled("torch.compile of plain torch", plain)
     return made

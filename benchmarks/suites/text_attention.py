@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.case import PLAIN, Case
-from glide_fast.ops import text_attention
+from benchmarks.contestants import AttentionCall
+from glide_fast.ops import packed_heads, text_attention
 
 _reference = importlib.import_module("glide_fast.ops.text_attention").reference
 TEXT = 128
@@ -59,6 +60,7 @@ def case(model: str, n: int, tokens: int, heads: int, device: str, compile_too: 
         flops=4 * n * heads * HEAD * tokens * (tokens + TEXT),
     )
     made.add_backends(ours)
+    made.add_peers(AttentionCall(lambda: packed_heads.split(qkv, heads, text), packed_heads.merge))
     if compile_too:
         made.add_compiled("torch.compile of plain torch", plain)
     return made

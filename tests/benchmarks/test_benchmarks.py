@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, record
+from benchmarks import ceilings, provenance, record, timing
 from benchmarks.case import COPY, PLAIN, Case, error, measure
 from benchmarks.suites import group_norm_act, guided_step, text_attention
-from benchmarks.timing import Effort, interleaved, summarise
+from benchmarks.timing import QUEUE, Effort, interleaved, summarise
 
 TINY = Effort(warm=1, samples=3, sample_seconds=0.0)
 
@@ -81,13 +81,60 @@ def test_contestants_take_turns() -> None:
 
 
 def test_the_summary() -> None:
-    timing = summarise([5e-6, 1e-6, 3e-6, 2e-6, 4e-6])
-    assert timing == pytest.approx((3.0, 2.0, 4.0, 1.0, 5))
+    summary = summarise([5e-6, 1e-6, 3e-6, 2e-6, 4e-6], [7e-6, 6e-6, 9e-6])
+    assert summary == pytest.approx((3.0, 2.0, 4.0, 1.0, 5, 7.0))
+    assert summarise([1e-6, 2e-6]).from_python is None
+
+
+def test_rounds_end_when_their_time_is_up_but_not_before_the_least() -> None:
+    effort = TINY._replace(samples=1000, seconds=0.0, least=4)
+    assert interleaved({"a": lambda: None}, "cpu", effort)["a"].samples == 4
+
+
+def test_on_a_device_calls_are_queued_behind_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of one stream, whose clock is this test's: a call takes it 3 us, and Python takes longer to launch one."""
+    now, waits, launches = [0.0], [], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = now[0]
+
+        def synchronize(self) -> None:
+            pass
+
+        def elapsed_time(self, other: Event) -> float:
+            return (other.at - self.at) * 1e3
+
+    def sleep(cycles: int) -> None:
+        waits.append(cycles)
+        now[0] += cycles / 2e9
+
+    def call() -> None:
+        now[0] += 3e-6
+        if launches:
+            launches[-1] += 1
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: launches.append(0))
+    monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+    timing.cycles_a_second.cache_clear()
+    try:
+        assert timing.cycles_a_second() == pytest.approx(2e9)
+        found = interleaved({"a": call}, "cuda", TINY._replace(samples=5, sample_seconds=1e-3))["a"]
+    finally:
+        timing.cycles_a_second.cache_clear()
+    assert found.median == pytest.approx(3.0) and found.from_python == pytest.approx(3.0)
+    assert max(launches) == QUEUE
+    assert all(wait > 1e-4 * 2e9 for wait in waits[-5:])
 
 
 def test_ceilings() -> None:
-    limits = ceilings.measured("cpu", TINY, megabytes=1, side=16)
-    assert set(limits) == {"copy", "gemm bfloat16", "gemm float32", "empty call"}
+    limits = ceilings.measured("cpu", TINY, megabytes=1, sides=(16, 32))
+    kinds = {name.split(",")[0] for name in limits}
+    assert kinds == {"copy", "clone", "gemm bfloat16", "gemm float32", "empty call"}
     assert all(value > 0 for value, _ in limits.values())
 
 
@@ -106,7 +153,7 @@ def test_every_suite_is_green_at_a_tiny_size(made: Callable[[], Case]) -> None:
     results = measure(built, TINY)
     assert {result.contestant for result in results} >= {PLAIN, COPY}
     assert all(result.gate != "red" for result in results), [(r.contestant, r.error) for r in results]
-    assert "triton" in built.declined or torch.cuda.is_available()
+    assert "glide_fast triton" in built.declined or torch.cuda.is_available()
 
 
 def test_what_does_not_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +165,8 @@ def test_what_does_not_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None
 
     made = case()
     made.add_compiled("torch.compile", broken)
+    assert "torch.compile" in made.names
+    made.prepare()
     assert "no such thing" in made.declined["torch.compile"]
     assert "torch.compile" not in made.contestants
 
@@ -160,9 +209,65 @@ def test_the_command_records_what_it_measured_on(
         command, "SUITES", {"guided_step": SimpleNamespace(cases=lambda *_: [case(wrong=wrong)])}
     )
     assert command.main(arguments) == 1
-    assert "refused" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "refused" in out and "WRONG" in out
+    # Kept from the file, and as wrong as before.
+    assert command.main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "0 cases measured, 1 kept" in out and "WRONG" in out
+
+
+def test_a_run_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cases(*_: object) -> list[Case]:
+        made = [case(right=right) for _ in range(3)]
+        for each, shape in zip(made, ("2x8", "8x8", "32x8"), strict=True):
+            each.shape = shape
+        return made
+
+    monkeypatch.setattr(command, "SUITES", {"guided_step": SimpleNamespace(cases=cases)})
+    base = ["--device", "cpu", "--quick", "--no-compile", "--op", "guided_step", "--out", str(tmp_path)]
+
+    def run(*more: str) -> tuple[int, str]:
+        status = command.main([*base, *more])
+        return status, next(line for line in capsys.readouterr().out.splitlines() if "measured" in line)
+
+    def shapes() -> list[str]:
+        return list(dict.fromkeys(row["shape"] for row in record.read(tmp_path / "guided_step.csv")))
+
+    assert run("--shapes", r"\b8x8") == (0, "guided_step: 1 cases measured, 0 kept")
+    assert run("--seconds", "0") == (command.UNFINISHED, "guided_step: 0 cases measured, 0 kept, more to go")
+    assert run() == (0, "guided_step: 2 cases measured, 1 kept")
+    assert sorted(shapes()) == ["2x8", "32x8", "8x8"]
+    assert run() == (0, "guided_step: 0 cases measured, 3 kept")
+    assert run("--again", "--shapes", "base 2x") == (0, "guided_step: 1 cases measured, 0 kept")
+    assert len(record.read(tmp_path / "guided_step.csv")) == 3 * 3
+
+    # Rows of other sources say nothing of these, and a contestant that came later has no row yet.
+    monkeypatch.setattr(provenance, "code", lambda: "other")
+    assert run("--shapes", "base 2x") == (0, "guided_step: 1 cases measured, 0 kept")
+    assert shapes() == ["2x8"]
+    monkeypatch.setattr(
+        command, "SUITES", {"guided_step": SimpleNamespace(cases=lambda *_: [case(right=right, late=right)])}
+    )
+    assert run() == (0, "guided_step: 1 cases measured, 0 kept")
+
+
+def test_a_guest_that_errs_is_refused_and_fails_nothing() -> None:
+    made = case(guest=wrong)
+    made.guests.add("guest")
+    found = {result.contestant: result for result in measure(made, TINY)}["guest"]
+    assert found.gate == "red" and found.speedup is None and not found.failed
+
+
+def test_the_code_has_a_hash_of_its_own() -> None:
+    assert provenance.code() == provenance.code()
+    facts = provenance.provenance("cpu")
+    assert provenance.same_run(facts | {"when": "another day", "commit": "of its results"}, facts)
+    assert not provenance.same_run(facts | {"code": "another"}, facts)
 
 
 def test_folders_are_named_after_devices() -> None:
-    assert record.slug("NVIDIA H200 (MIG 1g.18gb)") == "nvidia-h200-mig-1g-18gb"
-    assert record.slug(record.device_name("cpu"))
+    assert provenance.slug("NVIDIA H200 (MIG 1g.18gb)") == "nvidia-h200-mig-1g-18gb"
+    assert provenance.slug(provenance.device_name("cpu"))

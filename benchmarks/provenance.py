@@ -1,0 +1,96 @@
+"""What a result was measured on: device, versions, and the code itself."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+import glide_fast
+from glide_fast.env import environment
+
+HOME = Path(__file__).resolve().parent
+RESULTS = HOME / "results"
+SOURCES = ("glide_fast", "kernels", "csrc", "benchmarks")
+SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
+
+
+def device_name(device: str) -> str:
+    """The device as its maker calls it, with the cores or the part of it that torch uses."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpu = environment()["cpu"]
+    model = str(cpu.get("model") or platform.machine())
+    return f"{model} {'+'.join(cpu.get('features', []))}".strip()
+
+
+def slug(name: str) -> str:
+    """``name`` as a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def results_folder(device: str) -> Path:
+    """Where the results of this device lie in the repository."""
+    return RESULTS / slug(device_name(device))
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=HOME, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+@functools.cache
+def code() -> str:
+    """A hash of the sources: unlike a commit it tells uncommitted states apart, and stays when results are committed."""
+    root, total = HOME.parent, hashlib.sha256()
+    files = (path for folder in SOURCES for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
+    for path in sorted(files):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()[:12]
+
+
+def _commit() -> str:
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return "unknown"
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", *(f"../{s}" for s in SOURCES), ":!results"
+    )
+    return commit + ("+changes" if changed else "")
+
+
+def provenance(device: str) -> dict[str, str]:
+    """The columns that are the same for every row of a run."""
+    try:
+        import triton
+
+        triton_version = str(triton.__version__)
+    except ImportError:
+        triton_version = ""
+    return {
+        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device": device_name(device),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton_version,
+        "cuda": torch.version.cuda or "",
+        "glide_fast": glide_fast.__version__,
+        "commit": _commit(),
+        "code": code(),
+    }
+
+
+def same_run(row: dict[str, str], facts: dict[str, str]) -> bool:
+    """Whether an earlier run's row may stand beside this one's: all but the time and the commit's name is equal."""
+    return all(row.get(name) == value for name, value in facts.items() if name not in ("when", "commit"))
