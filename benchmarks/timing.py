@@ -41,7 +41,7 @@ class Effort(NamedTuple):
     least: int = 7  # but not before so many
 
 
-FULL = Effort(warm=5, samples=31, sample_seconds=2e-3, seconds=20)
+FULL = Effort(warm=5, samples=31, sample_seconds=2e-3, seconds=12)
 QUICK = Effort(warm=2, samples=5, sample_seconds=2e-4, seconds=2, least=3)
 
 
