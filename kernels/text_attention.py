@@ -1,8 +1,8 @@
 """text_attention: one pass over two segments of keys, both read where GLIDE's packed layouts hold them.
 
-A program owns a tile of queries of one head and walks the text's keys, then the image's, with the online softmax of Milakov
-and Gimelshein (2018) as in FlashAttention (Dao et al. 2022). Nothing is concatenated or permuted: a head's q, k and v are
-strided views, and the same kernel reads the official layout (tokens side by side) and the channels-last one.
+A program owns a tile of queries of one head and walks the text's keys, then the image's, with the shared online softmax.
+Nothing is concatenated or permuted: a head's q, k and v are strided views, and the same kernel reads the official layout
+(tokens side by side) and the channels-last one.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -19,6 +19,7 @@ import triton.language as tl
 
 from . import glide_shapes
 from .build import Build
+from .online_softmax import attend_to, empty
 
 FILL = 132  # multiprocessors of an H100
 MAX_HEAD = 128
@@ -48,55 +49,6 @@ def tiles(heads: int, tokens: int, head: int, itemsize: int) -> Tiles:
     if tokens % 128 or heads * (tokens // 64) < 2 * FILL:
         return Tiles(64, 32 if head > 64 else 64, 4, 2)
     return Tiles(128, 64, 8, 2 if head > 64 else 3)
-
-
-@triton.jit
-def _segment(
-    accumulated,  # fp32 [QUERIES, HEAD_PADDED]
-    largest,  # fp32 [QUERIES], of the logits so far, in base 2
-    total,  # fp32 [QUERIES]
-    q,  # [QUERIES, HEAD_PADDED]
-    k,  # the head's first key
-    v,
-    channel_stride,
-    token_stride,
-    length,
-    scale,
-    HEAD: tl.constexpr,
-    HEAD_PADDED: tl.constexpr,
-    KEYS: tl.constexpr,
-    EVEN: tl.constexpr,  # length is a multiple of KEYS
-    STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Attend to one segment of keys, [HEAD, length] each in k and v."""
-    channel = tl.arange(0, HEAD_PADDED)
-    key = tl.arange(0, KEYS)
-    known = channel < HEAD
-    for start in tl.range(0, length, KEYS, num_stages=STAGES):
-        at = start + key
-        there = at < length
-        k_at = k + channel[:, None] * channel_stride + at[None, :] * token_stride
-        v_at = v + at[:, None] * token_stride + channel[None, :] * channel_stride
-        if EVEN and HEAD == HEAD_PADDED:
-            keys = tl.load(k_at)
-            values = tl.load(v_at)
-        else:
-            # Zeros, whatever lies there: 0 * NaN would be NaN.
-            keys = tl.load(k_at, mask=known[:, None] & there[None, :], other=0.0)
-            values = tl.load(v_at, mask=there[:, None] & known[None, :], other=0.0)
-        logits = tl.dot(q, keys, input_precision=PRECISION) * scale
-        if not EVEN:
-            logits = tl.where(there[None, :], logits, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(logits, axis=1))
-        weights = tl.exp2(logits - new_largest[:, None])
-        shrink = tl.exp2(largest - new_largest)
-        total = total * shrink + tl.sum(weights, axis=1)
-        accumulated = tl.dot(
-            weights.to(values.dtype), values, accumulated * shrink[:, None], input_precision=PRECISION
-        )
-        largest = new_largest
-    return accumulated, largest, total
 
 
 @triton.jit
@@ -139,47 +91,19 @@ def attend(
     q_tile = q_at + query[:, None] * qkv_token_stride + channel[None, :] * qkv_channel_stride
     q = tl.load(q_tile) if EVEN and HEAD == HEAD_PADDED else tl.load(q_tile, mask=inside, other=0.0)
 
-    accumulated = tl.zeros((QUERIES, HEAD_PADDED), tl.float32)
-    largest = tl.full((QUERIES,), float("-inf"), tl.float32)
-    total = tl.zeros((QUERIES,), tl.float32)
+    accumulated, largest, total = empty(QUERIES, HEAD_PADDED)
     if TEXT:
         text_at = text + sample * text_sample_stride + head * 2 * HEAD * text_channel_stride
-        accumulated, largest, total = _segment(
-            accumulated,
-            largest,
-            total,
-            q,
-            text_at,
-            text_at + HEAD * text_channel_stride,
-            text_channel_stride,
-            text_token_stride,
-            text_tokens,
-            scale,
-            HEAD,
-            HEAD_PADDED,
-            KEYS,
-            TEXT_EVEN,
-            STAGES,
-            PRECISION,
-        )
-    accumulated, largest, total = _segment(
-        accumulated,
-        largest,
-        total,
-        q,
-        k_at,
-        k_at + HEAD * qkv_channel_stride,
-        qkv_channel_stride,
-        qkv_token_stride,
-        tokens,
-        scale,
-        HEAD,
-        HEAD_PADDED,
-        KEYS,
-        EVEN,
-        STAGES,
-        PRECISION,
-    )
+        accumulated, largest, total = attend_to(
+            accumulated, largest, total, q, query, text_at, text_at + HEAD * text_channel_stride,
+            text_channel_stride, text_token_stride, text_channel_stride, text_token_stride,
+            text_tokens, scale, HEAD, HEAD_PADDED, KEYS, TEXT_EVEN, False, STAGES, PRECISION,
+        )  # fmt: skip
+    accumulated, largest, total = attend_to(
+        accumulated, largest, total, q, query, k_at, k_at + HEAD * qkv_channel_stride,
+        qkv_channel_stride, qkv_token_stride, qkv_channel_stride, qkv_token_stride,
+        tokens, scale, HEAD, HEAD_PADDED, KEYS, EVEN, False, STAGES, PRECISION,
+    )  # fmt: skip
 
     result = (accumulated / total[:, None]).to(out.dtype.element_ty)
     out_at = out + sample * out_sample_stride + head * HEAD * out_channel_stride
@@ -264,6 +188,7 @@ def default_builds() -> list[Build]:
         found += builds(2, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
     heads, tokens = glide_shapes.ATTENTION[0]
     found += builds(2, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT, channels_last=False)
+    found += builds(2, 8, glide_shapes.HEAD, glide_shapes.TEXT, 0)  # the text transformer's own
     return found + builds(32, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
 
 

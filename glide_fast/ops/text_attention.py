@@ -34,7 +34,9 @@ class Call(NamedTuple):
     alike: bool  # encoder_kv, where there is one, has qkv's type and device
     channels_last: bool  # a token's channels lie side by side
     long: bool  # LONG tokens or more
-    huge: bool  # a sample spans more elements than 31 bits count
+    huge: (
+        bool  # a sample spans more elements than 31 bits count, or the batch has more heads than a grid holds
+    )
     empty: bool
     gradients: bool
 
@@ -78,7 +80,9 @@ def reference(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = N
 
 def facts(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = None) -> Call:
     """The facts of a call with these (checked) arguments, for ``OP.choose`` and ``OP.explain``."""
-    alike, gradients, huge = True, qkv.requires_grad, _span(qkv) >= text_attention_triton.MAX_OFFSET
+    alike, gradients = True, qkv.requires_grad
+    huge = _span(qkv) >= text_attention_triton.MAX_OFFSET
+    huge = huge or qkv.shape[0] * heads > text_attention_triton.MAX_HEADS
     if encoder_kv is not None:
         alike = encoder_kv.dtype == qkv.dtype and encoder_kv.device == qkv.device
         gradients = gradients or encoder_kv.requires_grad

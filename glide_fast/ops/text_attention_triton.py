@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_HEAD_SIZE = 128
 MAX_OFFSET = 2**31  # elements: within a sample the kernel counts in 32 bits
+MAX_HEADS = 65535  # of all samples together: the second dimension of its grid
 
 
 def supports(call: Call) -> str | None:
@@ -29,7 +30,7 @@ def supports(call: Call) -> str | None:
     if call.empty:
         return "qkv holds no elements"
     if call.huge:
-        return f"a sample spans {MAX_OFFSET} elements or more"
+        return f"a sample spans {MAX_OFFSET} elements or more, or the batch has more than {MAX_HEADS} heads"
     return triton_runtime.why_not(call.device, "text_attention")
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-CHECKS = ("check_group_norm_act.py", "check_resample.py", "check_text_attention.py")
+CHECKS = (
+    "check_group_norm_act.py",
+    "check_masked_attention.py",
+    "check_resample.py",
+    "check_text_attention.py",
+)
 
 
 def run_checks(file: str, **environment: str) -> None:

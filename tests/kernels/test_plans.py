@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from glide_fast.kernels import compile_report, glide_shapes, group_norm_act, text_attention
+from glide_fast.kernels import compile_report, glide_shapes, group_norm_act, masked_attention, text_attention
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +62,37 @@ def test_small_grids_get_tiles_of_64_queries() -> None:
     # Tiles of 128 would be half empty here, or masked throughout.
     assert text_attention.tiles(32 * 12, 64, 64, 2).queries == 64
     assert text_attention.tiles(32 * 12, 1000, 64, 2).queries == 64
+
+
+def test_masked_attention_gets_shorter_programs_where_few_fill_a_device() -> None:
+    # One prompt, one picture of 257 tokens: 24 and 108 programs. Four pictures make 240 of 64 queries.
+    assert masked_attention.tiles(8, 77, 64, 2).queries == 32
+    assert masked_attention.tiles(12, 257, 64, 2).queries == 32
+    assert masked_attention.tiles(4 * 12, 257, 64, 2).queries == 64
+
+
+@given(
+    queries=st.integers(1, 512),
+    keys=st.integers(1, 512),
+    head=st.sampled_from([16, 32, 64, 128]),
+    heads=st.sampled_from([1, 1000]),
+    causal=st.booleans(),
+    lengths=st.booleans(),
+    itemsize=st.sampled_from([2, 4]),
+)
+def test_masks_are_compiled_out_only_where_no_tile_is_ragged(
+    queries: int, keys: int, head: int, heads: int, causal: bool, lengths: bool, itemsize: int
+) -> None:
+    keys = queries if causal else keys
+    cut = masked_attention.tiles(heads, queries, head, itemsize)
+    told = masked_attention.constants(cut, head, queries, keys, causal, lengths, itemsize)
+    ends = (
+        [min(keys, end) for end in range(cut.queries, queries + cut.queries, cut.queries)]
+        if causal
+        else [keys]
+    )
+    ragged = queries % cut.queries > 0 or any(end % cut.keys for end in ends)
+    assert told["EVEN"] == (not lengths and not ragged)
 
 
 def test_occupancy_by_hand() -> None:

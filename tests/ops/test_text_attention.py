@@ -94,6 +94,7 @@ def test_the_kernel_declines_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
         (arguments(tokens=0), "qkv holds no elements"),
         ((qkv, heads, text.clone().requires_grad_()), "gradients are wanted"),
         ((torch.empty_strided((1, 96, 20), (0, 2**25, 1), device="meta"), heads, None), "spans 2147483648"),
+        ((torch.empty(2**15, 48, 4, device="meta"), heads, None), "more than 65535 heads"),
     ):
         assert reason in str(reasons(*call)["triton"])
 
