@@ -149,12 +149,26 @@ def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -
     pixels, lanes = tile(channels)
     strides = [f"{t}_{axis}_stride" for t in ("x", "y", "residual") for axis in ("sample", "row", "column")]
     arguments = {
-        "x": f"*{element}",
-        "y": f"*{element}",
+        **dict.fromkeys(("x", "y", "residual"), f"*{element}"),
         "bias": "*fp32" if added else f"*{element}",
-        "residual": f"*{element}",
         **dict.fromkeys(("height", "width", "channels", *strides), "i32"),
     }
     constants = {"UP": up, "BIAS": added, "RESIDUAL": added, "PIXELS": pixels, "LANES": lanes}
-    label = f"{'nearest x2' if up else '2x2 mean'} of {channels} channels {element}{' with bias and residual' if added else ''}"
-    return [Build(resize, label, arguments, constants, WARPS)]
+    label = f"{'nearest x2' if up else '2x2 mean'} {element}{' with bias and residual' if added else ''}"
+    return [Build(resize, label, arguments, constants, WARPS, sizes=("channels",))]
+
+
+def default_builds() -> list[Build]:
+    """GLIDE's resizing blocks in fp16: every width there is a whole number of tiles of 64 channels."""
+    return [build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)]
+
+
+def shipped_builds() -> list[Build]:
+    """The same in the other types."""
+    return [
+        build
+        for element in ("bf16", "fp32")
+        for up in (True, False)
+        for added in (True, False)
+        for build in builds(192, up, element, added)
+    ]

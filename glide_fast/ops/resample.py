@@ -1,4 +1,4 @@
-"""Twice or half the size: the skip branch of GLIDE's residual blocks that resize (``Upsample``, ``Downsample`` without convolution).
+"""Twice or half the size: the skip branch of GLIDE's residual blocks that resize (``Upsample`` and ``Downsample``).
 
 Replaces ``F.interpolate(mode="nearest")`` and ``F.avg_pool2d`` and, where the branch is the sum of a convolution's output, its
 bias and an earlier activation, the additions in front of them: the sum is never written at its own size.

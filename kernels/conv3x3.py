@@ -1,0 +1,308 @@
+"""A 3x3 convolution of channels-last pictures (stride 1, padding 1) as one matrix product whose left factor is never written.
+
+Pixels are the rows of the product, output channels its columns, and the sum runs over nine taps times the input channels: a
+program gathers, for each tap, the pixels beside its own straight from the picture (implicit GEMM), and adds bias and
+residual to its result before the one rounding.
+
+A level of 8x8 or 16x16 pixels has too few rows to fill a device at small batches. There the sum is split among programs as well:
+each writes its part in fp32 to a workspace, and a second kernel adds the parts in their order, so that a result does not depend on
+which program ended first.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Kernels are typed by what they are launched with.
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .build import Build
+
+TAPS = 9
+FILL = 132  # multiprocessors of an H100
+LEAST_STEPS = 8  # of a split's sum: fewer would not pay for filling the pipeline
+REDUCE_TILE = 1024
+REDUCE_WARPS = 4
+
+
+class Plan(NamedTuple):
+    """How a product is cut up; see :func:`plan`."""
+
+    pixels: int  # rows of a tile
+    outputs: int  # columns of a tile
+    inputs: int  # input channels of a step
+    splits: int  # programs that share a tile's sum; 1 means no workspace
+    warps: int
+    stages: int
+
+    def steps(self, inputs: int) -> int:
+        """Steps of the whole sum over ``inputs`` channels."""
+        return TAPS * triton.cdiv(inputs, self.inputs)
+
+
+def plan(pixels: int, inputs: int, outputs: int) -> Plan:
+    """The cut for ``pixels`` (of all samples), input and output channels: a pure function of these, unmeasured on a device."""
+    step = min(64, max(16, triton.next_power_of_2(inputs)))
+    columns = 128 if outputs % 128 == 0 and _tiles(pixels, outputs, 128, 128) >= FILL else 64
+    rows = 128 if _tiles(pixels, outputs, 128, columns) >= FILL else 64
+    tiles = _tiles(pixels, outputs, rows, columns)
+    steps = TAPS * triton.cdiv(inputs, step)
+    # A split writes its part and reads it again: 8 bytes an element. All of them together: at most the bytes of the weights.
+    affordable = 2 * TAPS * inputs // (8 * pixels)
+    splits = max(1, min(math.ceil(FILL / tiles), steps // LEAST_STEPS, affordable))
+    splits = triton.cdiv(steps, triton.cdiv(steps, splits))  # none without steps
+    large = rows * columns >= 128 * 128
+    return Plan(rows, columns, step, splits, 8 if large else 4, 3 if large else 4)
+
+
+def _tiles(pixels: int, outputs: int, rows: int, columns: int) -> int:
+    return triton.cdiv(pixels, rows) * triton.cdiv(outputs, columns)
+
+
+@triton.jit
+def conv3x3(
+    x,  # [N, H, W, C], channels side by side
+    weight,  # [O, 3, 3, C], channels side by side
+    bias,  # [O], or anything without BIAS
+    residual,  # [N, H, W, O], channels side by side, or anything without RESIDUAL
+    y,  # the same; with SPLIT the workspace, fp32 [splits, N H W, O]
+    pixels,  # N H W
+    height,
+    width,
+    inputs,
+    outputs,
+    steps,  # of a split
+    x_sample_stride,
+    x_row_stride,
+    x_column_stride,
+    weight_output_stride,
+    weight_row_stride,
+    weight_column_stride,
+    residual_sample_stride,
+    residual_row_stride,
+    residual_column_stride,
+    y_sample_stride,
+    y_row_stride,
+    y_column_stride,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SPLIT: tl.constexpr,
+    WHOLE: tl.constexpr,  # the input channels are a whole number of steps
+    PIXELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+):
+    """Grid (tiles of pixels, tiles of outputs, splits): neighbouring programs read the same weights."""
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    split = tl.program_id(2)
+    sample = (pixel // (height * width)).to(tl.int64)
+    rest = pixel % (height * width)
+    row = rest // width
+    column = rest % width
+    lane = tl.arange(0, INPUTS)
+    x_at = x + (sample * x_sample_stride + row * x_row_stride + column * x_column_stride)[:, None] + lane[None, :]
+    weight_at = weight + output.to(tl.int64)[None, :] * weight_output_stride + lane[:, None]
+    real_pixel = pixel < pixels
+    real_output = (output < outputs)[None, :]
+
+    blocks = (inputs + INPUTS - 1) // INPUTS
+    total = tl.zeros((PIXELS, OUTPUTS), tl.float32)
+    for step in range(split * steps, tl.minimum((split + 1) * steps, 9 * blocks)):
+        tap = step // blocks
+        first = (step - tap * blocks) * INPUTS
+        down = tap // 3 - 1
+        right = tap % 3 - 1
+        inside = real_pixel & (row + down >= 0) & (row + down < height)
+        inside = (inside & (column + right >= 0) & (column + right < width))[:, None]
+        real_weight = real_output
+        if not WHOLE:
+            inside = inside & (first + lane < inputs)[None, :]
+            real_weight = real_weight & (first + lane < inputs)[:, None]
+        a = tl.load(x_at + (down * x_row_stride + right * x_column_stride + first), mask=inside, other=0.0)
+        tap_offset = (down + 1) * weight_row_stride + (right + 1) * weight_column_stride
+        b = tl.load(weight_at + (tap_offset + first), mask=real_weight, other=0.0)
+        total = tl.dot(a, b, total)
+
+    real = real_pixel[:, None] & real_output
+    if SPLIT:
+        at = (split.to(tl.int64) * pixels + pixel)[:, None] * outputs + output[None, :]
+        tl.store(y + at, total, mask=real)
+    else:
+        if BIAS:
+            total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
+        if RESIDUAL:
+            at = sample * residual_sample_stride + row * residual_row_stride + column * residual_column_stride
+            total += tl.load(residual + at[:, None] + output[None, :], mask=real, other=0.0).to(tl.float32)
+        at = sample * y_sample_stride + row * y_row_stride + column * y_column_stride
+        tl.store(y + at[:, None] + output[None, :], total.to(y.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def add_splits(
+    parts,  # fp32 [SPLITS, N H W, O]
+    bias,  # [O], or anything without BIAS
+    residual,  # [N, H, W, O], channels side by side, or anything without RESIDUAL
+    y,  # the same
+    pixels,
+    height,
+    width,
+    outputs,
+    residual_sample_stride,
+    residual_row_stride,
+    residual_column_stride,
+    y_sample_stride,
+    y_row_stride,
+    y_column_stride,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+):
+    """Grid (tiles of pixels, tiles of outputs): the parts of a sum in their order, bias, residual, one rounding."""
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    real = (pixel < pixels)[:, None] & (output < outputs)[None, :]
+    part_at = parts + pixel.to(tl.int64)[:, None] * outputs + output[None, :]
+    total = tl.load(part_at, mask=real, other=0.0)
+    for split in tl.static_range(1, SPLITS):
+        total += tl.load(part_at + tl.cast(split, tl.int64) * pixels * outputs, mask=real, other=0.0)
+    if BIAS:
+        total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
+    sample = (pixel // (height * width)).to(tl.int64)
+    rest = pixel % (height * width)
+    row = rest // width
+    column = rest % width
+    if RESIDUAL:
+        at = sample * residual_sample_stride + row * residual_row_stride + column * residual_column_stride
+        total += tl.load(residual + at[:, None] + output[None, :], mask=real, other=0.0).to(tl.float32)
+    at = sample * y_sample_stride + row * y_row_stride + column * y_column_stride
+    tl.store(y + at[:, None] + output[None, :], total.to(y.dtype.element_ty), mask=real)
+
+
+def reduce_tile(outputs: int) -> tuple[int, int]:
+    """Pixels and outputs of a tile of :func:`add_splits`, powers of two."""
+    lanes = min(64, triton.next_power_of_2(outputs))
+    return REDUCE_TILE // lanes, lanes
+
+
+def launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    y: torch.Tensor,
+    x_strides: tuple[int, int, int],
+    weight_strides: tuple[int, int, int],
+    residual_strides: tuple[int, int, int],
+    y_strides: tuple[int, int, int],
+    *,
+    cut: Plan | None = None,
+    workspace: torch.Tensor | None = None,
+) -> None:
+    """Write the convolution of ``x`` with ``weight``, plus ``bias`` and ``residual``, to ``y``.
+
+    Args:
+        x: ``[N, C, H, W]``, fp16 or bf16; here and below, channels (of ``weight`` its input channels) lie side by side.
+        weight: ``[O, C, 3, 3]`` of the same type.
+        bias: ``[O]`` with stride 1, any floating type, or None.
+        residual, y: ``[N, O, H, W]``; residual may be None.
+        x_strides, residual_strides, y_strides: from sample to sample, row to row and column to column.
+        weight_strides: from output to output, and from tap to tap down and to the right.
+        cut: in place of what :func:`plan` says.
+        workspace: fp32, of at least splits N H W O elements, in place of a new one; only for a cut with splits.
+    """
+    n, inputs, height, width = x.shape
+    outputs, pixels = weight.shape[0], n * height * width
+    cut = plan(pixels, inputs, outputs) if cut is None else cut
+    steps = triton.cdiv(cut.steps(inputs), cut.splits)
+    split = cut.splits > 1
+    offset, added = weight if bias is None else bias, y if residual is None else residual
+    target = y
+    if split:
+        count = cut.splits * pixels * outputs
+        target = torch.empty(count, dtype=torch.float32, device=x.device) if workspace is None else workspace
+    grid = (triton.cdiv(pixels, cut.pixels), triton.cdiv(outputs, cut.outputs), cut.splits)
+    terms = {"BIAS": bias is not None, "RESIDUAL": residual is not None}
+    conv3x3[grid](
+        x, weight, offset, added, target, pixels, height, width, inputs, outputs, steps,
+        *x_strides, *weight_strides, *residual_strides, *y_strides,
+        **(dict.fromkeys(terms, False) if split else terms), **constants(cut, inputs),
+        num_warps=cut.warps, num_stages=cut.stages,
+    )  # fmt: skip
+    if split:
+        rows, lanes = reduce_tile(outputs)
+        add_splits[(triton.cdiv(pixels, rows), triton.cdiv(outputs, lanes))](
+            target, offset, added, y, pixels, height, width, outputs, *residual_strides, *y_strides,
+            **terms, SPLITS=cut.splits, PIXELS=rows, OUTPUTS=lanes, num_warps=REDUCE_WARPS,
+        )  # fmt: skip
+
+
+def constants(cut: Plan, inputs: int) -> dict[str, int | bool]:
+    """The compile-time arguments of :func:`conv3x3` that follow from a cut."""
+    return {
+        "SPLIT": cut.splits > 1,
+        "WHOLE": inputs % cut.inputs == 0,
+        "PIXELS": cut.pixels,
+        "OUTPUTS": cut.outputs,
+        "INPUTS": cut.inputs,
+    }
+
+
+def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "fp16") -> list[Build]:
+    """What :func:`launch` compiles for a shape with a bias and a residual, all of one type. ``element``: its Triton type."""
+    cut = plan(samples * side * side, inputs, outputs)
+    split = cut.splits > 1
+    sizes = ("pixels", "inputs", "outputs", *(("height", "width") if side % 16 == 0 else ()))
+    kinds = {
+        **dict.fromkeys(("x", "weight", "bias", "residual", "y"), f"*{element}"),
+        **dict.fromkeys(("pixels", "height", "width", "inputs", "outputs", "steps"), "i32"),
+        **{f"{t}_{axis}_stride": "i32" for t in ("x", "residual", "y") for axis in ("sample", "row", "column")},
+        **{f"weight_{axis}_stride": "i32" for axis in ("output", "row", "column")},
+        "parts": "*fp32",
+    }
+    label = f"[{samples}, {inputs}, {side}, {side}] to {outputs} {element}"
+
+    def build(kernel: triton.JITFunction, values: dict[str, int | bool], warps: int, stages: int) -> Build:
+        arguments = {n: kinds[n] for n in kernel.arg_names if n in kinds}
+        if kernel is conv3x3 and split:
+            arguments["y"] = "*fp32"
+        known = tuple(n for n in sizes if n in arguments)
+        return Build(kernel, label, arguments, values, warps, stages, sizes=known)
+
+    terms: dict[str, int | bool] = {"BIAS": not split, "RESIDUAL": not split}
+    found = [build(conv3x3, terms | constants(cut, inputs), cut.warps, cut.stages)]
+    if split:
+        rows, lanes = reduce_tile(outputs)
+        values = {"BIAS": True, "RESIDUAL": True, "SPLITS": cut.splits, "PIXELS": rows, "OUTPUTS": lanes}
+        found.append(build(add_splits, values, REDUCE_WARPS, 1))
+    return found
+
+
+# Side, input and output channels of the base model's convolutions, without and with the skip connection beside the input.
+BASE = (
+    *((8, 768, 768), (8, 1536, 768), (16, 576, 576), (16, 1152, 576)),
+    *((32, 384, 384), (32, 768, 384), (64, 192, 192), (64, 384, 192)),
+)
+
+
+def default_builds() -> list[Build]:
+    """What a guided sampling run of one prompt would launch: the base model's levels at batch 2, in fp16."""
+    return [build for side, inputs, outputs in BASE for build in builds(2, side, inputs, outputs)]
+
+
+def shipped_builds() -> list[Build]:
+    """The other batch sizes that are benchmarked, and bf16."""
+    return [
+        build
+        for element, batches in (("fp16", (1, 8, 32)), ("bf16", (2,)))
+        for samples in batches
+        for side, inputs, outputs in BASE
+        for build in builds(samples, side, inputs, outputs, element)
+    ]
