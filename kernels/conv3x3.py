@@ -4,9 +4,9 @@ Pixels are the rows of the product, output channels its columns, and the sum run
 program gathers, for each tap, the pixels beside its own straight from the picture (implicit GEMM), and adds bias and
 residual to its result before the one rounding.
 
-A level of 8x8 or 16x16 pixels has too few rows to fill a device at small batches. There the sum is split among programs as well:
-each writes its part in fp32 to a workspace, and a second kernel adds the parts in their order, so that a result does not depend on
-which program ended first.
+A level of 8x8 or 16x16 pixels has too few rows to fill a device at small batches. There the sum is split among programs as
+well: each writes its part in fp32 to a workspace, and a second kernel adds the parts in their order, so that a result does not
+depend on which program ended first.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -106,7 +106,11 @@ def conv3x3(
     row = rest // width
     column = rest % width
     lane = tl.arange(0, INPUTS)
-    x_at = x + (sample * x_sample_stride + row * x_row_stride + column * x_column_stride)[:, None] + lane[None, :]
+    x_at = (
+        x
+        + (sample * x_sample_stride + row * x_row_stride + column * x_column_stride)[:, None]
+        + lane[None, :]
+    )
     weight_at = weight + output.to(tl.int64)[None, :] * weight_output_stride + lane[:, None]
     real_pixel = pixel < pixels
     real_output = (output < outputs)[None, :]
@@ -263,7 +267,11 @@ def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "f
     kinds = {
         **dict.fromkeys(("x", "weight", "bias", "residual", "y"), f"*{element}"),
         **dict.fromkeys(("pixels", "height", "width", "inputs", "outputs", "steps"), "i32"),
-        **{f"{t}_{axis}_stride": "i32" for t in ("x", "residual", "y") for axis in ("sample", "row", "column")},
+        **{
+            f"{t}_{axis}_stride": "i32"
+            for t in ("x", "residual", "y")
+            for axis in ("sample", "row", "column")
+        },
         **{f"weight_{axis}_stride": "i32" for axis in ("output", "row", "column")},
         "parts": "*fp32",
     }

@@ -160,7 +160,9 @@ def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -
 
 def default_builds() -> list[Build]:
     """GLIDE's resizing blocks in fp16: every width there is a whole number of tiles of 64 channels."""
-    return [build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)]
+    return [
+        build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)
+    ]
 
 
 def shipped_builds() -> list[Build]:

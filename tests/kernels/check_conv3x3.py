@@ -172,7 +172,9 @@ def test_a_split_sum_is_the_same_each_time_and_in_any_batch() -> None:
 
 def test_a_sum_near_the_range_of_fp16_is_rounded_once() -> None:
     """Before the residual is added the sum is beyond fp16: rounded there, it would stay infinite."""
-    x, weight = (torch.ones(shape, dtype=torch.float16, device=DEVICE) for shape in ((1, 16, 3, 3), (8, 16, 3, 3)))
+    x, weight = (
+        torch.ones(shape, dtype=torch.float16, device=DEVICE) for shape in ((1, 16, 3, 3), (8, 16, 3, 3))
+    )
     x, weight = (t.to(memory_format=torch.channels_last) for t in (x * 60, weight * 8))
     residual = torch.full((1, 8, 3, 3), -6e4, dtype=torch.float16, device=DEVICE)
     residual = residual.to(memory_format=torch.channels_last)
@@ -181,6 +183,7 @@ def test_a_sum_near_the_range_of_fp16_is_rounded_once() -> None:
         assert float(y[0, 0, 1, 1]) == 60 * 8 * 16 * 9 - 6e4
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_infinity_reach_their_neighbourhood_only(value: float) -> None:
     call = arguments(2, 17, 6, 5, 6, torch.float16, torch.float16, True)

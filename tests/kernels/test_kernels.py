@@ -11,6 +11,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 CHECKS = (
+    "check_conv3x3.py",
     "check_group_norm_act.py",
     "check_masked_attention.py",
     "check_resample.py",
