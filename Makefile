@@ -1,4 +1,5 @@
 # make demo: a picture from a prompt.    make test: the tests.    make lint: ruff and mypy.    make clean: remove .venv.
+# make bench: measure the ops here and draw them.    make gpu: all that is to be known of an NVIDIA GPU; benchmarks/README.md.
 # Needs Python 3.10 to 3.13; everything else goes into .venv. A C++ compiler (apt install g++) makes CPUs faster.
 
 PYTHON ?= python3
@@ -6,12 +7,16 @@ VENV ?= .venv
 PROMPT ?= a large purple pyramid
 IMAGE ?= demo.png
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
+PARTS ?=
+# Where torch for the GPU is installed already: make gpu GPU_PYTHON=python3 installs nothing but glide_fast's own build.
+GPU_PYTHON ?= $(BIN)/python
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)" --overwrite
@@ -28,6 +33,13 @@ lint: $(VENV)/.developed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/.developed
+	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+	$(BIN)/python -m benchmarks.plot
+
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.measured)
+	$(GPU_PYTHON) -m benchmarks.gpu $(PARTS)
+
 clean:
 	rm -rf $(VENV) build
 
@@ -42,6 +54,11 @@ $(BIN)/python:
 # Editable: the sources of this folder run as they are; only a change of what is listed here installs again.
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	$(INSTALL) -e .
+	@touch $@
+
+# With the packages that the kernels are compared with.
+$(VENV)/.measured: $(VENV)/.developed
+	$(INSTALL) -e '.[peers]'
 	@touch $@
 
 $(VENV)/.developed: $(SOURCES) | $(BIN)/python

@@ -91,7 +91,7 @@ class Case:
                 call = entry.make()
                 call()
             except entry.excuses as reason:
-                self.declined[name] = _said(reason)
+                self.declined[name] = said(reason)
             else:
                 self.contestants[name] = call
         self._entered.clear()
@@ -124,7 +124,7 @@ def _given(call: Outputs) -> Outputs:
     return call
 
 
-def _said(reason: Exception) -> str:
+def said(reason: Exception) -> str:
     """The first line of a refusal, without what its place in the results says already."""
     line = next(iter(str(reason).splitlines()), "")
     if isinstance(reason, BackendError):

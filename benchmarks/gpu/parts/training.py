@@ -1,0 +1,140 @@
+"""Training throughput: whole optimiser steps of the trainer, on pictures made up here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.table import Table
+from glide_fast.data.dataset import FORMAT
+from glide_fast.train import presets
+from glide_fast.train.config import TrainConfig
+from glide_fast.train.loop import Trainer
+
+PICTURES = 64
+WARM, STEPS, SECONDS = 3, 60, 25.0
+"""Steps before the clock runs, and the most steps and seconds that it runs for."""
+
+
+class Recipe(NamedTuple):
+    """What is trained."""
+
+    model: str
+    batch_size: int
+    precision: str = "bf16"
+    compile: bool = False
+
+
+RECIPES = (
+    Recipe("small", 32),  # as the shipped model was
+    Recipe("small-upsample", 32),
+    Recipe("small", 128),
+    Recipe("small", 128, compile=True),
+    Recipe("base", 8),
+    Recipe("base", 32),
+    Recipe("upsample", 4),
+)
+TINY = Recipe("tiny", 2)
+TINY_MODEL: dict[str, Any] = {
+    "image_size": 16,
+    "num_channels": 16,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2",
+    "num_head_channels": 16,
+    "attention_resolutions": "8",
+    "norm_groups": 4,
+    "text_ctx": 8,
+    "xf_width": 32,
+    "xf_layers": 1,
+    "xf_heads": 1,
+    "vocab_rows": -1,
+}
+
+
+def write_pictures(directory: Path, side: int, count: int = PICTURES) -> Path:
+    """A data set of noise with captions, as :class:`glide_fast.data.dataset.SceneDataset` reads it."""
+    directory.mkdir(parents=True)
+    np.save(
+        directory / "images.npy", np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    )
+    words = itertools.cycle(itertools.product(("a red", "a blue", "two green"), ("cube", "ball", "tree")))
+    captions = (" ".join(next(words)) for _ in range(count))
+    lines = (json.dumps({"seed": i, "caption": text, "attributes": {}}) for i, text in enumerate(captions))
+    (directory / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (directory / "meta.json").write_text(json.dumps({"format": FORMAT, "count": count, "size": side}))
+    return directory
+
+
+def measure(recipe: Recipe, device: str, folder: Path, steps: int = STEPS) -> dict[str, str]:
+    """A row of results; red where a loss or a gradient is not a number."""
+    options = TINY_MODEL if recipe == TINY else presets.model(recipe.model)
+    data = write_pictures(folder / "data", options["image_size"])
+    config = TrainConfig(
+        model=options,
+        data=str(data),
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        compile=recipe.compile,
+        sample_every=0,
+    )
+    trainer = Trainer(config, folder / "run", device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    values = [trainer.train_step() for _ in range(WARM)]
+    times: list[float] = []
+    end = time.monotonic() + SECONDS
+    while len(times) < steps and (time.monotonic() < end or len(times) < 2):
+        start = time.perf_counter()
+        values.append(trainer.train_step())  # its losses are on the host when it returns
+        times.append(time.perf_counter() - start)
+    low, median, high = quartiles(times)
+    finite = all(math.isfinite(value[name]) for value in values for name in ("loss", "grad_norm"))
+    peak = f"{torch.cuda.max_memory_allocated() / 2**30:.2f}" if device == "cuda" else ""
+    return {
+        "gate": "green" if finite else "red",
+        "images_per_s": f"{recipe.batch_size / median:.2f}" if finite else "refused",
+        "median_ms": f"{median * 1e3:.2f}",
+        "q1_ms": f"{low * 1e3:.2f}",
+        "q3_ms": f"{high * 1e3:.2f}",
+        "steps": str(len(times)),
+        "peak_gib": peak,
+        "note": "" if finite else "a loss or a gradient is not finite",
+    }
+
+
+def quartiles(times: Sequence[float]) -> tuple[float, float, float]:
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, median, high
+
+
+def run(setting: Setting) -> Outcome:
+    table = Table(setting, "training", ("model", "batch", "precision", "compile"))
+    for recipe in (TINY,) if setting.small else RECIPES:
+        key = (recipe.model, str(recipe.batch_size), recipe.precision, str(recipe.compile))
+        if table.find(*key):
+            continue
+        if setting.time_is_up:
+            return Outcome(UNFINISHED, (table.file,), (f"to go on with {' '.join(key)}",))
+        with tempfile.TemporaryDirectory() as scratch:
+            steps = 3 if setting.small else STEPS
+            row = measure(recipe, setting.device, Path(scratch), steps)
+        table.add(dict(zip(table.key, key, strict=True)) | row)
+        print(f"{' '.join(key)}: {row['images_per_s']} images/s", flush=True)
+        if setting.device == "cuda":
+            torch.cuda.empty_cache()
+    red = [f"{row['model']} {row['batch']}: {row['note']}" for row in table.rows if row["gate"] == "red"]
+    return Outcome(RED if red else GREEN, (table.file,), tuple(red))
+
+
+PARTS = (Part("training", "images a second of the trainer", run),)

@@ -1,0 +1,320 @@
+"""The GPU suite's plumbing, on a CPU: parts, their states and files, and that nothing wrong is called green."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import command, probes
+from benchmarks.gpu.part import GREEN, LONGEST, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.parts import accuracy, build, ops, parts, sanitizer, tests, training
+from benchmarks.gpu.probes import Found, Probe
+from benchmarks.gpu.table import Table
+from benchmarks.ops import Done
+from benchmarks.provenance import provenance
+from benchmarks.record import read
+from glide_fast.ops.backends import ops as registered
+
+SMALL = ["--device", "cpu", "--small", "--out"]
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting("cpu", tmp_path, provenance("cpu"), small=True)
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {row["part"]: row["state"] for row in read(folder / "parts.csv")}
+
+
+def test_two_parts_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([*SMALL, str(tmp_path), "ceilings", "training"]) == 0
+    out = capfd.readouterr().out
+    assert "== ceilings: GREEN" in out and str(tmp_path / "training.csv") in out
+    assert states(tmp_path) == {"ceilings": GREEN, "training": GREEN}
+    (row,) = read(tmp_path / "training.csv")
+    assert float(row["images_per_s"]) > 0 and row["gate"] == GREEN
+    assert all(row[name] for name in ("when", "device", "torch", "commit", "code"))
+    assert gpu.main([*SMALL, str(tmp_path), "--list"]) == 0
+    assert capfd.readouterr().out.count(GREEN) == 2
+
+
+def test_parts_have_names_of_their_own_and_fit_their_time() -> None:
+    names = [part.name for part in parts()]
+    assert len(names) == len(set(names))
+    assert {
+        "build",
+        "tests",
+        "sanitizer",
+        "accuracy-ops",
+        "ceilings",
+        "ops-group_norm_act",
+        "training",
+    } <= set(names)
+    assert all(
+        part.about and part.seconds <= LONGEST and LONGEST + gpu.GRACE < 9 * 60 + 30 for part in parts()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "no part nonsense; the parts are build"),
+        (["--device", "cpu"], "say --small"),
+        (["--device", "cpu", "--small"], "--out"),
+    ],
+)
+def test_misuse_is_explained(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(arguments)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ran", "said"),
+    [
+        (command.Ran(None, "half\n"), "was ended after"),
+        (command.Ran(-11, "a\nSegmentation fault\n"), "Segmentation fault"),
+        (command.Ran(0, ""), "exit status 0"),  # it ended well, but wrote no state
+    ],
+)
+def test_what_dies_is_red(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, ran: command.Ran, said: str
+) -> None:
+    part = Part("fragile", "it dies", lambda setting: Outcome(GREEN))
+    monkeypatch.setattr(command, "run", lambda *_: ran)
+    earlier = setting._replace(facts=setting.facts | {"when": "2001-01-01T00:00:00Z"})
+    gpu.note(earlier, part, Outcome(GREEN), 1.0)  # an older green does not hide it
+    assert gpu.outside(part, setting, []) == RED
+    (row,) = read(setting.folder / "parts.csv")
+    assert row["state"] == RED and said in row["notes"]
+
+
+def test_the_command_ends_as_its_parts_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"one": GREEN, "two": UNFINISHED}
+    ran: list[str] = []
+
+    def outside(part: Part, setting: Setting, arguments: list[str]) -> str:
+        ran.append(part.name)
+        gpu.note(setting, part, Outcome(outcomes[part.name]), 1.0)
+        return outcomes[part.name]
+
+    made = tuple(Part(name, "a part", lambda setting: Outcome(GREEN)) for name in outcomes)
+    monkeypatch.setattr(gpu, "parts", lambda: made)
+    monkeypatch.setattr(gpu, "outside", outside)
+    assert gpu.main([*SMALL, str(tmp_path)]) == gpu.EXIT_UNFINISHED
+    outcomes["two"] = RED
+    assert gpu.main([*SMALL, str(tmp_path)]) == 1
+    assert ran == ["one", "two", "two"]  # what is green is not run again
+    outcomes["two"] = GREEN
+    assert gpu.main([*SMALL, str(tmp_path), "--again"]) == 0
+    assert ran[3:] == ["one", "two"]
+
+
+def test_a_program_is_ended_with_its_children(tmp_path: Path) -> None:
+    child = (
+        "import subprocess, sys; print('on', flush=True); subprocess.run([sys.executable, '-c', 'input()'])"
+    )
+    start = time.monotonic()
+    ran = command.run([sys.executable, "-c", f"import time; {child}; time.sleep(60)"], 2.0)
+    assert ran.status is None and "on" in ran.output
+    # The child held the pipe as well: its end is what let the output end.
+    assert time.monotonic() - start < 30
+    assert command.run([sys.executable, "-c", "print(1); raise SystemExit(3)"], 30) == (3, "1\n")
+
+
+def test_a_table_keeps_rows_of_the_same_code(setting: Setting) -> None:
+    table = Table(setting, "some", ("a", "b"))
+    table.add({"a": "1", "b": "2", "value": "old"})
+    table.add({"a": "1", "b": "3", "value": "other"})
+    table.add({"a": "1", "b": "2", "value": "new"})
+    again = Table(setting, "some", ("a", "b"))
+    assert len(again.rows) == 2
+    row = again.find("1", "2")
+    assert row is not None and row["value"] == "new"
+    assert Table(setting._replace(again=True), "some", ("a", "b")).rows == []
+    assert Table(setting._replace(facts=setting.facts | {"code": "x"}), "some", ("a", "b")).rows == []
+
+
+def test_a_build_is_judged_by_what_it_holds() -> None:
+    good: dict[str, object] = {"loads": True, "why_not": None, "cuda": True, "cuda_targets": ["sm_90a"]}
+    assert build.judged(good, "90a").state == GREEN
+    assert build.judged(good | {"cuda": False, "cuda_why_not": "no nvcc"}, "90a") == Outcome(
+        RED, notes=("built without CUDA: no nvcc",)
+    )
+    assert build.judged(good, "80").state == RED
+    assert build.judged(good | {"loads": False, "why_not": "missing symbol"}, None).state == RED
+    assert build.judged({"loads": True, "why_not": None}, None).state == GREEN
+    assert [build.target(each) for each in ((8, 0), (9, 0), (10, 0), (7, 5))] == ["80", "90a", "100", None]
+
+
+def test_a_path_without_nvcc(tmp_path: Path) -> None:
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "nvcc").touch()
+    assert build.without_nvcc(f"/usr/bin:{tmp_path}/cuda:/bin").split(":")[-1] == "/bin"
+    assert str(tmp_path) not in build.without_nvcc(f"/bin:{tmp_path}/cuda")
+
+
+def test_a_build_that_fails_is_red(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "run", lambda *_: command.Ran(1, "error: no such header\n"))
+    assert build.run(setting) == Outcome(RED, notes=("the build failed: error: no such header",))
+
+
+TEST_FILE = """
+import pytest
+def test_good(): pass
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "state", "said"),
+    [
+        ("def test_more(): pass", GREEN, ""),
+        ("def test_bad(): assert 0", RED, "failed: test_bad"),
+        (
+            "@pytest.mark.skip(reason='no peer')\ndef test_other(): pass",
+            GREEN,
+            "skipped: test_other: no peer",
+        ),
+        ("import os; os._exit(5)", RED, ""),
+    ],
+)
+def test_test_files_are_run_and_counted(tmp_path: Path, more: str, state: str, said: str) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text(TEST_FILE.format(more=more))
+    row = tests.one(str(file), [], 60)
+    assert row["state"] == state and said in row["notes"]
+
+
+def test_a_file_whose_tests_all_skip_is_red(tmp_path: Path) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text("import pytest\n@pytest.mark.skip(reason='no device')\ndef test_it(): pass\n")
+    row = tests.one(str(file), [], 60)
+    assert row["state"] == RED and "no test passed" in row["notes"]
+
+
+def test_the_gpu_tests_are_found() -> None:
+    assert tests.files(["-m", "gpu", "tests/kernels/test_kernels.py"], 120) == [
+        "tests/kernels/test_kernels.py"
+    ]
+
+
+SANITIZER = """#!/bin/sh
+while [ "$1" != "{python}" ]; do shift; done
+echo "========= COMPUTE-SANITIZER"
+{body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "said"),
+    [
+        ('"$@" && echo "========= ERROR SUMMARY: 0 errors"', GREEN, "0 errors"),
+        ('echo "========= ERROR SUMMARY: 3 errors"; exit 86', RED, "3 errors"),
+        ('echo "========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)"', RED, "2 hazards"),
+        ("true", RED, "no summary"),
+        ('echo "========= ERROR SUMMARY: 0 errors"; exit 1', RED, "exit status 1"),
+    ],
+)
+def test_the_sanitizers_own_count_is_what_counts(
+    setting: Setting, tmp_path: Path, body: str, state: str, said: str
+) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SANITIZER.format(python=sys.executable, body=body))
+    program.chmod(0o755)
+    row = sanitizer.one(str(program), "memcheck", "guided_step", setting)
+    assert row["state"] == state and said in row["notes"]
+
+
+def test_every_op_has_probes() -> None:
+    assert {probe.op for probe in probes.PROBES} == set(registered())
+    assert len({(probe.op, probe.what) for probe in probes.PROBES}) == len(probes.PROBES)
+
+
+@pytest.mark.parametrize("op", sorted({probe.op for probe in probes.PROBES}))
+def test_backends_are_right_on_the_probes(op: str) -> None:
+    for probe in probes.of_op(op):
+        found = list(probes.look(probe, "cpu"))
+        assert found and not [each for each in found if each.wrong]
+
+
+def broken(tensors: Any) -> list[torch.Tensor]:
+    """Right for fp64 and for the reference's turn; a crash of a backend otherwise."""
+    if registered()["guided_step"].forced() != "reference":
+        raise RuntimeError("an illegal access")
+    return [tensors["x"]]
+
+
+def test_a_crash_is_wrong_and_told(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = Probe("guided_step", "fake", lambda g: {"x": torch.ones(2)}, broken, fp32_only=True)
+    found = list(probes.look(probe, "cpu"))
+    assert found and all(each.wrong and "illegal access" in each.crash for each in found)
+    monkeypatch.setattr(accuracy, "PROBES", (probe,))
+    outcome = accuracy.run(setting)
+    assert outcome.state == RED and "guided_step fake float32 cpu" in outcome.notes
+    assert accuracy.run(setting) == outcome  # kept, and as red
+
+
+def test_what_is_allowed() -> None:
+    made = Found(probes.PROBES[0], torch.bfloat16, "cpu", error=0.01, reference_error=0.001)
+    assert (
+        made.wrong
+        and not made._replace(error=2**-8).wrong
+        and not made._replace(error=0.02, reference_error=0.011).wrong
+    )
+    assert made._replace(error=float("nan")).wrong and not made._replace(reason="not here").wrong
+
+
+def test_a_probe_run_in_which_nothing_ran_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        probes, "look", lambda probe, device: iter([Found(probe, torch.float32, "cuda", reason="absent")])
+    )
+    assert probes.main(["guided_step", "--device", "cpu"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("done", "state"),
+    [
+        (Done(2, 1, (), False), GREEN),
+        (Done(1, 0, (), True), UNFINISHED),
+        (Done(1, 0, ("case: glide_fast cpu",), True), RED),
+        (Done(1, 0, ("case: glide_fast cpu",), False), RED),
+    ],
+)
+def test_an_op_part_is_as_its_suite(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, done: Done, state: str
+) -> None:
+    monkeypatch.setattr(ops, "run_suite", lambda *_, **__: done)
+    assert ops.run("guided_step", setting).state == state
+
+
+def test_training_that_diverges_tells_no_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Diverges:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def train_step(self) -> dict[str, float]:
+            return {"loss": float("nan"), "grad_norm": 1.0}
+
+    monkeypatch.setattr(training, "Trainer", Diverges)
+    row = training.measure(training.TINY, "cpu", tmp_path, steps=2)
+    assert row["gate"] == "red" and row["images_per_s"] == "refused"
+
+
+def test_the_makefile_runs_the_suite() -> None:
+    said = subprocess.run(
+        ["make", "-n", "gpu", "PARTS=build tests"],
+        cwd=command.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "-m benchmarks.gpu build tests" in said
