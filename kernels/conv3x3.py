@@ -105,6 +105,8 @@ def conv3x3(
     rest = pixel % (height * width)
     row = rest // width
     column = rest % width
+    # Offsets in 64 bits: pictures of GLIDE's sizes fit 32, any picture does not.
+    far_row, far_column = row.to(tl.int64), column.to(tl.int64)
     lane = tl.arange(0, INPUTS)
     x_at = (
         x
@@ -141,9 +143,10 @@ def conv3x3(
         if BIAS:
             total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
         if RESIDUAL:
-            at = sample * residual_sample_stride + row * residual_row_stride + column * residual_column_stride
+            at = sample * residual_sample_stride + far_row * residual_row_stride
+            at += far_column * residual_column_stride
             total += tl.load(residual + at[:, None] + output[None, :], mask=real, other=0.0).to(tl.float32)
-        at = sample * y_sample_stride + row * y_row_stride + column * y_column_stride
+        at = sample * y_sample_stride + far_row * y_row_stride + far_column * y_column_stride
         tl.store(y + at[:, None] + output[None, :], total.to(y.dtype.element_ty), mask=real)
 
 
@@ -181,7 +184,7 @@ def add_splits(
         total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
     sample = (pixel // (height * width)).to(tl.int64)
     rest = pixel % (height * width)
-    row = rest // width
+    row = rest // width  # only sums of few pixels are split: offsets inside a picture fit 32 bits
     column = rest % width
     if RESIDUAL:
         at = sample * residual_sample_stride + row * residual_row_stride + column * residual_column_stride

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from glide_fast.errors import invalid
-from glide_fast.ops import convolution_cudnn, convolution_onednn, recompute
+from glide_fast.ops import convolution_cudnn, convolution_onednn, convolution_triton, recompute
 from glide_fast.ops.backends import Op
 from glide_fast.ops.convolution_window import Window, as_kernel, window
 from glide_fast.ops.packed_weight import PackedWeight
@@ -32,6 +32,7 @@ class Call(NamedTuple):
     residual: bool
     packed: bool  # weight is a whole PackedWeight that oneDNN's copy can be read of
     channels_last: bool  # x and residual, densely
+    in_place: bool  # weight is a plain tensor whose input channels lie side by side, and bias is dense
     alike: bool  # all operands on x's device
     empty: bool
     gradients: bool
@@ -118,10 +119,21 @@ def facts(
         residual is not None,
         isinstance(weight, PackedWeight) and weight.packed is not None,
         all(o is None or o.is_contiguous(memory_format=torch.channels_last) for o in (x, residual)),
+        _in_place(weight) and (bias is None or bias.stride(0) == 1),
         all(o.device == x.device for o in operands),
         x.numel() == 0,
         torch.is_grad_enabled() and any(o.requires_grad for o in operands),
     )
+
+
+def _in_place(weight: torch.Tensor) -> bool:
+    return not isinstance(weight, PackedWeight) and (weight.stride(1) == 1 or weight.shape[1] == 1)
+
+
+def _triton(call: Call) -> str | None:
+    """Why Triton's kernel cannot serve this call, or should not: a forced backend runs where it was never measured too."""
+    reason = convolution_triton.supports(call)
+    return reason if reason is not None or OP.forced() == "triton" else convolution_triton.UNMEASURED
 
 
 def convolution(
@@ -146,8 +158,9 @@ def convolution(
 
     Returns:
         ``[N, O, H', W']`` with ``H' = (H + 2 * padding - kh) // stride + 1``, in x's type; channels-last if x is. Products are
-        summed in fp32 (fp64 for fp64). ``onednn`` and ``reference`` round once, after bias and residual; ``cudnn`` rounds after
-        each. An fp32 bias is rounded to x's type first by ``cudnn``, and by ``onednn`` where there is a residual.
+        summed in fp32 (fp64 for fp64). ``onednn``, ``triton`` and ``reference`` round once, after bias and residual;
+        ``cudnn`` rounds after each. An fp32 bias is rounded to x's type first by ``cudnn``, and by ``onednn`` where there is a
+        residual.
 
     Raises:
         InvalidInputError: for arguments outside this contract.
@@ -219,4 +232,5 @@ _custom_op.register_autograd(_backward, setup_context=_save)
 
 OP.register("onednn", convolution_onednn.run, convolution_onednn.supports)
 OP.register("cudnn", convolution_cudnn.run, convolution_cudnn.supports)
+OP.register("triton", convolution_triton.run, _triton)
 OP.register("reference", reference)

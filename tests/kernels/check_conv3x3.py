@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -12,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
 
+from glide_fast.errors import BackendError
+from glide_fast.ops import convolution
+from glide_fast.ops.backends import force
 from glide_fast.ops.layout import pixel_strides
 from glide_fast.ops.triton_runtime import interpreting
+
+op = importlib.import_module("glide_fast.ops.convolution")
 
 DEVICE = "cpu" if interpreting() else "cuda"
 HALF_UNIT = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -192,3 +198,39 @@ def test_nan_and_infinity_reach_their_neighbourhood_only(value: float) -> None:
     spoiled = torch.zeros(2, 6, 5, 6, dtype=torch.bool)
     spoiled[1, :, :2, 3:] = True
     assert torch.equal(~y.isfinite().cpu(), spoiled)
+
+
+def test_forced_it_serves_the_public_op_and_unforced_it_says_that_it_is_unmeasured() -> None:
+    call = arguments(1, 16, 8, 4, 4, torch.float16, torch.float32, True)
+    call = {
+        name: value if value.dim() == 1 else value.contiguous(memory_format=torch.channels_last)
+        for name, value in call.items()
+    }
+    with force(convolution="triton"):
+        y = convolution(**call)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert bool(((y.double() - exact(**call)).abs() <= allowance(call)).all())
+    verdicts = {verdict.backend: verdict for verdict in op.OP.explain(op.facts(**call)).verdicts}
+    assert "never measured" in str(verdicts["triton"].reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"stride": 2}, "stride 1"),
+        ({"padding": 0}, "padding 1"),
+        ({"weight": torch.zeros(8, 16, 1, 1).half()}, "3x3"),
+        ({"x": torch.zeros(1, 16, 4, 4).half()}, "x or residual is not channels-last"),
+        ({"weight": torch.zeros(8, 16, 3, 3).half()}, "weight is packed or not channels-last"),
+        ({"bias": torch.zeros(16)[::2]}, "bias is not side by side"),
+    ],
+    ids=["stride", "padding", "1x1", "x", "weight", "bias"],
+)
+def test_it_declines_with_a_reason(change: dict[str, Any], reason: str) -> None:
+    call = arguments(1, 16, 8, 4, 4, torch.float16, torch.float32, False)
+    call["x"], call["weight"] = (
+        call[name].contiguous(memory_format=torch.channels_last) for name in ("x", "weight")
+    )
+    call |= {n: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for n, v in change.items()}
+    with force(convolution="triton"), pytest.raises(BackendError, match=reason):
+        convolution(**call)
