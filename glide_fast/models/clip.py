@@ -41,6 +41,15 @@ class CLIPModel:
     device: torch.device
     tokenizer: SimpleTokenizer
 
+    def convert_to(self, dtype: torch.dtype) -> None:
+        """Compute both encoders in ``dtype`` from now on; layer norms stay in fp32, and so do embeddings and gradients.
+
+        Raises:
+            InvalidInputError: for a type that is not a floating-point one.
+        """
+        self.text_encoder.convert_to(dtype)
+        self.image_encoder.convert_to(dtype)
+
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids ``[N, max_text_len]`` and lengths ``[N]``, int64 on the model's device.
 

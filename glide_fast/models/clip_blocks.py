@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from glide_fast.errors import invalid
-from glide_fast.ops.masked_attention import masked_attention
+from glide_fast.models.layers import layer_norm
+from glide_fast.ops import masked_attention
 
 Device = torch.device | str | None
 
@@ -30,7 +31,7 @@ def normal_parameter(shape: tuple[int, ...], std: float, device: Device) -> nn.P
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last dimension in fp32, returned in the activations' type."""
+    """:func:`glide_fast.models.layers.layer_norm` with this checkpoint's names."""
 
     def __init__(self, n_state: int, eps: float = 1e-5, device: Device = None) -> None:
         super().__init__()
@@ -39,14 +40,14 @@ class LayerNorm(nn.Module):
         self.b = nn.Parameter(torch.zeros(n_state, device=device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.layer_norm(x.to(wide), (self.n_state,), self.g.to(wide), self.b.to(wide), self.eps).to(
-            x.dtype
-        )
+        return layer_norm(x, self.g, self.b, self.eps)
 
 
 class Affine(nn.Module):
-    """``x @ w.T + b`` in the type of ``x``; weights start normal with ``std`` (Glorot's by default), the bias at zero."""
+    """``x @ w.T + b`` in the type of ``x``; weights start normal with ``std`` (Glorot's by default), the bias at zero.
+
+    Weights of another type than ``x`` are converted at every call, as officially; :func:`convert_matrices` makes types agree.
+    """
 
     def __init__(
         self, n_in: int, n_out: int, use_bias: bool = True, std: float | None = None, device: Device = None
@@ -61,6 +62,20 @@ class Affine(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.w.to(x.dtype), self.b.to(x.dtype) if self.use_bias else None)
+
+
+def convert_matrices(encoder: nn.Module, dtype: torch.dtype) -> None:
+    """Convert every parameter below ``encoder`` but those of layer norms to ``dtype``, in place: the type it computes in.
+
+    Raises:
+        InvalidInputError: for a type that is not a floating-point one.
+    """
+    if not dtype.is_floating_point:
+        raise invalid("dtype", dtype, "a floating-point type")
+    for layer in encoder.modules():
+        if not isinstance(layer, LayerNorm):
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from glide_fast.models.clip_blocks import (
     Device,
     LayerNorm,
     TransformerBlock,
+    convert_matrices,
     normal_parameter,
     resolve_device,
 )
@@ -27,9 +28,18 @@ image_channel_stds = [68.50053285, 66.63215831, 70.32316309]
 def standardise(pixels: torch.Tensor) -> torch.Tensor:
     """``[N, 3, H, W]`` of 0 to 255 to zero mean and unit variance a channel, in fp32 or wider."""
     wide = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
-    # Constants in the arithmetic, not in buffers: nothing to move between devices or to round when a model is converted.
-    statistics = zip(wide.unbind(1), image_channel_means, image_channel_stds, strict=True)
-    return torch.stack([(channel - mean) / std for channel, mean, std in statistics], dim=1)
+    return (wide - _per_channel(image_channel_means, wide)) / _per_channel(image_channel_stds, wide)
+
+
+def _per_channel(values: list[float], like: torch.Tensor) -> torch.Tensor:
+    """``[3, 1, 1]`` of the type of ``like``, on its device.
+
+    Filled there, not kept in a buffer that a model's conversion would round, nor copied from the host, which a capture forbids.
+    """
+    column = like.new_empty(len(values), 1, 1)
+    for at, value in enumerate(values):
+        column[at].fill_(value)
+    return column
 
 
 class ImageEmbedding(nn.Module):
@@ -62,9 +72,16 @@ class ImageEmbedding(nn.Module):
         """Pixels ``[N, 3, image_size, image_size]`` of 0 to 255, and timesteps ``[N]``, to ``[N, 1 + patches, n_state]``."""
         if x.dim() != 4 or tuple(x.shape[1:]) != (3, self.image_size, self.image_size):
             raise invalid("image", tuple(x.shape), f"shape [N, 3, {self.image_size}, {self.image_size}]")
-        patches = F.conv2d(standardise(x).to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_size)
         leading = self._leading_token(x.shape[0], t)
-        return self.ln(torch.cat([leading[:, None], patches.flatten(2).transpose(1, 2)], dim=1) + self.w_pos)
+        patches = F.conv2d(standardise(x).to(self.patch_proj.dtype), self.patch_proj, stride=self.patch_size)
+        patches = patches.flatten(2).transpose(1, 2)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            # Autograd knows no out=, and the compiler fuses this by itself.
+            return self.ln(torch.cat([leading[:, None], patches], dim=1) + self.w_pos)
+        tokens = patches.new_empty(patches.shape[0], 1 + patches.shape[1], self.n_state)
+        torch.add(leading, self.w_pos[0], out=tokens[:, 0])
+        torch.add(patches, self.w_pos[1:], out=tokens[:, 1:])
+        return self.ln(tokens)
 
     def _leading_token(self, batch: int, t: torch.Tensor | None) -> torch.Tensor:
         if not self.n_timestep:
@@ -137,6 +154,10 @@ class ImageEncoder(nn.Module):
         }
         self.blocks = nn.ModuleDict(blocks)
 
+    def convert_to(self, dtype: torch.dtype) -> None:
+        """Compute in ``dtype`` from now on, layer norms in fp32 within; the features come in it as well."""
+        convert_matrices(self, dtype)
+
     def forward(
         self, image: torch.Tensor, timesteps: torch.Tensor | None = None, return_probe_features: bool = False
     ) -> torch.Tensor:
@@ -149,7 +170,7 @@ class ImageEncoder(nn.Module):
             return_probe_features: the leading token's hidden state itself.
 
         Returns:
-            ``[N, n_embd]``, or ``[N, n_state]`` of probe features, not normalised, in the parameters' type.
+            ``[N, n_embd]``, or ``[N, n_state]`` of probe features, not normalised, in the matrices' type.
         """
         h = self.blocks["input"](image, timesteps)
         for i in range(self.n_xf_blocks):

@@ -13,6 +13,7 @@ from glide_fast.models.clip_blocks import (
     Device,
     LayerNorm,
     TransformerBlock,
+    convert_matrices,
     normal_parameter,
     resolve_device,
 )
@@ -95,6 +96,10 @@ class TextEncoder(nn.Module):
         }
         self.blocks = nn.ModuleDict(blocks)
 
+    def convert_to(self, dtype: torch.dtype) -> None:
+        """Compute in ``dtype`` from now on, layer norms in fp32 within; the features come in it as well."""
+        convert_matrices(self, dtype)
+
     def forward(
         self, text: torch.Tensor, text_len: torch.Tensor, return_probe_features: bool = False
     ) -> torch.Tensor:
@@ -106,7 +111,7 @@ class TextEncoder(nn.Module):
             return_probe_features: the last token's hidden state itself.
 
         Returns:
-            ``[N, n_embd]``, or ``[N, n_state]`` of probe features, not normalised, in the parameters' type.
+            ``[N, n_embd]``, or ``[N, n_state]`` of probe features, not normalised, in the matrices' type.
         """
         h = self.blocks["input"](text)
         for i in range(self.n_xf_blocks):

@@ -54,12 +54,35 @@ class GroupNorm32(nn.GroupNorm):
         return y if silu or not self.swish else y * torch.sigmoid(y * self.swish)
 
 
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+    """Layer norm over the last dimension (Ba et al. 2016): in fp32 (fp64 for fp64), rounded once, without a wide copy.
+
+    Args:
+        x: ``[..., C]``, fp16, bf16, fp32 or fp64.
+        weight, bias: ``[C]``, of the type of x, or fp32 beside fp16 and bf16; other types are converted to that of x.
+    """
+    mixed = weight.dtype == bias.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)
+    if mixed and x.device.type != "cpu":
+        # torch's kernel on a CPU takes this mix, that on a CUDA device does not, and rounding the parameters would cost accuracy.
+        return layer_norm_by_group_norm(x, weight, bias, eps)
+    if not mixed:
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    return nn.functional.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def layer_norm_by_group_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """:func:`layer_norm` as the group norm of a single group at a single position, whose kernels take parameters of any type."""
+    rows = x.reshape(-1, x.shape[-1], 1)
+    return group_norm_act(rows, weight, bias, 1, eps).reshape(x.shape)
+
+
 class LayerNorm(nn.LayerNorm):
-    """Layer norm in fp32 whatever the activations' type."""
+    """:func:`layer_norm` over the last dimension."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return super().forward(wide).to(x.dtype)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class CompactEmbedding(nn.Module):

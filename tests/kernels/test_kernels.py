@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 CHECKS = (
     "check_conv3x3.py",
     "check_group_norm_act.py",
+    "check_layer_norm.py",
     "check_masked_attention.py",
     "check_resample.py",
     "check_text_attention.py",

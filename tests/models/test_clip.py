@@ -223,3 +223,31 @@ def test_bf16_stays_close_and_norms_are_computed_in_fp32(clip: CLIPModel) -> Non
     far = (torch.randn(4, 512) + 100).to(torch.bfloat16)
     want = nn.functional.layer_norm(far.double(), (512,)).to(torch.bfloat16)
     torch.testing.assert_close(norm(far), want, rtol=0.01, atol=1e-2)
+
+
+def test_converting_keeps_norms_in_fp32_and_names_shapes_and_gradients(clip: CLIPModel) -> None:
+    shapes = {name: value.shape for name, value in clip.image_encoder.state_dict().items()}
+    clip.convert_to(torch.bfloat16)
+    types = {name: value.dtype for name, value in clip.image_encoder.state_dict().items()}
+    assert {name: value.shape for name, value in clip.image_encoder.state_dict().items()} == shapes
+    for name, dtype in types.items():
+        assert dtype == (torch.float32 if name.endswith(("ln.g", "ln.b")) else torch.bfloat16), name
+    features = clip.image_encoder(torch.rand(1, 3, 16, 16) * 255, torch.tensor([3]))
+    assert features.dtype == torch.bfloat16
+    features.float().sum().backward()
+    for name, parameter in clip.image_encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == parameter.dtype, name
+    clip.convert_to(torch.float32)
+    assert all(p.dtype == torch.float32 for p in clip.text_encoder.parameters())
+    with pytest.raises(InvalidInputError, match="dtype"):
+        clip.convert_to(torch.int32)
+    assert all(p.dtype == torch.float32 for p in clip.text_encoder.parameters())
+
+
+def test_guidance_in_bf16_points_where_it_does_in_fp32(clip: CLIPModel) -> None:
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    wide = clip.cond_fn(["a red cube", "a star"], 1.0)(x, t)
+    clip.convert_to(torch.bfloat16)
+    narrow = clip.cond_fn(["a red cube", "a star"], 1.0)(x, t)
+    assert narrow.dtype == torch.float32
+    assert torch.cosine_similarity(narrow.flatten(1), wide.flatten(1)).min() > 0.98
