@@ -4,6 +4,10 @@ A program owns a *slab*: whole groups that are together whole 32-byte sectors wi
 48 in fp16), so that no lane and no byte of a sector is wasted although no group is a power of two wide. It walks the slab in
 columns of ``LANES`` channels; statistics are kept for each channel (Welford 1962), and only the results of whole columns,
 a few numbers, are brought together into groups (Chan, Golub and LeVeque 1979).
+
+What is normalised may come from two tensors (the second's channels follow the first's), and the first may have a residual
+and a bias added, whose sum is written once. The result may be repeated in 2x2 squares or averaged over them on its way out.
+Every option is decided at compile time: a kernel without it has no instruction of it.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,7 +16,7 @@ a few numbers, are brought together into groups (Chan, Golub and LeVeque 1979).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -30,6 +34,9 @@ FILL = 132  # multiprocessors of an H100
 PROGRAMS = 8 * FILL
 TILE = 1024  # elements in a tile: 16 bytes in fp16 for each of 128 threads
 MAX_LANE_BYTES = 128  # a cache line
+NEAREST_X2 = tl.constexpr(1)  # what RESAMPLE is; 0 is neither
+MEAN_2X2 = tl.constexpr(2)
+RESAMPLE = {None: 0, "nearest_x2": NEAREST_X2.value, "mean_2x2": MEAN_2X2.value}
 
 
 class Plan(NamedTuple):
@@ -46,18 +53,23 @@ class Plan(NamedTuple):
         return self.slab // group
 
 
-def plan(samples: int, positions: int, channels: int, groups: int, itemsize: int) -> Plan:
+def plan(
+    samples: int, positions: int, channels: int, groups: int, itemsize: int, with_residual: bool = False
+) -> Plan:
     """The cut for ``x`` ``[samples, channels, positions]``: a pure function of the shape, unmeasured on a device.
 
     Args:
+        channels: of both inputs together.
         itemsize: bytes of an element of x.
+        with_residual: there is a second tensor to read for every element.
     """
     group, sector = channels // groups, SECTOR // itemsize
     base = math.lcm(group, sector)
     base = channels if channels % base else base
     slabs = channels // base
     crowded = samples * slabs >= FILL
-    if positions * base * itemsize <= (ONE_PASS_BYTES_CROWDED if crowded else ONE_PASS_BYTES):
+    weight = positions * base * itemsize * (2 if with_residual else 1)
+    if weight <= (ONE_PASS_BYTES_CROWDED if crowded else ONE_PASS_BYTES):
         return _cut(base, positions, 1, itemsize)
     # The second kernel reads every chunk's statistics (8 bytes a group) again: an eighth of its own data at most.
     most = max(1, math.isqrt(positions * group * itemsize // 64))
@@ -84,9 +96,7 @@ def _cut(slab: int, positions: int, chunks: int, itemsize: int) -> Plan:
 
 
 @triton.jit
-def _one_hot(
-    slab, column, SLAB: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr
-):
+def _one_hot(column, SLAB: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr):
     """Which of the slab's groups each channel of a column is in, bool [GROUPS, LANES]; none beyond the slab's end."""
     channel = column * LANES + tl.arange(0, LANES)
     group = tl.where(channel < SLAB, channel // GROUP, GROUPS)
@@ -94,9 +104,55 @@ def _one_hot(
 
 
 @triton.jit
+def _column(inputs, channel, SLAB: tl.constexpr):
+    """One column of the inputs: what :func:`_tile` needs besides a position.
+
+    Pointers [1, LANES] to position 0, the stride (of each lane, where there are two inputs), and what is added.
+    """
+    x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias = inputs
+    pointers = x + channel
+    stride = x_row_stride
+    if x2 is not None:
+        pointers = tl.where(channel < split, pointers, x2 + (channel - split))
+        stride = tl.where(channel < split, x_row_stride, x2_row_stride)[None, :]
+    added = tl.zeros(channel.shape, tl.float32)
+    if x_bias is not None:
+        mask = channel < SLAB
+        if x2 is not None:
+            mask = mask & (channel < split)
+        added = tl.load(x_bias + channel, mask=mask, other=0.0).to(tl.float32)
+    return pointers[None, :], stride, added[None, :]
+
+
+@triton.jit
+def _own(inputs, channel, mask):
+    """The part of a mask that lies in the first input."""
+    x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias = inputs
+    if x2 is not None:
+        mask = mask & (channel < split)[None, :]
+    return mask
+
+
+@triton.jit
+def _tile(inputs, column, at, channel, mask):
+    """A tile of what is normalised, [ROWS, LANES] in x's type: a sum is rounded to it before anything uses it."""
+    x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias = inputs
+    pointers, stride, added = column
+    value = tl.load(pointers + at.to(tl.int64)[:, None] * stride, mask=mask, other=0.0)
+    if residual is not None or x_bias is not None:
+        total = value.to(tl.float32) + added
+        if residual is not None:
+            beside = residual + at.to(tl.int64)[:, None] * residual_row_stride + channel[None, :]
+            total += tl.load(beside, mask=_own(inputs, channel, mask), other=0.0).to(tl.float32)
+        value = total.to(value.dtype)
+    return value
+
+
+@triton.jit
 def _slab_statistics(
-    x,  # the slab's first element at position 0
-    row_stride,
+    inputs,  # as they are at the slab's first channel
+    total,  # where to keep the sum, or None
+    total_row_stride,
     first,  # positions [first, last)
     last,
     SLAB: tl.constexpr,
@@ -114,8 +170,9 @@ def _slab_statistics(
     positions = (last - first).to(tl.float32)
     # How many positions each row of the tile will have seen.
     seen = tl.maximum((last - first - row + ROWS - 1) // ROWS, 0).to(tl.float32)[:, None]
-    for column in range((SLAB + LANES - 1) // LANES):
-        channel = column * LANES + lane
+    for index in range((SLAB + LANES - 1) // LANES):
+        channel = index * LANES + lane
+        column = _column(inputs, channel, SLAB)
         run_mean = tl.zeros((ROWS, LANES), tl.float32)
         run_square = tl.zeros((ROWS, LANES), tl.float32)
         steps = 0.0
@@ -124,9 +181,11 @@ def _slab_statistics(
             mask = (at < last)[:, None]
             if SLAB % LANES != 0:
                 mask = mask & (channel < SLAB)[None, :]
-            value = tl.load(x + at[:, None] * row_stride + channel[None, :], mask=mask, other=0.0).to(
-                tl.float32
-            )
+            tile = _tile(inputs, column, at, channel, mask)
+            if total is not None:
+                kept = total + at.to(tl.int64)[:, None] * total_row_stride + channel[None, :]
+                tl.store(kept, tile, mask=_own(inputs, channel, mask))
+            value = tile.to(tl.float32)
             steps += 1.0
             step = tl.where(mask, value - run_mean, 0.0)
             run_mean += step * (1.0 / steps)
@@ -139,55 +198,63 @@ def _slab_statistics(
         off = run_mean - channel_mean[None, :]
         channel_square = tl.sum(tl.where(seen > 0, run_square + seen * off * off, 0.0), axis=0)
         # Channels into the column's part of each group.
-        member = _one_hot(0, column, SLAB, GROUP, GROUPS, LANES)
+        member = _one_hot(index, SLAB, GROUP, GROUPS, LANES)
         members = tl.sum(member.to(tl.float32), axis=1)
         some = tl.maximum(members, 1.0)
         part_mean = tl.sum(tl.where(member, channel_mean[None, :], 0.0), axis=1) / some
         off = channel_mean[None, :] - part_mean[:, None]
         part_square = tl.sum(tl.where(member, channel_square[None, :] + positions * off * off, 0.0), axis=1)
         # The part into what earlier columns held of the group.
-        total = tl.maximum(count + members, 1.0)
+        together = tl.maximum(count + members, 1.0)
         off = tl.where(members > 0, part_mean - mean, 0.0)
-        mean += off * (members / total)
-        square += part_square + off * off * (positions * count * members / total)
+        mean += off * (members / together)
+        square += part_square + off * off * (positions * count * members / together)
         count += members
     return mean, square
 
 
 @triton.jit
+def _activate(tile, centre, gain, offset, SILU: tl.constexpr):
+    # The mean is taken off first: folded into the offset, a large one would cost the result its digits.
+    result = (tile.to(tl.float32) - centre[None, :]) * gain[None, :] + offset[None, :]
+    if SILU:
+        result = result / (1.0 + tl.exp(-result))
+    return result
+
+
+@triton.jit
 def _normalise_slab(
-    x,
+    inputs,  # as they are at the slab's first channel
     y,
-    x_row_stride,
     y_row_stride,
-    first,
+    first,  # positions [first, last) of the input, of the output for a mean
     last,
+    width,  # of an image line; read only to resample
     mean,  # fp32 [GROUPS]
     rstd,  # fp32 [GROUPS]
-    weight,  # these at the slab's first channel
-    bias,
-    scale,
-    shift,
+    affine,  # weight, bias, scale and shift at the slab's first channel
     SLAB: tl.constexpr,
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    FILM: tl.constexpr,
+    RESAMPLE: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """Everything after the statistics, for the same positions."""
+    """Everything after the statistics, for some positions."""
+    weight, bias, scale, shift = affine
     row = tl.arange(0, ROWS)
     lane = tl.arange(0, LANES)
-    for column in range((SLAB + LANES - 1) // LANES):
-        channel = column * LANES + lane
+    for index in range((SLAB + LANES - 1) // LANES):
+        channel = index * LANES + lane
         inside = channel < SLAB
-        member = _one_hot(0, column, SLAB, GROUP, GROUPS, LANES)
+        column = _column(inputs, channel, SLAB)
+        member = _one_hot(index, SLAB, GROUP, GROUPS, LANES)
         centre = tl.sum(tl.where(member, mean[:, None], 0.0), axis=0)
         gain = tl.sum(tl.where(member, rstd[:, None], 0.0), axis=0)
         gain *= tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
         offset = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-        if FILM:
+        if scale is not None:
             film = 1.0 + tl.load(scale + channel, mask=inside, other=0.0).to(tl.float32)
             gain *= film
             offset = offset * film + tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
@@ -196,29 +263,76 @@ def _normalise_slab(
             mask = (at < last)[:, None]
             if SLAB % LANES != 0:
                 mask = mask & inside[None, :]
-            value = tl.load(x + at[:, None] * x_row_stride + channel[None, :], mask=mask, other=0.0).to(
-                tl.float32
-            )
-            # The mean is taken off first: folded into the offset, a large one would cost the result its digits.
-            result = (value - centre[None, :]) * gain[None, :] + offset[None, :]
-            if SILU:
-                result = result / (1.0 + tl.exp(-result))
-            tl.store(
-                y + at[:, None] * y_row_stride + channel[None, :], result.to(y.dtype.element_ty), mask=mask
-            )
+            to = at.to(tl.int64)
+            if RESAMPLE == MEAN_2X2:
+                half = width // 2
+                corner = at // half * (2 * width) + at % half * 2
+                result = tl.zeros((ROWS, LANES), tl.float32)
+                for part in tl.static_range(4):
+                    tile = _tile(inputs, column, corner + (part // 2 * width + part % 2), channel, mask)
+                    result += 0.25 * _activate(tile, centre, gain, offset, SILU)
+            else:
+                tile = _tile(inputs, column, at, channel, mask)
+                result = _activate(tile, centre, gain, offset, SILU)
+            result = result.to(y.dtype.element_ty)
+            if RESAMPLE == NEAREST_X2:
+                to = (at // width * 2).to(tl.int64) * (2 * width) + at % width * 2
+                for part in tl.static_range(4):
+                    square = to + (part // 2 * (2 * width) + part % 2)
+                    tl.store(y + square[:, None] * y_row_stride + channel[None, :], result, mask=mask)
+            else:
+                tl.store(y + to[:, None] * y_row_stride + channel[None, :], result, mask=mask)
+
+
+@triton.jit
+def _inputs(
+    x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
+    residual_sample_stride, residual_row_stride,
+):  # fmt: skip
+    """The inputs of one sample as they are at a slab's first channel; x2's first channel is ``split`` from there."""
+    x += sample * x_sample_stride + channel
+    if x2 is not None:
+        split -= channel
+        x2 += sample * x2_sample_stride
+    if residual is not None:
+        residual += sample * residual_sample_stride + channel
+    if x_bias is not None:
+        x_bias += channel
+    return x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias
+
+
+@triton.jit
+def _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride):
+    """The same for what is multiplied and added."""
+    if scale is not None:
+        scale += sample * scale_stride + channel
+        shift += sample * shift_stride + channel
+    return weight + channel, bias + channel, scale, shift
 
 
 @triton.jit
 def one_pass(
-    x,  # [N, positions, C], channels side by side
-    y,  # the same
+    x,  # [N, positions, split or C], channels side by side, as all activations below
+    x2,  # [N, positions, C - split], or None
+    residual,  # as x, or None
+    x_bias,  # [split or C], or None
+    total,  # as x, or None: the sum of x, x_bias and residual
+    y,  # [N, positions * 4 or 1 or 1/4, C]
     weight,  # [C]
     bias,  # [C]
-    scale,  # [N, C], or anything without FILM
+    scale,  # [N, C], or None
     shift,
     positions,
+    width,
+    split,
     x_sample_stride,
     x_row_stride,
+    x2_sample_stride,
+    x2_row_stride,
+    residual_sample_stride,
+    residual_row_stride,
+    total_sample_stride,
+    total_row_stride,
     y_sample_stride,
     y_row_stride,
     scale_stride,
@@ -229,47 +343,62 @@ def one_pass(
     GROUPS: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    FILM: tl.constexpr,
+    ROWS_OUT: tl.constexpr,  # ROWS of the second reading
+    RESAMPLE: tl.constexpr,
     SILU: tl.constexpr,
 ):
     """Grid (slabs, N): a program reads its slab, and reads it again from the cache to normalise it."""
     channel = tl.program_id(0) * SLAB
     sample = tl.program_id(1).to(tl.int64)
-    x += sample * x_sample_stride + channel
-    y += sample * y_sample_stride + channel
-    mean, square = _slab_statistics(x, x_row_stride, 0, positions, SLAB, GROUP, GROUPS, LANES, ROWS)
+    inputs = _inputs(
+        x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
+        residual_sample_stride, residual_row_stride,
+    )  # fmt: skip
+    if total is not None:
+        total += sample * total_sample_stride + channel
+    mean, square = _slab_statistics(
+        inputs, total, total_row_stride, 0, positions, SLAB, GROUP, GROUPS, LANES, ROWS
+    )
     rstd = tl.rsqrt(square / (positions.to(tl.float32) * GROUP) + eps)
     _normalise_slab(
-        x,
-        y,
-        x_row_stride,
+        inputs,
+        y + sample * y_sample_stride + channel,
         y_row_stride,
         0,
-        positions,
+        positions // 4 if RESAMPLE == MEAN_2X2 else positions,
+        width,
         mean,
         rstd,
-        weight + channel,
-        bias + channel,
-        scale + sample * scale_stride + channel,
-        shift + sample * shift_stride + channel,
+        _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride),
         SLAB,
         GROUP,
         GROUPS,
         LANES,
-        ROWS,
-        FILM,
+        ROWS_OUT,
+        RESAMPLE,
         SILU,
     )
 
 
 @triton.jit
 def statistics(
-    x,  # [N, positions, C], channels side by side
+    x,  # these as in one_pass
+    x2,
+    residual,
+    x_bias,
+    total,
     partial,  # fp32 [N, 2, chunks, C / GROUP]: means, then sums of squared deviations
     positions,
     chunk,
+    split,
     x_sample_stride,
     x_row_stride,
+    x2_sample_stride,
+    x2_row_stride,
+    residual_sample_stride,
+    residual_row_stride,
+    total_sample_stride,
+    total_row_stride,
     SLAB: tl.constexpr,
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -278,11 +407,19 @@ def statistics(
 ):
     """Grid (chunks, slabs, N), the first of two passes: the statistics of a slab over one chunk of positions."""
     index, slab = tl.program_id(0), tl.program_id(1)
+    channel = slab * SLAB
     sample = tl.program_id(2).to(tl.int64)
     begin = index * chunk
-    x += sample * x_sample_stride + begin.to(tl.int64) * x_row_stride + slab * SLAB
-    size = tl.minimum(chunk, positions - begin)
-    mean, square = _slab_statistics(x, x_row_stride, 0, size, SLAB, GROUP, GROUPS, LANES, ROWS)
+    inputs = _inputs(
+        x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
+        residual_sample_stride, residual_row_stride,
+    )  # fmt: skip
+    if total is not None:
+        total += sample * total_sample_stride + channel
+    end = tl.minimum(begin + chunk, positions)
+    mean, square = _slab_statistics(
+        inputs, total, total_row_stride, begin, end, SLAB, GROUP, GROUPS, LANES, ROWS
+    )
     chunks = tl.num_programs(0)
     groups = tl.num_programs(1) * (SLAB // GROUP)
     group = tl.arange(0, GROUPS)
@@ -294,7 +431,10 @@ def statistics(
 
 @triton.jit
 def normalise(
-    x,
+    x,  # these as in one_pass, with the sum in place of x where it was kept
+    x2,
+    residual,
+    x_bias,
     y,
     weight,
     bias,
@@ -303,8 +443,16 @@ def normalise(
     partial,
     positions,
     chunk,
+    chunks,
+    share,  # positions of the input, of the output for a mean, of one program
+    width,
+    split,
     x_sample_stride,
     x_row_stride,
+    x2_sample_stride,
+    x2_row_stride,
+    residual_sample_stride,
+    residual_row_stride,
     y_sample_stride,
     y_row_stride,
     scale_stride,
@@ -314,15 +462,14 @@ def normalise(
     GROUP: tl.constexpr,
     GROUPS: tl.constexpr,
     LANES: tl.constexpr,
-    ROWS: tl.constexpr,
+    ROWS_OUT: tl.constexpr,
     CHUNKS: tl.constexpr,  # chunks, rounded up to a power of two
-    FILM: tl.constexpr,
+    RESAMPLE: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """Grid (chunks, slabs, N), the second pass: every program merges the statistics of all chunks for its own slab."""
+    """Grid (shares, slabs, N), the second pass: every program merges the statistics of all chunks for its own slab."""
     # What the first pass read last is normalised first, while the second-level cache still has it.
-    chunks = tl.num_programs(0)
-    index, slab = chunks - 1 - tl.program_id(0), tl.program_id(1)
+    index, slab = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
     sample = tl.program_id(2).to(tl.int64)
     groups = tl.num_programs(1) * (SLAB // GROUP)
 
@@ -338,144 +485,258 @@ def normalise(
     chunk_mean = tl.load(at, mask=inside, other=0.0)
     chunk_square = tl.load(at + chunks * groups, mask=inside, other=0.0)
     size = tl.where(which < chunks, tl.minimum(chunk, positions - which * chunk), 0).to(tl.float32)[:, None]
-    total = positions.to(tl.float32)
-    pivot = tl.sum(chunk_mean, axis=0) / chunks.to(tl.float32)
+    count = positions.to(tl.float32)
+    pivot = tl.sum(chunk_mean, axis=0) / chunks
     off = tl.where(inside, chunk_mean - pivot[None, :], 0.0)
-    mean = pivot + tl.sum(size * off, axis=0) / total
+    mean = pivot + tl.sum(size * off, axis=0) / count
     off = tl.where(inside, chunk_mean - mean[None, :], 0.0)
     square = tl.sum(chunk_square + size * GROUP * off * off, axis=0)
-    rstd = tl.rsqrt(square / (total * GROUP) + eps)
+    rstd = tl.rsqrt(square / (count * GROUP) + eps)
 
     channel = slab * SLAB
-    begin = index * chunk
+    begin = index * share
     _normalise_slab(
-        x + sample * x_sample_stride + begin.to(tl.int64) * x_row_stride + channel,
-        y + sample * y_sample_stride + begin.to(tl.int64) * y_row_stride + channel,
-        x_row_stride,
+        _inputs(
+            x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
+            residual_sample_stride, residual_row_stride,
+        ),
+        y + sample * y_sample_stride + channel,
         y_row_stride,
-        0,
-        tl.minimum(chunk, positions - begin),
+        begin,
+        tl.minimum(begin + share, positions // 4 if RESAMPLE == MEAN_2X2 else positions),
+        width,
         mean,
         rstd,
-        weight + channel,
-        bias + channel,
-        scale + sample * scale_stride + channel,
-        shift + sample * shift_stride + channel,
+        _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride),
         SLAB,
         GROUP,
         GROUPS,
         LANES,
-        ROWS,
-        FILM,
+        ROWS_OUT,
+        RESAMPLE,
         SILU,
-    )
+    )  # fmt: skip
 
 
 WARPS = 4
 
 
-def constants(plan: Plan, group: int) -> dict[str, int]:
-    """The compile-time arguments that every kernel here takes."""
+class Rows(NamedTuple):
+    """An activation ``[N, C, ...]`` whose channels lie side by side."""
+
+    tensor: torch.Tensor
+    sample: int  # stride from sample to sample
+    row: int  # stride from position to position
+
+
+class Options(NamedTuple):
+    """What a call has besides x, weight and bias: everything that the compiler is told of."""
+
+    film: bool = True
+    silu: bool = True
+    x2: int = 0  # channels
+    residual: bool = False
+    x_bias: bool = False
+    keep_sum: bool = False
+    resample: str | None = None
+    wide: bool = False  # y is fp32 whatever x is
+
+
+def constants(plan: Plan, group: int) -> dict[str, Any]:
+    """The compile-time arguments that every kernel here takes, but for the rows of its tiles."""
     return {
         "SLAB": plan.slab,
         "GROUP": group,
         "GROUPS": triton.next_power_of_2(plan.slab_groups(group)),
         "LANES": plan.lanes,
-        "ROWS": plan.rows,
     }
 
 
+def _output_rows(plan: Plan, positions: int, resample: str | None) -> int:
+    """The rows of a tile where results are made: those of a 2x2 mean are fewer, and each is four to read."""
+    return min(plan.rows, triton.next_power_of_2(positions // 4)) if resample == "mean_2x2" else plan.rows
+
+
 def launch(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    strides: tuple[int, int, int, int],
+    x: Rows,
+    y: Rows,
     positions: int,
     weight: torch.Tensor,
     bias: torch.Tensor,
     groups: int,
     eps: float,
-    scale: torch.Tensor | None,
-    shift: torch.Tensor | None,
-    silu: bool,
+    scale: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
+    silu: bool = False,
+    *,
+    x2: Rows | None = None,
+    residual: Rows | None = None,
+    x_bias: torch.Tensor | None = None,
+    total: Rows | None = None,
+    resample: str | None = None,
+    width: int = 0,
     cut: Plan | None = None,
 ) -> None:
-    """Write the op of ``x`` to ``y``.
+    """Write the op of ``x`` to ``y``, and the sum of ``x``, ``x_bias`` and ``residual`` to ``total``, where it is given.
 
     Args:
-        x, y: ``[N, C, ...]`` with ``positions`` positions, channels side by side.
-        strides: of x from sample to sample and from position to position, then of y.
-        weight, bias: ``[C]`` with stride 1.
+        positions: of a sample of x; even lines of even ``width`` for ``mean_2x2``.
+        weight, bias, x_bias: ``[C]``, ``[C]`` and ``[C1]`` with stride 1.
         scale, shift: ``[N, C]`` with stride 1 along C, or None.
+        width: positions of an image line; read only with ``resample``.
         cut: in place of what :func:`plan` says.
     """
-    samples, channels = x.shape[:2]
+    samples, split = x.tensor.shape[:2]
+    channels = weight.shape[0]
     group = channels // groups
-    cut = plan(samples, positions, channels, groups, x.element_size()) if cut is None else cut
+    if cut is None:
+        cut = plan(samples, positions, channels, groups, x.tensor.element_size(), residual is not None)
     slabs = channels // cut.slab
-    x_sample, x_row, y_sample, y_row = strides
-    film = scale is not None and shift is not None
-    gain, offset = (scale, shift) if scale is not None and shift is not None else (weight, weight)
-    affine = (weight, bias, gain, offset)
-    film_strides = (gain.stride(0), offset.stride(0)) if film else (0, 0)
+    film_strides = (0, 0) if scale is None or shift is None else (scale.stride(0), shift.stride(0))
+    affine = (weight, bias, scale, shift)
     fixed = constants(cut, group)
+    rows_out = _output_rows(cut, positions, resample)
+    last = {"ROWS_OUT": rows_out, "RESAMPLE": RESAMPLE[resample], "SILU": silu}
+    second, beside, kept = _spread(x2), _spread(residual), _spread(total)
     if cut.chunks == 1:
         one_pass[slabs, samples](
-            x, y, *affine, positions, x_sample, x_row, y_sample, y_row, *film_strides, eps,
-            **fixed, FILM=film, SILU=silu, num_warps=WARPS,
+            x.tensor, second[0], beside[0], x_bias, kept[0], y.tensor, *affine, positions, width, split,
+            *x[1:], *second[1:], *beside[1:], *kept[1:], *y[1:], *film_strides, eps,
+            **fixed, ROWS=cut.rows, **last, num_warps=WARPS,
         )  # fmt: skip
         return
-    partial = torch.empty(samples * 2 * cut.chunks * groups, dtype=torch.float32, device=x.device)
-    grid = (cut.chunks, slabs, samples)
-    statistics[grid](x, partial, positions, cut.chunk, x_sample, x_row, **fixed, num_warps=WARPS)
-    normalise[grid](
-        x, y, *affine, partial, positions, cut.chunk, x_sample, x_row, y_sample, y_row, *film_strides, eps,
-        **fixed, CHUNKS=triton.next_power_of_2(cut.chunks), FILM=film, SILU=silu, num_warps=WARPS,
+    partial = torch.empty(samples * 2 * cut.chunks * groups, dtype=torch.float32, device=x.tensor.device)
+    statistics[cut.chunks, slabs, samples](
+        x.tensor, second[0], beside[0], x_bias, kept[0], partial, positions, cut.chunk, split,
+        *x[1:], *second[1:], *beside[1:], *kept[1:], **fixed, ROWS=cut.rows, num_warps=WARPS,
+    )  # fmt: skip
+    if total is not None:
+        x, x_bias, beside = total, None, _spread(None)
+    results, share = positions, cut.chunk
+    if resample == "mean_2x2":
+        results, share = positions // 4, triton.cdiv(cut.chunk // 4, rows_out) * rows_out
+    normalise[triton.cdiv(results, share), slabs, samples](
+        x.tensor, second[0], beside[0], x_bias, y.tensor, *affine, partial, positions, cut.chunk, cut.chunks, share, width, split,
+        *x[1:], *second[1:], *beside[1:], *y[1:], *film_strides, eps,
+        **fixed, CHUNKS=triton.next_power_of_2(cut.chunks), **last, num_warps=WARPS,
     )  # fmt: skip
 
 
+def _spread(rows: Rows | None) -> tuple[torch.Tensor | None, int, int]:
+    return (None, 0, 0) if rows is None else rows
+
+
 def builds(
-    samples: int, positions: int, channels: int, groups: int, element: str = "fp16", silu: bool = True
+    samples: int,
+    positions: int,
+    channels: int,
+    groups: int,
+    element: str = "fp16",
+    options: Options = Options(),  # noqa: B008 - immutable
 ) -> list[Build]:
-    """What :func:`launch` compiles for a shape, with FiLM as wide as x and an fp32 weight. ``element``: x's Triton type."""
-    cut = plan(samples, positions, channels, groups, 4 if element == "fp32" else 2)
+    """What :func:`launch` compiles for a shape, with FiLM and x_bias as wide as x and an fp32 weight.
+
+    Args:
+        channels: of both inputs together.
+        element: x's Triton type.
+    """
+    o = options
+    cut = plan(samples, positions, channels, groups, 4 if element == "fp32" else 2, o.residual)
     group = channels // groups
     kinds = {
-        **dict.fromkeys(("x", "y", "scale", "shift"), f"*{element}"),
+        **dict.fromkeys(("x", "x2", "residual", "x_bias", "total", "scale", "shift"), f"*{element}"),
+        "y": "*fp32" if o.wide else f"*{element}",
         **dict.fromkeys(("weight", "bias", "partial"), "*fp32"),
-        **dict.fromkeys(("positions", "chunk", "scale_stride", "shift_stride"), "i32"),
-        **{f"{tensor}_{axis}_stride": "i32" for tensor in "xy" for axis in ("sample", "row")},
+        **dict.fromkeys(("positions", "chunk", "chunks", "share", "width", "split"), "i32"),
+        **dict.fromkeys(("scale_stride", "shift_stride"), "i32"),
+        **{
+            f"{tensor}_{axis}_stride": "i32"
+            for tensor in ("x", "x2", "residual", "total", "y")
+            for axis in ("sample", "row")
+        },
         "eps": "fp32",
     }
-    label = f"[{samples}, {channels}, {positions}] {element}"
+    given = {"scale": o.film, "shift": o.film, "x2": o.x2 > 0, "residual": o.residual, "x_bias": o.x_bias}
+    given["total"] = o.keep_sum
     fixed = constants(cut, group)
-    last = {"FILM": True, "SILU": silu}
+    rows = {"ROWS": cut.rows}
+    last = {"ROWS_OUT": _output_rows(cut, positions, o.resample)}
+    last |= {"RESAMPLE": RESAMPLE[o.resample], "SILU": o.silu}
     if cut.chunks == 1:
-        kernels = [(one_pass, fixed | last)]
+        kernels = [(one_pass, given, fixed | rows | last)]
     else:
         merged = {"CHUNKS": triton.next_power_of_2(cut.chunks)}
-        kernels = [(statistics, fixed), (normalise, fixed | merged | last)]
-    return [
-        Build(kernel, label, {n: kinds[n] for n in kernel.arg_names if n in kinds}, values, WARPS)
-        for kernel, values in kernels
-    ]
+        after = given | ({"residual": False, "x_bias": False} if o.keep_sum else {})
+        kernels = [(statistics, given, fixed | rows), (normalise, after, fixed | merged | last)]
+    found = []
+    for kernel, present, values in kernels:
+        absent = {name: None for name, there in present.items() if not there and name in kernel.arg_names}
+        arguments = {n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent}
+        label = _label(samples, positions, channels, element, o)
+        sizes = tuple(n for n in ("positions", "chunk", "share", "width", "split") if n in arguments)
+        found.append(Build(kernel, label, arguments, values | absent, WARPS, sizes=sizes))
+    return found
+
+
+def _label(samples: int, positions: int, channels: int, element: str, options: Options) -> str:
+    parts = {
+        "no FiLM": not options.film,
+        "no SiLU": not options.silu,
+        f"x2 of {options.x2}": options.x2,
+        "residual": options.residual,
+        "x_bias": options.x_bias,
+        "sum": options.keep_sum,
+        str(options.resample): options.resample,
+        "to fp32": options.wide,
+    }
+    extras = [name for name, present in parts.items() if present]
+    return ", ".join([f"[{samples}, {channels}, {positions}] {element}", *extras])
+
+
+# Where the models use the op. A block's first norm has no FiLM, its second does.
+AFTER_A_BLOCK = Options(film=False, residual=True, x_bias=True, keep_sum=True)
+BEFORE_ATTENTION = AFTER_A_BLOCK._replace(silu=False)
+OUTPUT = Options(film=False, wide=True)
+
+
+def _skip(channels: int) -> Options:
+    """In the decoder: half as many channels as x has come from the skip connection."""
+    return AFTER_A_BLOCK._replace(x2=channels // 3)
 
 
 def default_builds() -> list[Build]:
     """What a guided sampling run of one prompt in fp16 launches most: the base model at batch 2, the upsampler at 1."""
-    return [
-        *builds(2, 64 * 64, 192, glide_shapes.GROUPS),
-        *builds(2, 8 * 8, 768, glide_shapes.GROUPS),
-        *builds(1, 256 * 256, 192, glide_shapes.GROUPS),
-    ]
+    sizes = ((2, 64, 192), (2, 8, 768), (1, 256, 192))
+    found = [build for n, side, c in sizes for build in builds(n, side * side, c, glide_shapes.GROUPS)]
+    for options in (
+        AFTER_A_BLOCK,
+        AFTER_A_BLOCK._replace(resample="nearest_x2"),
+        AFTER_A_BLOCK._replace(resample="mean_2x2"),
+        Options(residual=True, x_bias=True),
+        OUTPUT,
+    ):
+        for n, side, c in ((2, 64, 192), (2, 8, 768)):
+            found += builds(n, side * side, c, glide_shapes.GROUPS, options=options)
+    for n, side, c in ((2, 64, 576), (2, 16, 1152), (2, 8, 1536)):
+        found += builds(n, side * side, c, glide_shapes.GROUPS, options=_skip(c))
+    return found + builds(2, 16 * 16, 576, glide_shapes.GROUPS, options=BEFORE_ATTENTION)
 
 
 def shipped_builds() -> list[Build]:
-    """GLIDE's shapes at the batch sizes that are benchmarked."""
+    """GLIDE's shapes at the batch sizes that are benchmarked; what is around the norm, at the smallest of these."""
     found = []
     for element, batches in glide_shapes.ELEMENTS:
-        for samples in batches:
-            for side, channels in glide_shapes.BASE:
-                found += builds(samples, side * side, channels, glide_shapes.GROUPS, element)
-        for side, channels in glide_shapes.UPSAMPLER:
-            found += builds(1, side * side, channels, glide_shapes.GROUPS, element)
+        cases = [(n, *shape) for n in batches for shape in glide_shapes.BASE]
+        cases += [(1, *shape) for shape in glide_shapes.UPSAMPLER]
+        for samples, side, channels in cases:
+            found += builds(samples, side * side, channels, glide_shapes.GROUPS, element)
+            if samples > 2 or element == "fp32":
+                continue
+            for options in (AFTER_A_BLOCK, _skip(channels), BEFORE_ATTENTION):
+                found += builds(samples, side * side, channels, glide_shapes.GROUPS, element, options)
+        for resample in ("nearest_x2", "mean_2x2"):
+            for samples, side, channels in ((2, 32, 384), (2, 16, 576), (1, 128, 384)):
+                options = AFTER_A_BLOCK._replace(resample=resample)
+                found += builds(samples, side * side, channels, glide_shapes.GROUPS, element, options)
+        found += builds(1, 256 * 256, 192, glide_shapes.GROUPS, element, OUTPUT)
     return found
