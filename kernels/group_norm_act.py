@@ -103,46 +103,58 @@ def _one_hot(column, SLAB: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constex
     return group[None, :] == tl.arange(0, GROUPS)[:, None]
 
 
+class Inputs(NamedTuple):
+    """The inputs of one sample, from a slab's first channel on; None for those that there are not."""
+
+    x: Any
+    x_row_stride: Any
+    x2: Any  # from its own first channel on,
+    x2_row_stride: Any
+    split: Any  # which is this one of the slab's
+    residual: Any
+    residual_row_stride: Any
+    x_bias: Any
+
+
 @triton.jit
 def _column(inputs, channel, SLAB: tl.constexpr):
     """One column of the inputs: what :func:`_tile` needs besides a position.
 
     Pointers [1, LANES] to position 0, the stride (of each lane, where there are two inputs), and what is added.
     """
-    x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias = inputs
-    pointers = x + channel
-    stride = x_row_stride
-    if x2 is not None:
-        pointers = tl.where(channel < split, pointers, x2 + (channel - split))
-        stride = tl.where(channel < split, x_row_stride, x2_row_stride)[None, :]
+    pointers = inputs.x + channel
+    stride = inputs.x_row_stride
+    if inputs.x2 is not None:
+        pointers = tl.where(channel < inputs.split, pointers, inputs.x2 + (channel - inputs.split))
+        stride = tl.where(channel < inputs.split, inputs.x_row_stride, inputs.x2_row_stride)[None, :]
     added = tl.zeros(channel.shape, tl.float32)
-    if x_bias is not None:
+    if inputs.x_bias is not None:
         mask = channel < SLAB
-        if x2 is not None:
-            mask = mask & (channel < split)
-        added = tl.load(x_bias + channel, mask=mask, other=0.0).to(tl.float32)
+        if inputs.x2 is not None:
+            mask = mask & (channel < inputs.split)
+        added = tl.load(inputs.x_bias + channel, mask=mask, other=0.0).to(tl.float32)
     return pointers[None, :], stride, added[None, :]
 
 
 @triton.jit
 def _own(inputs, channel, mask):
     """The part of a mask that lies in the first input."""
-    x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias = inputs
-    if x2 is not None:
-        mask = mask & (channel < split)[None, :]
+    if inputs.x2 is not None:
+        mask = mask & (channel < inputs.split)[None, :]
     return mask
 
 
 @triton.jit
 def _tile(inputs, column, at, channel, mask):
     """A tile of what is normalised, [ROWS, LANES] in x's type: a sum is rounded to it before anything uses it."""
-    x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias = inputs
     pointers, stride, added = column
     value = tl.load(pointers + at.to(tl.int64)[:, None] * stride, mask=mask, other=0.0)
-    if residual is not None or x_bias is not None:
+    if inputs.residual is not None or inputs.x_bias is not None:
         total = value.to(tl.float32) + added
-        if residual is not None:
-            beside = residual + at.to(tl.int64)[:, None] * residual_row_stride + channel[None, :]
+        if inputs.residual is not None:
+            beside = (
+                inputs.residual + at.to(tl.int64)[:, None] * inputs.residual_row_stride + channel[None, :]
+            )
             total += tl.load(beside, mask=_own(inputs, channel, mask), other=0.0).to(tl.float32)
         value = total.to(value.dtype)
     return value
@@ -289,7 +301,6 @@ def _inputs(
     x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
     residual_sample_stride, residual_row_stride,
 ):  # fmt: skip
-    """The inputs of one sample as they are at a slab's first channel; x2's first channel is ``split`` from there."""
     x += sample * x_sample_stride + channel
     if x2 is not None:
         split -= channel
@@ -298,7 +309,7 @@ def _inputs(
         residual += sample * residual_sample_stride + channel
     if x_bias is not None:
         x_bias += channel
-    return x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias
+    return Inputs(x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias)
 
 
 @triton.jit

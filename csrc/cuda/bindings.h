@@ -33,7 +33,7 @@ inline void bind_group_norm_act(py::module_& module) {
                          const RowsTuple& y, const PerChannelTuple& weight, const PerChannelTuple& bias,
                          const PerChannelTuple& scale, const PerChannelTuple& shift, float eps, bool silu,
                          const RowsTuple& x2, int x_channels, const RowsTuple& residual, const RowsTuple& sum,
-                         const PerChannelTuple& in_bias, int resample, int width) {
+                         const PerChannelTuple& in_bias, int resample, int width, int y_dtype) {
                  GroupNormAct g{};
                  g.dtype = Dtype(dtype);
                  g.samples = samples;
@@ -55,13 +55,15 @@ inline void bind_group_norm_act(py::module_& module) {
                  g.silu = silu;
                  g.resample = Resample(resample);
                  g.y = rows_from(y);
+                 g.y_dtype = Dtype(y_dtype < 0 ? dtype : y_dtype);
                  return g;
              }),
              py::kw_only(), py::arg("dtype"), py::arg("samples"), py::arg("rows"), py::arg("channels"), py::arg("groups"),
              py::arg("x"), py::arg("y"), py::arg("weight"), py::arg("bias"), py::arg("scale") = no_channels,
              py::arg("shift") = no_channels, py::arg("eps") = 1e-5f, py::arg("silu") = false, py::arg("x2") = no_rows,
              py::arg("x_channels") = 0, py::arg("residual") = no_rows, py::arg("sum") = no_rows,
-             py::arg("in_bias") = no_channels, py::arg("resample") = 0, py::arg("width") = 0);
+             py::arg("in_bias") = no_channels, py::arg("resample") = 0, py::arg("width") = 0,
+             py::arg("y_dtype") = -1);
 
     py::class_<Device>(module, "Device", "What a plan depends on.")
         .def(py::init([](int multiprocessors, int shared_bytes, bool clusters) {

@@ -22,10 +22,10 @@ void check_arguments(const GroupNormAct& g) {
     require(!g.sum.data || g.residual.data || g.in_bias.data, "sum needs a residual or a bias to add");
     for (const Rows& rows : {g.x, g.x2, g.residual, g.sum, g.y})
         require(rows.row_stride >= 0 && rows.row_stride < std::int64_t(1) << 31, "a row stride is less than 2^31");
-    require(!g.in_bias.data || g.in_bias.dtype == g.dtype, "in_bias has the type of x");
-    for (const Dtype type : {g.dtype, g.weight.dtype, g.bias.dtype, g.scale.dtype, g.shift.dtype})
+    for (const Dtype type : {g.dtype, g.weight.dtype, g.bias.dtype, g.scale.dtype, g.shift.dtype, g.in_bias.dtype})
         require(type == Dtype::f32 || type == Dtype::bf16 || type == Dtype::f16,
                 "a type code is 0 (fp32), 1 (bf16) or 2 (fp16)");
+    require(g.y_dtype == g.dtype || g.y_dtype == Dtype::f32, "y has the type of x, or fp32");
     if (g.resample == Resample::none) return;
     require(g.resample == Resample::nearest_x2 || g.resample == Resample::mean_2x2,
             "a resampling code is 0 (none), 1 (nearest x2) or 2 (2x2 mean)");
@@ -42,7 +42,6 @@ Shape shape_of(const GroupNormAct& g) {
     const int vector = 16 / bytes_of(g.dtype);
     bool vectors = g.channels % vector == 0 && g.x_channels % vector == 0;
     for (const Rows& rows : {g.x, g.x2, g.residual, g.sum, g.y}) vectors = vectors && (!rows.data || allows_vectors(rows, vector));
-    vectors = vectors && g.in_bias.data % 16 == 0 && g.in_bias.sample_stride % vector == 0;
     return {g.samples, g.rows, g.channels, g.groups, bytes_of(g.dtype), vectors,
             g.resample == Resample::mean_2x2 ? 2 * g.width : 1};
 }

@@ -81,13 +81,18 @@ __device__ inline T* rows_of(const Rows& rows, std::int64_t sample, std::int64_t
     return rows.data ? reinterpret_cast<T*>(rows.data) + sample * rows.sample_stride + channel : nullptr;
 }
 
+__device__ inline float read(const PerChannel& from, std::int64_t sample, int channel) {
+    return read(reinterpret_cast<const void*>(from.data), from.dtype, sample * from.sample_stride + channel);
+}
+
 // A thread's N channels of what is normalised.
 template <typename T, int N>
 struct Input {
-    const T *x, *residual, *bias;
+    const T *x, *residual;
     T* sum;
     int x_stride, residual_stride, sum_stride;
     bool adds;
+    float bias[N];
 
     // FromSum: an earlier kernel has written the sum, and it is read in place of its parts.
     __device__ Input(const GroupNormAct& g, std::int64_t sample, int channel, bool from_sum) {
@@ -101,8 +106,8 @@ struct Input {
         residual_stride = int(g.residual.row_stride);
         sum = adds ? rows_of<T>(g.sum, sample, channel) : nullptr;
         sum_stride = int(g.sum.row_stride);
-        bias = adds && g.in_bias.data ? reinterpret_cast<const T*>(g.in_bias.data) + sample * g.in_bias.sample_stride + channel
-                                      : nullptr;
+#pragma unroll
+        for (int k = 0; k < N; ++k) bias[k] = adds && g.in_bias.data ? read(g.in_bias, sample, channel + k) : 0.0f;
     }
 
     struct Fetched {
@@ -122,11 +127,8 @@ struct Input {
         if (!adds) return fetched.x;
         float total[N], other[N];
         fetched.x.unpack(total);
-        if (bias) {
-            reinterpret_cast<const Pack<T, N>*>(bias)->unpack(other);  // in L1 after the first row
 #pragma unroll
-            for (int k = 0; k < N; ++k) total[k] += other[k];
-        }
+        for (int k = 0; k < N; ++k) total[k] += bias[k];
         if (residual) {
             fetched.residual.unpack(other);
 #pragma unroll
@@ -202,22 +204,20 @@ __device__ inline Statistics finish(const Moments& moments, float eps) {
     return {moments.mean, 1.0f / sqrtf(moments.m2 / moments.count + eps)};
 }
 
-__device__ inline float read(const PerChannel& from, std::int64_t sample, int channel) {
-    return read(reinterpret_cast<const void*>(from.data), from.dtype, sample * from.sample_stride + channel);
-}
-
 // From a thread's N channels to the output.
 template <typename T, int N>
 struct Output {
     // The mean is subtracted first, not folded into the offset: their difference would cost digits.
     float mean[N], factor[N], offset[N];
-    T* y;
-    std::int64_t stride;
-    bool silu;
+    unsigned char* y;
+    std::int64_t stride;  // bytes
+    bool silu, wide;      // wide: y is fp32, whatever T is
 
-    __device__ Output(const GroupNormAct& g, const Slab& slab, int channel, const Statistics* statistics) : silu(g.silu) {
-        y = rows_of<T>(g.y, slab.sample, channel);
-        stride = g.y.row_stride;
+    __device__ Output(const GroupNormAct& g, const Slab& slab, int channel, const Statistics* statistics)
+        : silu(g.silu), wide(sizeof(T) < 4 && g.y_dtype == Dtype::f32) {
+        const int bytes = wide ? 4 : int(sizeof(T));
+        y = rows_of<unsigned char>(g.y, slab.sample * bytes, channel * bytes);
+        stride = g.y.row_stride * bytes;
 #pragma unroll
         for (int k = 0; k < N; ++k) {
             const int at = channel + k;
@@ -243,14 +243,20 @@ struct Output {
         }
     }
 
-    __device__ Pack<T, N> activate(const Pack<T, N>& x) const {
-        float result[N];
-        activate(x, result);
-        return Pack<T, N>::of(result);
-    }
-
-    __device__ void store(const Pack<T, N>& value, std::int64_t row) const {
-        *reinterpret_cast<Pack<T, N>*>(y + row * stride) = value;
+    __device__ void store(const float (&value)[N], std::int64_t row) const {
+        unsigned char* const to = y + row * stride;
+        if (!wide) {
+            *reinterpret_cast<Pack<T, N>*>(to) = Pack<T, N>::of(value);
+            return;
+        }
+        constexpr int quad = N % 4 == 0 ? 4 : 1;  // 16 bytes at a time
+#pragma unroll
+        for (int k = 0; k < N; k += quad) {
+            Pack<float, quad> part;
+#pragma unroll
+            for (int i = 0; i < quad; ++i) part.v[i] = value[k + i];
+            reinterpret_cast<Pack<float, quad>*>(to)[k / quad] = part;
+        }
     }
 
     // `source(row)` gives a row's N channels. Slabs begin and end between pairs of image lines where that matters.
@@ -269,13 +275,18 @@ struct Output {
 #pragma unroll
                     for (int u = 0; u < rows_a_thread; ++u) {
                         const int row = first + u * place.lanes;
-                        if (row < slab.end) store(activate(values[u]), row);
+                        if (row < slab.end) {
+                            float result[N];
+                            activate(values[u], result);
+                            store(result, row);
+                        }
                     }
                 }
                 break;
             case Resample::nearest_x2:
                 for (int row = slab.begin + place.lane; row < slab.end; row += place.lanes) {
-                    const Pack<T, N> value = activate(source(row));
+                    float value[N];
+                    activate(source(row), value);
                     const std::int64_t to = std::int64_t(row / width) * 4 * width + row % width * 2;
                     store(value, to);
                     store(value, to + 1);
@@ -294,7 +305,7 @@ struct Output {
 #pragma unroll
                         for (int k = 0; k < N; ++k) total[k] += 0.25f * one[k];
                     }
-                    store(Pack<T, N>::of(total), to);
+                    store(total, to);
                 }
                 break;
         }

@@ -23,23 +23,24 @@ struct PerChannel {
 };
 
 struct GroupNormAct {
-    Dtype dtype;  // of x, x2, residual, sum and y
+    Dtype dtype;  // of x, x2, residual and sum
     std::int64_t samples;
     int rows, channels, groups;
     int width;  // rows of an image line; read only to resample
 
     // What is normalised: the channels of x, then those of x2 (a skip connection), never concatenated in memory. With a
-    // residual or an in_bias, x + residual + in_bias stands for x, rounded to dtype and, if there is a `sum`, written to it.
+    // residual or an in_bias, x + in_bias + residual stands for x, rounded to dtype and, if there is a `sum`, written to it.
     Rows x, x2;
     int x_channels;  // the others are x2's
     Rows residual, sum;
-    PerChannel in_bias;  // of type dtype
+    PerChannel in_bias;
 
     PerChannel weight, bias, scale, shift;
     float eps;
     bool silu;
     Resample resample;
     Rows y;
+    Dtype y_dtype;  // as dtype, or f32
 };
 
 }  // namespace glide_fast::cuda

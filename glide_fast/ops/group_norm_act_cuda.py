@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
@@ -11,27 +12,32 @@ from glide_fast.ops.group_norm_act_call import Call, Facts, Result
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+RESAMPLE_CODES = {None: 0, "nearest_x2": 1, "mean_2x2": 2}
 
 
 def supports(facts: Facts) -> str | None:
     """Why the kernels cannot serve this call, or None."""
     if facts.device != "cuda":
         return f"x is on {facts.device}, not on a CUDA device"
-    for name, dtype in (("x", facts.dtype), ("weight", facts.affine_dtype), ("scale", facts.film_dtype)):
+    types = (
+        ("x", facts.dtype),
+        ("weight", facts.affine_dtype),
+        ("scale", facts.film_dtype),
+        ("x_bias", facts.x_bias_dtype),
+    )
+    for name, dtype in types:
         if dtype is not None and dtype not in TYPE_CODES:
             return f"{name} is {dtype}; the kernels take float32, bfloat16 and float16"
-    if facts.extras:
-        return f"{facts.extras} given; the kernels take none of these"
     if not facts.alike:
         return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on x's device"
     if facts.gradients:
         return "gradients are wanted; the kernels have no backward pass"
     if facts.tracing:
-        return "torch.compile is tracing; it cannot see into the kernels"
+        return "torch.compile is tracing; the custom op glide_fast::group_norm_act stands for the call there"
     if facts.empty:
         return "x holds no elements"
     if not facts.channels_last:
-        return "x is not channels-last"
+        return "x, x2 or residual is not channels-last"
     return why_missing()
 
 
@@ -69,47 +75,72 @@ def _device(index: int) -> object:
         return library.cuda.current_device()
 
 
+def arguments(call: Call, result: Result) -> dict[str, Any]:
+    """A call as ``glide_fast._C.cuda.GroupNormAct`` takes it.
+
+    Raises:
+        RuntimeError: for tensors that are not channels-last, which :func:`supports` declines.
+    """
+    found: dict[str, Any] = {
+        "dtype": TYPE_CODES[call.x.dtype],
+        "samples": call.x.shape[0],
+        "rows": call.positions,
+        "channels": call.channels,
+        "groups": call.groups,
+        "x_channels": call.x.shape[1],
+        "eps": call.eps,
+        "silu": call.silu,
+        "resample": RESAMPLE_CODES[call.resample],
+        "width": call.x.shape[-1] if call.resample else 0,
+        "y_dtype": TYPE_CODES[result.y.dtype],
+    }
+    total = result.sum if call.adds else None
+    activations = (
+        ("x", call.x, call.x_rows),
+        ("x2", call.x2, call.x2_rows),
+        ("residual", call.residual, call.residual_rows),
+        ("sum", total, None if total is None else channel_rows(total)),
+        ("y", result.y, channel_rows(result.y)),
+    )
+    for name, tensor, strides in activations:
+        if tensor is None:
+            continue
+        if strides is None:
+            raise RuntimeError(f"group_norm_act's CUDA kernels were called with {name} not channels-last")
+        found[name] = (tensor.data_ptr(), *strides)
+    per_channel = (
+        ("weight", call.weight),
+        ("bias", call.bias),
+        ("in_bias", call.x_bias),
+        ("scale", call.scale),
+        ("shift", call.shift),
+    )
+    for name, tensor in per_channel:
+        if tensor is not None:
+            stride = tensor.stride(0) if tensor.dim() == 2 else 0
+            found[name] = (tensor.data_ptr(), TYPE_CODES[tensor.dtype], stride)
+    return found
+
+
 def run(call: Call, *, out: Result | None = None, variant: str = "") -> Result:
     """The op for calls that :func:`supports` accepts, on the current stream of x's device; may be captured.
 
-    ``out`` (channels-last) takes the result; ``variant`` forces ``one_pass`` (thread-block clusters,
-    where a slab fits their shared memory) or ``two_pass``.
+    ``out`` (channels-last) takes the result; ``variant`` forces ``one_pass`` (thread-block clusters, where a slab fits their
+    shared memory) or ``two_pass``.
 
     Raises:
         ValueError: for a variant that these arguments do not allow.
     """
     library = native.load()
-    x, weight, bias, scale, shift = call.x, call.weight, call.bias, call.scale, call.shift
-    result = call.empty_result() if out is None else out
-    y = result.y
-    x_strides, y_strides = call.x_rows, channel_rows(y)
-    if library is None or x_strides is None or y_strides is None:
+    if library is None:
         raise RuntimeError("group_norm_act's CUDA kernels were called where they decline")
-    samples, channels = x.shape[:2]
-    film = {}
-    if scale is not None and shift is not None:
-        film = {
-            name: (tensor.data_ptr(), TYPE_CODES[tensor.dtype], tensor.stride(0))
-            for name, tensor in (("scale", scale), ("shift", shift))
-        }
-    arguments = library.cuda.GroupNormAct(
-        dtype=TYPE_CODES[x.dtype],
-        samples=samples,
-        rows=x.numel() // (samples * channels),
-        channels=channels,
-        groups=call.groups,
-        x=(x.data_ptr(), *x_strides),
-        y=(y.data_ptr(), *y_strides),
-        weight=(weight.data_ptr(), TYPE_CODES[weight.dtype], 0),
-        bias=(bias.data_ptr(), TYPE_CODES[bias.dtype], 0),
-        eps=call.eps,
-        silu=call.silu,
-        **film,
-    )
-    plan = library.cuda.plan_group_norm_act(arguments, _device(x.get_device()), variant)
+    result = call.empty_result() if out is None else out
+    device = call.x.device
+    given = library.cuda.GroupNormAct(**arguments(call, result))
+    plan = library.cuda.plan_group_norm_act(given, _device(call.x.get_device()), variant)
     # From torch's allocator, which keeps it for this stream until the kernels have read it.
-    workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=x.device)
-    with torch.cuda.device(x.device):
-        stream = torch.cuda.current_stream(x.device).cuda_stream
-        library.cuda.group_norm_act(arguments, plan, workspace.data_ptr(), stream)
+    workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=device)
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream(device).cuda_stream
+        library.cuda.group_norm_act(given, plan, workspace.data_ptr(), stream)
     return result

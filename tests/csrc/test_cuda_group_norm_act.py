@@ -13,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import cuda_host
 
+from glide_fast.ops import group_norm_act_cuda
+from glide_fast.ops.group_norm_act_call import Call
+
 HALF_UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 DTYPES = list(HALF_UNIT)
 HOPPER = {"capability": 9, "shared_limit": 232448, "multiprocessors": 132}
@@ -50,22 +53,27 @@ def case(
     if residual:
         arguments["residual"] = normal(n, *lines, channels - skip).to(dtype)
     if in_bias:
-        arguments["in_bias"] = normal(channels - skip).to(dtype)
+        arguments["in_bias"] = normal(channels - skip).to(torch.float32 if seed % 2 else dtype)
     arguments |= {"weight": 1 + 0.5 * normal(channels), "bias": normal(channels).to(dtype)}
     if film:
         arguments["scale"], arguments["shift"] = normal(n, channels).to(dtype), normal(n, channels)
     return arguments
 
 
+def exact_sum(a: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What is normalised of x's channels: every bit of it is determined."""
+    total = a["x"].float()
+    for name in ("in_bias", "residual"):
+        if name in a:
+            total = total + a[name].float()
+    return total.to(a["x"].dtype)
+
+
 def exact(
     a: dict[str, torch.Tensor], groups: int, silu: bool, resample: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The result and the sum, in fp64 on the values that the kernel is given; [N, H, W, C]."""
-    total = a["x"].double()
-    for name in ("residual", "in_bias"):
-        if name in a:
-            total = total + a[name].double()
-    total = total.to(a["x"].dtype)  # the one rounding on the way
+    """The result in fp64, and the sum; [N, H, W, C]."""
+    total = exact_sum(a)
     whole = torch.cat([total, a["x2"]], dim=-1) if "x2" in a else total
     y = F.group_norm(whole.double().movedim(-1, 1), groups, a["weight"].double(), a["bias"].double())
     if "scale" in a:
@@ -88,18 +96,21 @@ def run(
     resample: int = 0,
     variant: str = "",
     write_sum: bool = False,
+    wide: bool = False,
     **machine: Any,
 ) -> tuple[dict[str, int], torch.Tensor, torch.Tensor | None]:
-    """The plan, the result, and the sum where it was asked for; outputs hold NaN before."""
+    """The plan, the result (fp32 if ``wide``), and the sum where it was asked for; outputs hold NaN before."""
     n, height, width, first = a["x"].shape
     dtype, channels = a["x"].dtype, len(a["weight"])
+    y_dtype = torch.float32 if wide else dtype
     grown = {0: (height, width), 1: (2 * height, 2 * width), 2: (height // 2, width // 2)}[resample]
-    buffers = {**a, "y": torch.full((n, *grown, channels), math.nan, dtype=dtype)}
+    buffers = {**a, "y": torch.full((n, *grown, channels), math.nan, dtype=y_dtype)}
     if write_sum:
         buffers["sum"] = torch.full_like(a["x"], math.nan)
     values: dict[str, Any] = {
         "dtype": cuda_host.TYPE_CODES[dtype], "samples": n, "rows": height * width, "channels": channels,
         "groups": groups, "width": width, "x_channels": first, "eps": 1e-5, "silu": silu, "resample": resample,
+        **({"y_dtype": cuda_host.TYPE_CODES[y_dtype]} if wide else {}),
         **({"variant": variant} if variant else {}), **machine,
     }  # fmt: skip
     for name in ("x", "x2", "residual", "sum", "y"):
@@ -120,8 +131,8 @@ def run(
 
 def check(a: dict[str, torch.Tensor], y: torch.Tensor, truth: torch.Tensor) -> None:
     """Half a unit of the last place for the one rounding, and what fp32 statistics cost beside the mean they are of."""
-    dtype = a["x"].dtype
-    x = a["x"].double()
+    dtype = y.dtype
+    x = exact_sum(a).double()
     offset = float(x.mean().abs() / x.std(unbiased=False).clamp(min=1e-3)) if x.numel() > 1 else 0.0
     gain = float((1 + a["scale"].double()).abs().max()) if "scale" in a else 1.0
     gain *= float(a["weight"].double().abs().max())
@@ -160,6 +171,10 @@ def check(a: dict[str, torch.Tensor], y: torch.Tensor, truth: torch.Tensor) -> N
     n=st.integers(1, 2),
     film=st.booleans(),
     silu=st.booleans(),
+    share=st.sampled_from([0.0, 0.25, 1 / 3, 0.5]),
+    residual=st.booleans(),
+    in_bias=st.booleans(),
+    wide=st.booleans(),
     spread=st.sampled_from([(0.0, 1.0), (2.3, 0.5), (100.0, 0.5)]),
     machine=st.sampled_from([HOPPER, AMPERE]),
     backwards=st.booleans(),
@@ -173,19 +188,30 @@ def test_against_fp64(
     n: int,
     film: bool,
     silu: bool,
+    share: float,
+    residual: bool,
+    in_bias: bool,
+    wide: bool,
     spread: tuple[float, float],
     machine: dict[str, int],
     backwards: bool,
     seed: int,
 ) -> None:
     groups, width = groups_width
-    a = case(n, lines, groups * width, dtype, film=film, mean=spread[0], std=spread[1], seed=seed)
     if math.prod(lines) * width == 1:
         lines = (1, 2)
-        a = case(n, lines, groups * width, dtype, film=film, mean=spread[0], std=spread[1], seed=seed)
-    plan, y, _ = run(cuda_program, a, groups, silu=silu, backwards=backwards, **machine)
+    skip = int(share * groups * width)
+    a = case(
+        n, lines, groups * width, dtype, film=film, skip=skip, residual=residual, in_bias=in_bias,
+        mean=spread[0], std=spread[1], seed=seed,
+    )  # fmt: skip
+    plan, y, total = run(
+        cuda_program, a, groups, silu=silu, backwards=backwards, wide=wide, write_sum=residual, **machine
+    )
     assert not plan["one_pass"] or machine is HOPPER
-    check(a, y, exact(a, groups, silu, 0)[0])
+    truth, sum_truth = exact(a, groups, silu, 0)
+    check(a, y, truth)
+    assert total is None or torch.equal(total, sum_truth)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -211,8 +237,9 @@ def test_less_shared_memory_makes_larger_clusters_until_none_will_do(
 @pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
 @pytest.mark.parametrize("resample", [0, 1, 2])
 @pytest.mark.parametrize("write_sum", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
 def test_skip_residual_bias_and_resampling(
-    cuda_program: Path, variant: str, resample: int, write_sum: bool
+    cuda_program: Path, variant: str, resample: int, write_sum: bool, wide: bool
 ) -> None:
     for dtype in DTYPES:
         a = case(2, (6, 10), 144, dtype, film=True, skip=48, residual=True, in_bias=True, mean=2.3, std=0.5)
@@ -224,6 +251,7 @@ def test_skip_residual_bias_and_resampling(
             resample=resample,
             variant=variant,
             write_sum=write_sum,
+            wide=wide,
             **SMALL,
         )
         assert plan["chunks"] > 1
@@ -231,8 +259,7 @@ def test_skip_residual_bias_and_resampling(
         check(a, y, truth)
         if write_sum:
             assert total is not None
-            # fp32 adds of three numbers, in any order, then one rounding.
-            assert torch.allclose(total.double(), sum_truth.double(), rtol=2 * HALF_UNIT[dtype], atol=1e-6)
+            assert torch.equal(total, sum_truth)
 
 
 @pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
@@ -282,6 +309,7 @@ def test_nan_and_infinity_spoil_their_own_group_only(cuda_program: Path, variant
     [
         ({"groups": 5}, "groups must divide channels"),
         ({"dtype": 7}, "a type code is"),
+        ({"y_dtype": 2}, "y has the type of x, or fp32"),
         ({"resample": 2, "width": 3}, "width must divide rows"),
         ({"resample": 2, "width": 16}, "even height"),
         ({"variant": "three_pass"}, "a variant is one_pass or two_pass"),
@@ -297,3 +325,45 @@ def test_bad_arguments_are_refused_before_a_launch(
               "x.row_stride": 16, "x.sample_stride": 256, "y.row_stride": 16, "y.sample_stride": 256}  # fmt: skip
     with pytest.raises(cuda_host.Failed, match=message):
         cuda_host.run(cuda_program, "group_norm_act", buffers, ("y",), **{**values, **change})
+
+
+@pytest.mark.parametrize("resample", [None, "nearest_x2", "mean_2x2"])
+@pytest.mark.parametrize("out_dtype", [None, torch.float32])
+def test_the_backend_hands_every_operand_over(
+    cuda_program: Path, resample: str | None, out_dtype: torch.dtype | None
+) -> None:
+    """What the Python side passes to the library is passed to the host's build of the same kernels instead."""
+    a = case(2, (6, 10), 144, torch.float16, film=True, skip=48, residual=True, in_bias=True, seed=1)
+    n, h, w, c = a["x"].shape
+    wider = torch.full((n, h, w, c + 24), math.nan, dtype=torch.float16)  # x is a slice of its channels
+    wider[..., 8 : c + 8] = a["x"]
+    film = torch.cat([a["scale"], a["shift"].half()], dim=1)
+    a["scale"], a["shift"] = film.chunk(2, dim=1)
+    x, x2, residual = (t.movedim(-1, 1) for t in (wider[..., 8 : c + 8], a["x2"], a["residual"]))
+    call = Call(
+        x, a["weight"], a["bias"], 8, scale=a["scale"], shift=a["shift"], silu=True, x2=x2, residual=residual,
+        x_bias=a["in_bias"], keep_sum=True, resample=resample, out_dtype=out_dtype,
+    )  # fmt: skip
+    result = call.empty_result()
+    assert result.sum is not None
+    result.y.fill_(math.nan)
+    result.sum.fill_(math.nan)
+    tensors = {"x": x, "x2": x2, "residual": residual, "sum": result.sum, "y": result.y, "in_bias": a["in_bias"],
+               **{name: a[name] for name in ("weight", "bias", "scale", "shift")}}  # fmt: skip
+    buffers: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
+    for name, value in group_norm_act_cuda.arguments(call, result).items():
+        if not isinstance(value, tuple):
+            values[name] = value
+            continue
+        storage = tensors[name].untyped_storage()
+        buffers[name] = torch.empty(0, dtype=tensors[name].dtype).set_(storage)
+        last = ("sample_stride", "row_stride") if tensors[name].dim() == 4 else ("dtype", "sample_stride")
+        parts = zip(("offset", *last), (value[0] - storage.data_ptr(), *value[1:]), strict=True)
+        values |= {f"{name}.{key}": number for key, number in parts}
+    assert set(buffers) == set(tensors)
+    _, out = cuda_host.run(cuda_program, "group_norm_act", buffers, ("y", "sum"), **values, **SMALL)
+    code = group_norm_act_cuda.RESAMPLE_CODES[resample]
+    truth, total = exact(a, 8, True, code)
+    check(a, out["y"].view(truth.shape), truth)
+    assert torch.equal(out["sum"].view(total.shape), total)

@@ -99,6 +99,7 @@ GroupNormAct group_norm_act_request() {
     g.silu = integer("silu");
     g.resample = Resample(integer("resample"));
     g.y = rows("y");
+    g.y_dtype = has("y_dtype") ? Dtype(integer("y_dtype")) : g.dtype;
     return g;
 }
 

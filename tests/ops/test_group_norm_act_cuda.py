@@ -38,13 +38,18 @@ def built(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"gradients": True}, "gradients are wanted"),
         ({"tracing": True}, "torch.compile is tracing"),
         ({"empty": True}, "no elements"),
-        ({"x2": True, "resample": "mean_2x2"}, "x2, resample given"),
+        ({"x_bias_dtype": torch.float64}, "x_bias is torch.float64"),
         ({"channels_last": False}, "not channels-last"),
     ],
 )
 def test_it_declines_with_a_reason(built: None, change: dict[str, Any], reason: str) -> None:
     assert group_norm_act_cuda.supports(FACTS) is None
     assert group_norm_act_cuda.supports(FACTS._replace(film_dtype=None)) is None
+    everything = FACTS._replace(
+        x2=True, residual=True, x_bias_dtype=torch.float32, writes_sum=True, resample="mean_2x2",
+        out_dtype=torch.float32,
+    )  # fmt: skip
+    assert group_norm_act_cuda.supports(everything) is None
     assert reason in str(group_norm_act_cuda.supports(FACTS._replace(**change)))
 
 
@@ -85,28 +90,70 @@ def test_a_library_for_other_devices_is_declined(
     assert answer is None if reason is None else reason in str(answer)
 
 
-def device_case(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "residual": {"residual": True, "x_bias": True, "keep_sum": True},
+    "skip": {"x2": True, "residual": True, "x_bias": True},
+    "nearest": {"residual": True, "keep_sum": True, "resample": "nearest_x2"},
+    "mean": {"x2": True, "x_bias": True, "keep_sum": True, "resample": "mean_2x2"},
+    "fp32 out": {"out_dtype": torch.float32},
+}
+
+
+def device_case(shape: tuple[int, ...], dtype: torch.dtype, options: dict[str, Any] | None = None) -> Call:
+    """A call on the device; a third of the channels are x2's where the options name it."""
+    options = dict(options or {})
     generator = torch.Generator().manual_seed(0)
-    n, c = shape[:2]
-    x = (torch.randn(shape, generator=generator) * 0.5 + 2.3).to(dtype)
-    film = torch.randn(2, n, c, generator=generator).to(dtype)
-    tensors = {
-        "x": x.to(memory_format=torch.channels_last),
-        "weight": 1 + 0.5 * torch.randn(c, generator=generator),
-        "bias": torch.randn(c, generator=generator),
-        "scale": film[0],
-        "shift": film[1],
+    n, c, *lines = shape
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator).cuda()
+
+    def activation(channels: int, mean: float) -> torch.Tensor:
+        return (normal(n, channels, *lines) * 0.5 + mean).to(dtype).to(memory_format=torch.channels_last)
+
+    second = c // 3 if options.get("x2") else 0
+    makers = {
+        "x2": lambda: activation(second, 2.3),
+        "residual": lambda: activation(c - second, 0.0),
+        "x_bias": lambda: normal(c - second).to(dtype),
     }
-    return {name: tensor.cuda() for name, tensor in tensors.items()}
+    options |= {name: make() for name, make in makers.items() if options.get(name)}
+    scale, shift = normal(2, n, c).to(dtype)
+    x, weight, bias = activation(c - second, 2.3), 1 + 0.5 * normal(c), normal(c)
+    return Call(x, weight, bias, 32, scale=scale, shift=shift, silu=True, **options)
 
 
-def run_on_device(variant: str, a: dict[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+def poisoned(call: Call) -> Result:
+    """Memory for the result that holds NaN."""
+    result = call.empty_result()
+    result.y.fill_(float("nan"))
+    if result.sum is not None and call.adds:
+        result.sum.fill_(float("nan"))
+    return result
+
+
+def run_on_device(variant: str, call: Call, out: Result | None = None) -> Result:
     if reason := group_norm_act_cuda.why_missing():
         pytest.skip(reason)
     if variant == "one_pass" and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("one_pass needs a device with thread-block clusters")
-    result = None if out is None else Result(out, None)
-    return group_norm_act_cuda.run(Call(**a, groups=32, silu=True), out=result, variant=variant).y
+    return group_norm_act_cuda.run(call, out=poisoned(call) if out is None else out, variant=variant)
+
+
+def check(call: Call, got: Result) -> None:
+    """y against fp64, the sum to the bit."""
+    total = op.reference_sum(call.x, call.residual, call.x_bias)
+    assert (got.sum is not None) == call.keep_sum
+    assert got.sum is None or torch.equal(got.sum, total)
+    tensors = {
+        "x": total,
+        **{name: getattr(call, name) for name in ("weight", "bias", "scale", "shift", "x2")},
+    }
+    wide = {name: tensor.double() for name, tensor in tensors.items() if tensor is not None}
+    truth = op.reference(**wide, groups=call.groups, silu=call.silu, resample=call.resample)
+    error = ((got.y.double() - truth).abs() / truth.abs().clamp(min=1)).max()
+    assert float(error) <= {torch.float32: 2e-5, torch.bfloat16: 0.0041, torch.float16: 0.00055}[got.y.dtype]
 
 
 @pytest.mark.gpu
@@ -123,29 +170,43 @@ def run_on_device(variant: str, a: dict[str, torch.Tensor], out: torch.Tensor | 
 def test_glide_shapes_on_a_device(variant: str, side: int, channels: int, dtype: torch.dtype) -> None:
     if variant == "one_pass" and dtype == torch.float32 and side * side * channels > 64 * 64 * 192:
         pytest.skip("does not fit a cluster's shared memory in fp32")
-    a = device_case((2, channels, side, side), dtype)
-    y = run_on_device(variant, a, out=torch.full_like(a["x"], float("nan")))
-    truth = op.reference(**{name: tensor.double() for name, tensor in a.items()}, groups=32, silu=True)
-    error = ((y.double() - truth).abs() / truth.abs().clamp(min=1)).max()
-    assert float(error) <= {torch.float32: 2e-5, torch.bfloat16: 0.0041, torch.float16: 0.00055}[dtype]
+    call = device_case((2, channels, side, side), dtype)
+    check(call, run_on_device(variant, call))
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
-def test_runs_agree_to_the_bit_on_a_device(variant: str) -> None:
-    a = device_case((2, 192, 64, 64), torch.float16)
-    first = run_on_device(variant, a)
-    assert all(torch.equal(first, run_on_device(variant, a)) for _ in range(20))
+def test_what_is_around_the_norm_on_a_device(
+    variant: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    call = device_case((2, 576, 32, 32), dtype, options)
+    check(call, run_on_device(variant, call))
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
-def test_it_can_be_captured_on_a_device(variant: str) -> None:
-    a = device_case((2, 192, 32, 32), torch.float16)
-    eager = run_on_device(variant, a)
-    graph, out = torch.cuda.CUDAGraph(), torch.full_like(a["x"], float("nan"))
+def test_runs_agree_to_the_bit_on_a_device(variant: str, options: dict[str, Any]) -> None:
+    call = device_case((2, 192, 64, 64), torch.float16, options)
+    first = run_on_device(variant, call)
+    for _ in range(20):
+        again = run_on_device(variant, call)
+        assert torch.equal(first.y, again.y)
+        assert first.sum is None or (again.sum is not None and torch.equal(first.sum, again.sum))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
+def test_it_can_be_captured_on_a_device(variant: str, options: dict[str, Any]) -> None:
+    call = device_case((2, 192, 32, 32), torch.float16, options)
+    eager, out = run_on_device(variant, call), poisoned(call)
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        run_on_device(variant, a, out=out)
+        run_on_device(variant, call, out)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(out, eager)
+    assert torch.equal(out.y, eager.y)
+    assert out.sum is None or (eager.sum is not None and torch.equal(out.sum, eager.sum))
