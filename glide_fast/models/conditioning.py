@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +47,10 @@ class WiderInput(nn.Module):
     pictures: ClassVar[int]
     masks: ClassVar[int]
     in_channels_position: ClassVar[int] = 0
+    picture_names: ClassVar[tuple[str, ...]]
+    """Arguments of ``forward`` that hold them, in order; each may be left out."""
+    beside: ClassVar[Callable[..., list[torch.Tensor]]]
+    """``beside(x, *pictures)``: what is laid beside ``x`` ``[N, C, H, W]``, in order."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "in_channels" in kwargs:
@@ -64,12 +69,17 @@ class SuperResInput(WiderInput):
 
     pictures = 2
     masks = 0
+    picture_names = ("low_res",)
+
+    @staticmethod
+    def beside(x: torch.Tensor, low_res: torch.Tensor | None = None) -> list[torch.Tensor]:
+        return [resized_low_res(x, low_res)]
 
     def forward(
         self, x: torch.Tensor, timesteps: torch.Tensor, low_res: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """As the UNet's own, with ``low_res`` ``[N, 3, h, w]``."""
-        return super().forward(torch.cat([x, resized_low_res(x, low_res)], dim=1), timesteps, **kwargs)
+        return super().forward(torch.cat([x, *self.beside(x, low_res)], dim=1), timesteps, **kwargs)
 
 
 class InpaintInput(WiderInput):
@@ -77,6 +87,13 @@ class InpaintInput(WiderInput):
 
     pictures = 2
     masks = 1
+    picture_names = ("inpaint_image", "inpaint_mask")
+
+    @staticmethod
+    def beside(
+        x: torch.Tensor, inpaint_image: torch.Tensor | None = None, inpaint_mask: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        return masked_image(x, inpaint_image, inpaint_mask)
 
     def forward(
         self,
@@ -87,7 +104,7 @@ class InpaintInput(WiderInput):
         **kwargs: Any,
     ) -> torch.Tensor:
         """As the UNet's own, with ``inpaint_image`` ``[N, 3, H, W]`` and ``inpaint_mask`` ``[N, 1, H, W]``, 1 = keep."""
-        extra = masked_image(x, inpaint_image, inpaint_mask)
+        extra = self.beside(x, inpaint_image, inpaint_mask)
         return super().forward(torch.cat([x, *extra], dim=1), timesteps, **kwargs)
 
 
@@ -96,6 +113,16 @@ class SuperResInpaintInput(WiderInput):
 
     pictures = 3
     masks = 1
+    picture_names = ("inpaint_image", "inpaint_mask", "low_res")
+
+    @staticmethod
+    def beside(
+        x: torch.Tensor,
+        inpaint_image: torch.Tensor | None = None,
+        inpaint_mask: torch.Tensor | None = None,
+        low_res: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        return [*masked_image(x, inpaint_image, inpaint_mask), resized_low_res(x, low_res)]
 
     def forward(
         self,
@@ -107,5 +134,5 @@ class SuperResInpaintInput(WiderInput):
         **kwargs: Any,
     ) -> torch.Tensor:
         """As the UNet's own, with the inputs of both other kinds."""
-        extra = [*masked_image(x, inpaint_image, inpaint_mask), resized_low_res(x, low_res)]
+        extra = self.beside(x, inpaint_image, inpaint_mask, low_res)
         return super().forward(torch.cat([x, *extra], dim=1), timesteps, **kwargs)

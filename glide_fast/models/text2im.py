@@ -25,15 +25,19 @@ class Tokenizer(Protocol):
     def n_vocab(self) -> int: ...
 
 
-class TextEmbedding(TypedDict):
+class _TextEmbedding(TypedDict):
+    xf_proj: torch.Tensor
+    xf_out: torch.Tensor
+
+
+class TextEmbedding(_TextEmbedding, total=False):
     """A prompt as the UNet sees it; known before the sampling loop.
 
     ``xf_proj`` ``[N, 4 * model_channels]`` is added to the timestep embedding; ``xf_out`` ``[N, xf_width, text_ctx]`` gives
-    every attention layer its text keys and values.
+    every attention layer its text keys and values, which ``keys`` may hold already: for each, ``[N, 2 C, text_ctx]``.
     """
 
-    xf_proj: torch.Tensor
-    xf_out: torch.Tensor
+    keys: list[torch.Tensor]
 
 
 class Text2ImUNet(UNetModel):

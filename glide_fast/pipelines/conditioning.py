@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
+from glide_fast.runtime.model import Accelerated
 from glide_fast.text import get_encoder, tokenize
 
 
@@ -34,10 +35,7 @@ class PromptEncoder:
             parts.append(self._run(written))
         places = {prompt: place for place, prompt in enumerate(([""] if "" in prompts else []) + written)}
         index = torch.tensor([places[prompt] for prompt in prompts], device=parts[0]["xf_out"].device)
-        return TextEmbedding(
-            xf_proj=torch.cat([part["xf_proj"] for part in parts]).index_select(0, index),
-            xf_out=torch.cat([part["xf_out"] for part in parts]).index_select(0, index),
-        )
+        return _each(lambda *tensors: torch.cat(tensors).index_select(0, index), *parts)
 
     def empty(self) -> TextEmbedding:
         """The unconditional embedding, of one prompt; computed again only when a weight was replaced or written to."""
@@ -50,7 +48,10 @@ class PromptEncoder:
         device = next(self.model.parameters()).device
         tokens, mask = self.tokens(prompts)
         with torch.inference_mode():
-            return self.model.encode_text(tokens.to(device), mask.to(device))
+            text = self.model.encode_text(tokens.to(device), mask.to(device))
+            if isinstance(self.model, Accelerated):
+                text = text | {"keys": self.model.text_keys(text)}  # type: ignore[assignment]
+            return text
 
     def _weights_key(self) -> object:
         # Parameters made in inference mode count no versions; those cannot be trained either.
@@ -64,7 +65,15 @@ def doubled(conditional: TextEmbedding | None, unconditional: TextEmbedding | No
     """Both halves of a guided batch, the conditional one first."""
     if conditional is None or unconditional is None:
         return None
-    return TextEmbedding(
-        xf_proj=torch.cat([conditional["xf_proj"], unconditional["xf_proj"]]),
-        xf_out=torch.cat([conditional["xf_out"], unconditional["xf_out"]]),
+    return _each(lambda *halves: torch.cat(halves), conditional, unconditional)
+
+
+def _each(function: Callable[..., torch.Tensor], *texts: TextEmbedding) -> TextEmbedding:
+    """``function`` of the embeddings' tensors, one by one."""
+    result = TextEmbedding(
+        xf_proj=function(*(text["xf_proj"] for text in texts)),
+        xf_out=function(*(text["xf_out"] for text in texts)),
     )
+    if all("keys" in text for text in texts):
+        result["keys"] = [function(*blocks) for blocks in zip(*(text["keys"] for text in texts), strict=True)]
+    return result

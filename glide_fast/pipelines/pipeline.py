@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from glide_fast.checkpoints import save_pipeline_directory
+from glide_fast.diffusion.plan import Interval
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.pipelines import clip_component
 from glide_fast.pipelines.image_to_image import image_to_image
@@ -16,12 +17,14 @@ from glide_fast.pipelines.images import ImageInput
 from glide_fast.pipelines.inpaint import inpaint
 from glide_fast.pipelines.loading import BASE, CLIP, UPSAMPLER, load_parts
 from glide_fast.pipelines.output import PipelineOutput, StepCallback
-from glide_fast.pipelines.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.pipelines.plan import DEFAULTS, Clip
 from glide_fast.pipelines.seeds import Generator, Seed
 from glide_fast.pipelines.stage import Stage
 from glide_fast.pipelines.text_to_image import text_to_image
 from glide_fast.pipelines.upsample import upsample
+from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
+from glide_fast.runtime.precision import fastest_dtype
+from glide_fast.runtime.recording import CudaGraphs
 
 
 class GlidePipeline:
@@ -71,6 +74,7 @@ class GlidePipeline:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        accelerate: bool = True,
         cache_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> GlidePipeline:
@@ -81,8 +85,10 @@ class GlidePipeline:
                 pipeline of one stage; a model that ships (:func:`glide_fast.weights.available`); or
                 "official", "official-inpaint" or "official-clip" (with the noise-aware CLIP), which download the released models.
             device: None takes the GPU where there is one.
-            dtype: of the networks' torso, fp32, bf16 or fp16 (not on a CPU); None is fp16 on a GPU and fp32 elsewhere. The
-                diffusion state is fp32 whatever it is.
+            dtype: of the networks' torso, fp32, bf16 or fp16 (not on a CPU); None is what the device is fastest in: fp16 on a
+                GPU, bf16 on CPUs that multiply it, fp32 on others. The diffusion state is fp32 whatever it is.
+            accelerate: run on fused operations and captured loops (:mod:`glide_fast.runtime`). False keeps the plain models,
+                which can be trained and taken apart; None as ``dtype`` is then fp16 on a GPU and fp32 elsewhere.
             cache_dir: of downloads; default :func:`glide_fast.checkpoints.default_cache_dir`.
             progress: show download bars.
 
@@ -90,9 +96,41 @@ class GlidePipeline:
             InvalidInputError, CheckpointError, DownloadError.
         """
         place = resolve_device(device)
-        precision = resolve_dtype(dtype, place)
-        parts = load_parts(name, progress=progress, cache_dir=cache_dir)
-        return cls(*parts).to(place, precision)
+        fastest = dtype is None and accelerate
+        precision = fastest_dtype(place) if fastest else resolve_dtype(dtype, place)
+        pipeline = cls(*load_parts(name, progress=progress, cache_dir=cache_dir))
+        return pipeline.accelerate(place, precision) if accelerate else pipeline.to(place, precision)
+
+    def accelerate(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+    ) -> GlidePipeline:
+        """Put plain models on fused operations and captured loops, in place, for good; what is None stays as it is.
+
+        Returns the pipeline.
+        """
+        place = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
+        refuse_half_on_cpu(precision, place)
+        recorder = CudaGraphs(place) if place.type == "cuda" else None
+        for stage in self.stages:
+            stage.accelerate(place, precision)
+            stage.recorder = recorder
+        return self.to(place, precision)
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether every stage is."""
+        return all(stage.accelerated for stage in self.stages)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Those that there are, in the order they run."""
+        return [stage for stage in (self.base, self.upsampler) if stage is not None]
+
+    def release(self) -> None:
+        """Give the memory of captured loops and their buffers back; the next call makes them anew."""
+        for stage in self.stages:
+            stage.loops.release()
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a directory that :meth:`from_pretrained` reads, whole or not at all.
@@ -114,9 +152,8 @@ class GlidePipeline:
         place = self.device if device is None else resolve_device(device)
         precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
         refuse_half_on_cpu(precision, place)
-        for stage in (self.base, self.upsampler):
-            if stage is not None:
-                stage.to(place, precision)
+        for stage in self.stages:
+            stage.to(place, precision)
         if self.clip is not None:
             clip_component.move(self.clip, place)
         return self
@@ -169,6 +206,8 @@ class GlidePipeline:
         upsample_sampler: str | None = None,
         upsample_temp: float | None = None,
         upsample_strength: float | None = None,
+        guidance_interval: Interval | None = None,
+        cache_interval: int | None = None,
         clip: Clip | None = None,
         clip_guidance_scale: float | None = None,
         output_type: str = "pil",
@@ -194,6 +233,10 @@ class GlidePipeline:
             upsample_temp: factor on the upsampler's starting noise; usually 0.997.
             upsample_strength: share of the upsampler's steps to take, above 0 and up to 1 (GLIDE's way, from noise alone). Less
                 starts from the enlarged picture with that much noise: sooner done, and nearer to the base's colours.
+            guidance_interval: guide only in this part of the process, (low, high) with 0 at the clean end and 1 at pure noise;
+                the other steps run without the unconditional half, at half the cost. Usually everywhere.
+            cache_interval: compute every n-th step in full and the outer layers alone in between (both stages); usually 1, all
+                in full. Needs an accelerated pipeline.
             clip: a noise-aware CLIP that guides the base model; default the pipeline's own.
             clip_guidance_scale: its strength; 0 (and None without ``clip``) is off. Combines with ``guidance_scale``; the
                 released example uses 3 with a ``guidance_scale`` of 1.
@@ -222,6 +265,8 @@ class GlidePipeline:
             upsample_sampler=upsample_sampler,
             upsample_temp=upsample_temp,
             upsample_strength=upsample_strength,
+            guidance_interval=guidance_interval,
+            cache_interval=cache_interval,
             clip=clip,
             clip_guidance_scale=clip_guidance_scale,
             output_type=output_type,

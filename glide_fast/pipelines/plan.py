@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from glide_fast.diffusion.plan import Interval, check_interval
 from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import invalid
 from glide_fast.pipelines.checks import (
@@ -17,8 +18,8 @@ from glide_fast.pipelines.checks import (
 )
 from glide_fast.pipelines.images import OUTPUT_TYPES
 from glide_fast.pipelines.output import StepCallback
-from glide_fast.pipelines.placement import refuse_half_on_cpu
 from glide_fast.pipelines.seeds import Generator, Seed, resolve_seeds
+from glide_fast.runtime.placement import refuse_half_on_cpu
 from glide_fast.text import validate_prompts
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ DEFAULTS: Mapping[str, Any] = {
     "upsample_sampler": "ddim",
     "upsample_temp": 0.997,
     "upsample_strength": 1.0,
+    "guidance_interval": None,
+    "cache_interval": 1,
 }
 """What a pipeline's settings may override: GLIDE's usual values (Nichol et al. 2021, and its released notebooks)."""
 
@@ -60,6 +63,8 @@ class Plan:
     upsample_sampler: str
     upsample_temp: float
     upsample_strength: float
+    guidance_interval: Interval | None
+    cache_interval: int
     clip: Clip | None
     clip_guidance_scale: float
     output_type: str
@@ -83,6 +88,8 @@ def make_plan(
     upsample_sampler: str | None = None,
     upsample_temp: float | None = None,
     upsample_strength: float | None = None,
+    guidance_interval: Interval | None = None,
+    cache_interval: int | None = None,
     clip: Clip | None = None,
     clip_guidance_scale: float | None = None,
     output_type: str = "pil",
@@ -127,6 +134,13 @@ def make_plan(
     if callback_on_step_end is not None and not callable(callback_on_step_end):
         raise invalid("callback_on_step_end", callback_on_step_end, "a function of one StepEnd, or None")
     clip, clip_scale = _clip_guidance(pipeline, clip, clip_guidance_scale)
+    interval = setting("guidance_interval", guidance_interval)
+    check_interval(interval)
+    cached = require_integer("cache_interval", setting("cache_interval", cache_interval), 1)
+    if cached > 1 and not pipeline.accelerated:
+        raise invalid(
+            "cache_interval", cached, "1 with a plain model; an accelerated pipeline caches features"
+        )
     return Plan(
         prompts=spread(prompts),
         negative_prompts=spread(negatives),
@@ -142,6 +156,8 @@ def make_plan(
         upsample_strength=require_strength(
             "upsample_strength", setting("upsample_strength", upsample_strength)
         ),
+        guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        cache_interval=cached,
         clip=clip,
         clip_guidance_scale=clip_scale,
         output_type=require_choice("output_type", output_type, OUTPUT_TYPES),

@@ -16,6 +16,10 @@ from glide_fast.models.config import Options, complete
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.pipelines.conditioning import PromptEncoder
+from glide_fast.runtime.accelerate import accelerate
+from glide_fast.runtime.loops import LoopCache
+from glide_fast.runtime.model import Accelerated
+from glide_fast.runtime.recording import Recorder
 
 KIND = "unet"
 """What a stage is called in a pipeline directory."""
@@ -56,6 +60,9 @@ class Stage:
         self.model = model.eval()
         self.options: Options = complete(options)
         self.prompts = PromptEncoder(model)
+        self.loops = LoopCache()
+        self.recorder: Recorder | None = None
+        """What captures the loops; the stages of a pipeline share one."""
         self._processes: dict[str, SpacedDiffusion] = {}
 
     @classmethod
@@ -113,10 +120,37 @@ class Stage:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether the model runs on the fused operations of :mod:`glide_fast.runtime`."""
+        return isinstance(self.model, Accelerated)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the model, and convert its torso."""
-        self.model.to(device)
-        self.model.convert_to(dtype)
+        if not isinstance(self.model, Accelerated):
+            self.model.to(device)
+            self.model.convert_to(dtype)
+        elif (self.device, self.model.dtype) != (device, dtype):
+            self._accelerate(self.model.plain(), device, dtype)
+
+    def accelerate(self, device: torch.device, dtype: torch.dtype | None) -> None:
+        """Put the model on the fast runtime, with its weights taken over; see :func:`glide_fast.runtime.accelerate`."""
+        if not isinstance(self.model, Accelerated):
+            self._accelerate(self.model, device, dtype)
+
+    def _accelerate(self, plain: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+        self.loops.release()
+        model = accelerate(
+            plain,
+            dtype=dtype,
+            device=device,
+            batch=1 if self.upsamples else 2,
+            image_size=self.image_size,
+            take=True,
+        )
+        assert isinstance(model, Text2ImUNet)
+        self.model = model
+        self.prompts = PromptEncoder(model)
 
     def process(self, respacing: str) -> SpacedDiffusion:
         """The diffusion process on the steps that ``respacing`` keeps, made once."""

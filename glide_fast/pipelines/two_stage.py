@@ -8,9 +8,9 @@ import torch
 from tqdm.auto import tqdm
 
 from glide_fast.diffusion.noise import BASE_STREAMS, UPSAMPLER_STREAMS
-from glide_fast.diffusion.sampling import SamplingLoop
 from glide_fast.pipelines.conditioning import doubled
 from glide_fast.pipelines.images import quantise, resize_images, resize_masks, write_images
+from glide_fast.pipelines.looping import sample
 from glide_fast.pipelines.output import PipelineOutput, StepEnd
 from glide_fast.pipelines.plan import Plan
 from glide_fast.pipelines.stage import Stage
@@ -59,7 +59,7 @@ def run_base(
     options: dict[str, Any] = {}
     if image is not None:
         options = started_from(image.to(stage.device), strength, process.num_timesteps)
-    sample = _run(
+    images = _run(
         stage,
         plan,
         "base",
@@ -69,10 +69,12 @@ def run_base(
         rule=plan.sampler,
         streams=BASE_STREAMS,
         guidance_scale=guidance_scale,
+        guidance_interval=plan.guidance_interval,
+        cache_interval=plan.cache_interval,
         score=score,
         **options,
     )
-    return quantise(sample)
+    return quantise(images)
 
 
 def run_upsampler(
@@ -100,6 +102,7 @@ def run_upsampler(
         rule=plan.upsample_sampler,
         streams=UPSAMPLER_STREAMS,
         noise_scale=plan.upsample_temp,
+        cache_interval=plan.cache_interval,
         **options,
     )
 
@@ -114,7 +117,6 @@ def _run(
     **options: Any,
 ) -> torch.Tensor:
     """Sample ``stage`` with what its network is told besides state and timestep; ``[N, 3, size, size]`` in [-1, 1]."""
-    model = stage.model.eval()
     device = stage.device
     if known is not None:
         images, masks = known.at(stage)
@@ -126,25 +128,24 @@ def _run(
                 "inpaint_mask": masks.repeat(copies, 1, 1, 1),
             }
 
-    def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        return model(x, timesteps, **conditioning)
-
     seeds = torch.tensor(plan.seeds, dtype=torch.int64, device=device)
-    shape = (3, stage.image_size, stage.image_size)
-    loop = SamplingLoop(denoise, process, seeds, shape, **options)
-    with tqdm(total=loop.total, desc=name, unit="step", disable=not plan.progress) as bar:
+    total = options["first"] + 1 if "first" in options else process.num_timesteps
+    with tqdm(total=total, desc=name, unit="step", disable=not plan.progress) as bar:
 
         def on_step(index: int, total: int, x0: torch.Tensor) -> None:
             bar.update()
             if plan.callback is not None:
                 plan.callback(StepEnd(name, index, total, x0))
 
-        sample = loop.run(on_step).clamp(-1, 1)
+        watched = plan.progress or plan.callback is not None
+        images_made = sample(
+            stage, process, seeds, conditioning, on_step if watched else None, **options
+        ).clamp(-1, 1)
     if (
         known is not None
     ):  # rules that extrapolate at their last step do not end on the known region by themselves
-        sample = torch.where(masks.bool(), images, sample)
-    return sample
+        images_made = torch.where(masks.bool(), images, images_made)
+    return images_made
 
 
 def finish(plan: Plan, low_res: torch.Tensor, images: torch.Tensor | None) -> PipelineOutput:

@@ -18,7 +18,7 @@ from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.errors import invalid
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.layers import CompactEmbedding
-from glide_fast.pipelines.placement import resolve_device
+from glide_fast.runtime.placement import resolve_device
 from glide_fast.train.average import WeightAverage
 from glide_fast.train.batches import Batch, Batches, caption_tokens, used_tokens
 from glide_fast.train.config import TrainConfig

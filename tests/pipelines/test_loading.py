@@ -24,20 +24,20 @@ def make(pipe: GlidePipeline, **options: Any) -> torch.Tensor:
 def test_round_trip(pipe: GlidePipeline, tmp_path: Path) -> None:
     pipe.settings |= {"sampler": "plms", "guidance_scale": 2.0, "trained_on": "shapes"}
     pipe.save_pretrained(tmp_path / "saved")
-    again = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    again = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", accelerate=False)
     assert again.settings | pipe.settings == again.settings
     assert again.settings["upsample_temp"] == 0.997
     assert again.clip is None
     assert torch.equal(make(again), make(pipe))
     assert not torch.equal(make(again), make(pipe, sampler="ddpm"))
     again.save_pretrained(tmp_path / "saved")
-    assert torch.equal(make(GlidePipeline.from_pretrained(str(tmp_path / "saved"), device="cpu")), make(pipe))
+    assert torch.equal(make(GlidePipeline.from_pretrained(str(tmp_path / "saved"), device="cpu", accelerate=False)), make(pipe))
 
 
 def test_one_stage_and_a_clip(base: Stage, clip: CLIPModel, settings: dict[str, Any], tmp_path: Path) -> None:
     pipe = GlidePipeline(base, clip=clip, settings=settings)
     pipe.save_pretrained(tmp_path / "saved")
-    again = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    again = GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", accelerate=False)
     assert again.upsampler is None
     options = {"clip_guidance_scale": 5.0}
     assert torch.equal(make(again, **options), make(pipe, **options))
@@ -79,26 +79,26 @@ def test_one_unet_is_a_pipeline_of_one_stage(pipe: GlidePipeline, tmp_path: Path
     assert pipe.base is not None
     assert pipe.upsampler is not None
     save_directory(tmp_path / "base", *pipe.base.component())
-    base = GlidePipeline.from_pretrained(tmp_path / "base", device="cpu")
+    base = GlidePipeline.from_pretrained(tmp_path / "base", device="cpu", accelerate=False)
     assert base.upsampler is None
     assert torch.equal(
         make(base, num_inference_steps=4), make(GlidePipeline(pipe.base, settings=pipe.settings))
     )
 
     save_directory(tmp_path / "upsampler", *pipe.upsampler.component())
-    upsampler = GlidePipeline.from_pretrained(tmp_path / "upsampler", device="cpu")
+    upsampler = GlidePipeline.from_pretrained(tmp_path / "upsampler", device="cpu", accelerate=False)
     assert upsampler.base is None
     assert repr(upsampler) == "GlidePipeline(upsampler=32 px, cpu, torch.float32)"
 
     save_directory(tmp_path / "clip", "clip_text", {}, {"w": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="of kind 'clip_text', where a 'unet' is needed"):
-        GlidePipeline.from_pretrained(tmp_path / "clip", device="cpu")
+        GlidePipeline.from_pretrained(tmp_path / "clip", device="cpu", accelerate=False)
 
 
 def test_a_save_killed_between_its_renames_loses_nothing(base_only: GlidePipeline, tmp_path: Path) -> None:
     base_only.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved").rename(tmp_path / ".saved.previous")
-    assert torch.equal(make(GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu")), make(base_only))
+    assert torch.equal(make(GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", accelerate=False)), make(base_only))
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "", "a/b/c", None, 7])
@@ -107,30 +107,30 @@ def test_unknown_names_list_what_there_is(name: Any) -> None:
         InvalidInputError,
         match=r"name: got .*'official', 'official-inpaint', 'official-clip'.*save_pretrained",
     ):
-        GlidePipeline.from_pretrained(name, device="cpu")
+        GlidePipeline.from_pretrained(name, device="cpu", accelerate=False)
 
 
 def test_foreign_and_incomplete_directories(pipe: GlidePipeline, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        GlidePipeline.from_pretrained(tmp_path, device="cpu")
+        GlidePipeline.from_pretrained(tmp_path, device="cpu", accelerate=False)
 
     pipe.save_pretrained(tmp_path / "cut")
     (tmp_path / "cut" / "base" / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="base"):
-        GlidePipeline.from_pretrained(tmp_path / "cut", device="cpu")
+        GlidePipeline.from_pretrained(tmp_path / "cut", device="cpu", accelerate=False)
 
     assert pipe.base is not None
     kind, options, state = pipe.base.component()
     save_pipeline_directory(tmp_path / "kind", {}, {"base": ("clip_text", options, state)})
     with pytest.raises(CheckpointError, match="'clip_text'"):
-        GlidePipeline.from_pretrained(tmp_path / "kind", device="cpu")
+        GlidePipeline.from_pretrained(tmp_path / "kind", device="cpu", accelerate=False)
     save_pipeline_directory(tmp_path / "names", {}, {"prior": (kind, options, state)})
     with pytest.raises(CheckpointError, match="prior"):
-        GlidePipeline.from_pretrained(tmp_path / "names", device="cpu")
+        GlidePipeline.from_pretrained(tmp_path / "names", device="cpu", accelerate=False)
     state.pop("out.2.weight")
     save_pipeline_directory(tmp_path / "keys", {}, {"base": (kind, options, state)})
     with pytest.raises(CheckpointError, match=r"out\.2\.weight"):
-        GlidePipeline.from_pretrained(tmp_path / "keys", device="cpu")
+        GlidePipeline.from_pretrained(tmp_path / "keys", device="cpu", accelerate=False)
 
 
 def test_shipped_models(base_only: GlidePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,9 +145,9 @@ def test_shipped_models(base_only: GlidePipeline, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert weights.available() == ["toy"]
     assert weights.path("toy") == room / "toy"
-    assert torch.equal(make(GlidePipeline.from_pretrained("toy", device="cpu")), make(base_only))
+    assert torch.equal(make(GlidePipeline.from_pretrained("toy", device="cpu", accelerate=False)), make(base_only))
     with pytest.raises(CheckpointError):
-        GlidePipeline.from_pretrained("./toy", device="cpu")
+        GlidePipeline.from_pretrained("./toy", device="cpu", accelerate=False)
     with pytest.raises(InvalidInputError, match="name: got 'other'; accepted: one of 'toy'"):
         weights.path("other")
 
@@ -180,19 +180,19 @@ def test_released_models(
     )
 
     options = {"num_inference_steps": 3, "upsample_steps": 2}
-    official = GlidePipeline.from_pretrained("official", device="cpu")
+    official = GlidePipeline.from_pretrained("official", device="cpu", accelerate=False)
     assert asked == ["base", "upsample"]
     assert torch.equal(make(official, **options), make(GlidePipeline(base, upsampler), **options))
 
     asked.clear()
-    inpainting = GlidePipeline.from_pretrained("official-inpaint", device="cpu")
+    inpainting = GlidePipeline.from_pretrained("official-inpaint", device="cpu", accelerate=False)
     assert asked == ["base-inpaint", "upsample-inpaint"]
     assert inpainting.settings == {"guidance_scale": 5.0, "upsample_sampler": "ddpm"}
     assert inpainting.base is not None
     assert inpainting.base.inpaints
 
     asked.clear()
-    guided = GlidePipeline.from_pretrained("official-clip", device="cpu")
+    guided = GlidePipeline.from_pretrained("official-clip", device="cpu", accelerate=False)
     assert sorted(asked) == ["base", "clip/image-enc", "clip/text-enc", "upsample"]
     want = GlidePipeline(base, upsampler, clip)
     assert torch.equal(

@@ -1,0 +1,136 @@
+"""An accelerated model bound to one loop: every table, key and value that the loop will need, in buffers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from glide_fast.errors import invalid
+from glide_fast.models.conditioning import WiderInput
+from glide_fast.models.text2im import TextEmbedding
+from glide_fast.runtime.torso import Deep, Given
+
+if TYPE_CHECKING:
+    from glide_fast.runtime.model import Accelerated
+
+TABLE_BYTES = 1 << 28
+"""Above this size the residual blocks' scales and shifts are computed at each step instead of tabulated for all."""
+
+
+class Bound:
+    """See :meth:`glide_fast.runtime.model.Accelerated.bind`; a denoiser for :class:`~glide_fast.diffusion.sampling.SamplingLoop`.
+
+    Its buffers keep their places in memory: :meth:`renew` writes new prompts, pictures or what new weights make of them there.
+    """
+
+    def __init__(
+        self,
+        model: Accelerated,
+        timesteps: Sequence[int],
+        batch: int,
+        shape: tuple[int, int, int],
+        *,
+        text: TextEmbedding | None = None,
+        **pictures: torch.Tensor,
+    ) -> None:
+        self.model, self.batch, self.shape = model, batch, shape
+        device = next(model.parameters()).device
+        self._timesteps = torch.as_tensor(timesteps, device=device)
+        films = model._films
+        self._tabulated = (
+            len(self._timesteps) * batch * films.width * films.bias.element_size() <= TABLE_BYTES
+        )
+        self._film = torch.empty(batch, films.width, dtype=films.bias.dtype, device=device)
+        self._table: torch.Tensor | None = None
+        self._emb: torch.Tensor | None = None
+        self._text: list[torch.Tensor | None] = []
+        self._share: torch.Tensor | None = None
+        self._given: dict[int, Given] = {}
+        self.deep: Deep | None = None
+        self.renew(text=text, **pictures)
+
+    def renew(self, *, text: TextEmbedding | None = None, **pictures: torch.Tensor) -> None:
+        """Compute everything again for these prompts and pictures (of the same shapes) and the weights as they are now.
+
+        Raises:
+            InvalidInputError: for another batch, or a picture the model does not read.
+        """
+        with torch.no_grad():
+            self._renew(text, pictures)
+
+    def _renew(self, text: TextEmbedding | None, pictures: dict[str, torch.Tensor]) -> None:
+        model, steps = self.model, len(self._timesteps)
+        names = model.picture_names if isinstance(model, WiderInput) else ()
+        unknown = sorted(set(pictures) - set(names))
+        if unknown:
+            raise invalid("pictures", unknown, f"only {', '.join(names) or 'none'}")
+        proj = None if text is None else text["xf_proj"]
+        if proj is not None and len(proj) != self.batch:
+            raise invalid("text", f"{len(proj)} prompts", f"{self.batch}")
+        # [steps, batch]: every prompt at every step.
+        times = self._timesteps.repeat_interleave(self.batch)
+        emb = model.embedding(times, None if proj is None else proj.repeat(steps, 1))
+        model._films.refresh()
+        if self._tabulated:
+            self._table = _put(self._table, model._films.rows(emb).view(steps, -1))
+        else:
+            self._emb = _put(self._emb, emb.view(steps, -1))
+        keys = model.text_keys(text)
+        if self._text:
+            for mine, new in zip(self._text, keys, strict=True):
+                if mine is not None and new is not None:
+                    mine.copy_(new)
+        else:
+            self._text = [None if key is None else key.clone() for key in keys]
+        if names:
+            x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
+            share = model.share(x, [pictures.get(name) for name in names])
+            assert share is not None
+            self._share = _put(self._share, share)
+
+    def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        """Memory for the network's input, as it reads it fastest: ``[count, C, H, W]``."""
+        return torch.empty(
+            count, *shape, dtype=self.model.dtype, device=self._film.device, memory_format=torch.channels_last
+        )
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        timesteps: torch.Tensor,
+        rows: torch.Tensor,
+        *,
+        shallow: bool = False,
+    ) -> torch.Tensor:
+        """Predict for ``inputs`` of :meth:`empty_inputs`; ``rows`` ``[batch]`` int64 are places in the list of timesteps.
+
+        Fewer inputs than ``batch`` are the first ones. With ``shallow``, the deep levels' result of the last full step is used
+        again, which needs :meth:`remember_deep`.
+        """
+        if self._table is not None:
+            torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
+        elif self._emb is not None:
+            emb = self._emb.index_select(0, rows[:1]).view(self.batch, -1)
+            self._film.copy_(self.model._films.rows(emb))
+        return self.model._torso(inputs, self._told(len(inputs)), self.deep, shallow)
+
+    def remember_deep(self) -> None:
+        """Keep what the deep levels of each full step gave, for shallow steps."""
+        if self.deep is None:
+            self.deep = Deep(1 + self.model.num_res_blocks)
+
+    def _told(self, count: int) -> Given:
+        if count not in self._given:
+            self._given[count] = Given(
+                self.model._films.split(self._film[:count]),
+                [None if keys is None else keys[:count] for keys in self._text],
+                None if self._share is None else self._share[:count],
+            )
+        return self._given[count]
+
+
+def _put(buffer: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:
+    """``value`` in ``buffer``'s place, or as the buffer."""
+    return value.clone(memory_format=torch.preserve_format) if buffer is None else buffer.copy_(value)

@@ -1,0 +1,137 @@
+"""A sampling loop that is captured once and replayed for every picture after it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+
+from glide_fast.diffusion.plan import StepKind
+from glide_fast.diffusion.sampling import Callback, SamplingLoop
+from glide_fast.runtime.bound import Bound
+from glide_fast.runtime.recording import Recorder, Recording
+
+
+class EagerLoopWarning(UserWarning):
+    """A loop could not be captured and runs launch by launch."""
+
+
+WARM_UP = 2
+"""Steps of each kind that run before it is captured, so that libraries have chosen their algorithms and memory."""
+
+
+class CapturedLoop:
+    """A :class:`~glide_fast.diffusion.sampling.SamplingLoop`, with its steps recorded.
+
+    A step reads all it needs from buffers that stay in place, its own number included, so one recording serves every step of its
+    kind, and every later run with other prompts, seeds, scales or weights written into the buffers.
+
+    Args:
+        loop: what to run; its denoiser keeps its buffers in place (:class:`~glide_fast.runtime.bound.Bound`).
+        recorder: None runs the same loop launch by launch.
+        addresses: gives the places of all weights. Where they have changed since the recording, it is made anew: a replay would
+            read the old ones.
+        whole_loop: also record all steps as one, for runs that nobody watches. Saves the gaps between replays, and takes about as
+            long as a run to record.
+    """
+
+    def __init__(
+        self,
+        loop: SamplingLoop,
+        recorder: Recorder | None,
+        addresses: Callable[[], Hashable] = lambda: None,
+        *,
+        whole_loop: bool = False,
+    ) -> None:
+        self.loop = loop
+        self._recorder, self._addresses, self._whole_loop = recorder, addresses, whole_loop
+        self._steps: dict[StepKind, Recording] = {}
+        self._whole: Recording | None = None
+        self._recorded_at: Hashable = None
+        self.why_eager: str | None = None
+        """Why steps are not replayed; None where they are or will be."""
+        if recorder is None:
+            self.why_eager = "there is no CUDA device to capture on"
+        elif loop.score is not None:
+            self.why_eager = "a score function (CLIP guidance) may do anything, also wait for the device"
+            self._warn()
+
+    @property
+    def captured(self) -> bool:
+        """Whether a recording exists."""
+        return bool(self._steps) or self._whole is not None
+
+    def renew(self, told: Mapping[str, Any], seeds: torch.Tensor, values: Mapping[str, Any]) -> None:
+        """Write another run's values into the buffers, and what the weights as they are now make of them.
+
+        Args:
+            told: arguments of :meth:`glide_fast.runtime.bound.Bound.renew`.
+            seeds, values: of :meth:`~glide_fast.diffusion.sampling.SamplingLoop.renew`.
+        """
+        denoiser = self.loop.denoiser
+        if isinstance(denoiser, Bound):
+            denoiser.renew(**told)
+        self.loop.renew(seeds, **values)
+
+    def run(self, callback: Callback | None = None) -> torch.Tensor:
+        """As :meth:`SamplingLoop.run`; ``callback`` is called between replays."""
+        loop = self.loop
+        if self._recorder is None or self.why_eager is not None:
+            return loop.run(callback)
+        with torch.inference_mode():
+            if self.captured and self._addresses() != self._recorded_at:
+                self.release()
+            whole = self._whole_loop and callback is None
+            try:
+                self._record(whole)
+            except RuntimeError as error:
+                self.release()
+                self.why_eager = f"capturing failed: {error}"
+                self._warn()
+        if self.why_eager is not None:
+            return loop.run(callback)
+        with torch.inference_mode():
+            loop.reset()
+            if whole and self._whole is not None:
+                self._whole.replay()
+            else:
+                for index, kind in enumerate(loop.kinds):
+                    self._steps[kind].replay()
+                    if callback is not None:
+                        callback(index, loop.total, loop.x0.clone())
+        return loop.x.clone()
+
+    def _record(self, whole: bool) -> None:
+        """Record what a run needs and is not recorded yet."""
+        assert self._recorder is not None
+        loop = self.loop
+        if whole:
+            if self._whole is None:
+                self._warm_up()
+                self._whole = self._recorder.record(lambda: [loop.advance(kind) for kind in loop.kinds])
+        elif not self._steps:
+            self._warm_up()
+            for kind in dict.fromkeys(loop.kinds):
+                self._steps[kind] = self._recorder.record(lambda kind=kind: loop.advance(kind))  # type: ignore[misc]
+        self._recorded_at = self._addresses()
+
+    def _warm_up(self) -> None:
+        # In the order taken: a shallow step needs a full one before it.
+        for kind in dict.fromkeys(self.loop.kinds):
+            for _ in range(WARM_UP):
+                self.loop.reset()
+                self.loop.advance(kind)
+
+    def _warn(self) -> None:
+        warnings.warn(
+            f"the sampling loop runs launch by launch: {self.why_eager}", EagerLoopWarning, stacklevel=3
+        )
+
+    def release(self) -> None:
+        """Give the recordings' memory back; the next run makes them anew."""
+        for recording in (*self._steps.values(), *([self._whole] if self._whole else [])):
+            recording.release()
+        self._steps.clear()
+        self._whole = None

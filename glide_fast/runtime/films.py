@@ -1,0 +1,62 @@
+"""Scale and shift of every residual block in one matrix product, for one step or for all steps of a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from glide_fast.models.unet import ResBlock
+
+
+class Films:
+    """The ``emb_layers`` of all residual blocks, joined.
+
+    Their weights become views of one matrix and their biases of one vector, so that the product sees every later edit and
+    ``load_state_dict`` at once, and nothing is held twice.
+
+    Args:
+        blocks: in the order of the torso.
+    """
+
+    def __init__(self, blocks: Sequence[ResBlock]) -> None:
+        self._layers: list[nn.Linear] = [block.emb_layers[1] for block in blocks]  # type: ignore[misc]
+        self._widths = [layer.out_features for layer in self._layers]
+        self._join()
+
+    def _join(self) -> None:
+        with torch.no_grad():
+            self.weight = torch.cat([layer.weight.detach() for layer in self._layers])
+            self.bias = torch.cat([layer.bias.detach() for layer in self._layers])
+            parts = zip(
+                self._layers, self.weight.split(self._widths), self.bias.split(self._widths), strict=True
+            )
+            for layer, weight, bias in parts:
+                layer.weight.data, layer.bias.data = weight, bias
+
+    @property
+    def width(self) -> int:
+        """Columns of a row: the widths of all blocks' layers."""
+        return len(self.bias)
+
+    def refresh(self) -> bool:
+        """Join again if a parameter was replaced (rather than written to); whether that was so."""
+        whole = all(
+            layer.weight.data_ptr() == weight.data_ptr() and layer.bias.data_ptr() == bias.data_ptr()
+            for layer, weight, bias in zip(
+                self._layers, self.weight.split(self._widths), self.bias.split(self._widths), strict=True
+            )
+        )
+        if not whole:
+            self._join()
+        return not whole
+
+    def rows(self, emb: torch.Tensor) -> torch.Tensor:
+        """``[R, E]`` embeddings to ``[R, width]``."""
+        return F.linear(F.silu(emb), self.weight, self.bias)
+
+    def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``[N, width]`` to each block's columns; views."""
+        return rows.split(self._widths, dim=1)

@@ -1,0 +1,147 @@
+"""A model's weights as the fused operations read them: type, memory layout, packing. The only place that decides these."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from glide_fast.models.conditioning import WiderInput
+from glide_fast.models.precision import CONVOLUTIONS
+from glide_fast.models.text2im import Text2ImUNet
+from glide_fast.models.unet import Downsample, ResBlock, UNetModel, Upsample
+from glide_fast.ops.packed_weight import PackedWeight, why_not
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def structure_of(model: M) -> M:
+    """A copy of the module tree over the same parameters and buffers: new Parameter objects, the same memory."""
+    shared = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    for module in twin.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return twin
+
+
+def free(parameter: torch.Tensor) -> None:
+    """Give a parameter's memory back; it has no elements afterwards."""
+    parameter.data = parameter.new_empty(0)
+
+
+def lay_out(
+    model: UNetModel,
+    source: UNetModel,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch: int,
+    image_size: int,
+    take: bool,
+) -> None:
+    """Give ``model``, a :func:`structure_of` ``source``, weights of its own on ``device``.
+
+    The torso's convolutions, the text transformer's matrices, its projection and the token embedding are of ``dtype``, all else
+    keeps its type (as :mod:`glide_fast.models.precision` has it). Convolutions are channels-last on a GPU, and in oneDNN's
+    layout for ``batch`` pictures of ``image_size`` pixels on a CPU, where they are read whole.
+
+    With ``take`` the source's parameters are freed one by one, so that little is ever held twice.
+    """
+    converted = {id(layer) for layer in torso_convolutions(model)}
+    sizes = dict(packed_convolutions(model, image_size))
+    text: set[int] = set()
+    if isinstance(model, Text2ImUNet) and model.xf_width:
+        heads = [model.transformer_proj, model.token_embedding, *([model.unemb] if model.xf_ar else [])]
+        text = {id(m) for room in (model.transformer, *heads) for m in room.modules() if not _is_norm(m)}
+    originals = dict(source.named_modules())
+    done: dict[int, nn.Parameter] = {}  # tied parameters stay tied
+    for path, module in model.named_modules():
+        new_type = dtype if id(module) in converted or id(module) in text else None
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            original = originals[path]._parameters[name]
+            assert original is not None
+            if id(original) in done:
+                module._parameters[name] = done[id(original)]
+                continue
+            value = parameter.detach().to(device=device, dtype=new_type or parameter.dtype)
+            if name == "weight" and module in sizes and why_not(value.dtype, device) is None:
+                size, stride = sizes[module]
+                channels = module.weight.shape[1]
+                value = PackedWeight.pack(
+                    value, input_shape=(batch, channels, size, size), stride=stride, padding=None
+                )
+            else:
+                if value.dim() == 4:
+                    value = value.contiguous(memory_format=torch.channels_last)
+                if not take and value.data_ptr() == original.data_ptr():
+                    value = value.clone(memory_format=torch.preserve_format)
+            done[id(original)] = nn.Parameter(value, requires_grad=False)
+            module._parameters[name] = done[id(original)]
+            del value, parameter
+            if take:
+                free(original)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = (
+                    buffer.detach().to(device) if take else buffer.detach().clone().to(device)
+                )
+    model.dtype = dtype
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
+
+
+def torso_convolutions(model: UNetModel) -> Iterator[nn.Module]:
+    """Convolutions whose type is the torso's."""
+    for room in (model.input_blocks, model.middle_block, model.output_blocks):
+        yield from (layer for layer in room.modules() if isinstance(layer, CONVOLUTIONS))
+
+
+def packed_convolutions(model: Any, image_size: int) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
+    """Convolutions that the torso always reads whole, each with the side of its input and its stride.
+
+    Not among them: the text's projections (run once a prompt), the first convolution of models that read pictures beside x, and
+    the shortcuts that read the stream and a skip apart.
+    """
+    size = image_size
+
+    def of(block: Any) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
+        nonlocal size
+        reads_skip = any(block is other for other in model.output_blocks)
+        for layer in block.children():
+            if isinstance(layer, (Upsample, Downsample)):
+                if isinstance(layer, Upsample):
+                    size *= 2
+                for convolution in layer.children():
+                    if isinstance(convolution, CONVOLUTIONS):
+                        yield convolution, (size, 2 if isinstance(layer, Downsample) else 1)
+                if isinstance(layer, Downsample):
+                    size //= 2
+                continue
+            if isinstance(layer, ResBlock):
+                if layer.updown:
+                    size = size * 2 if isinstance(layer.h_upd, Upsample) else size // 2
+                yield layer.in_layers[2], (size, 1)
+                yield layer.out_layers[3], (size, 1)
+                if not isinstance(layer.skip_connection, nn.Identity) and not reads_skip:
+                    yield layer.skip_connection, (size, 1)
+                reads_skip = False
+                continue
+            for name, projection in layer.named_children():
+                if name in ("qkv", "proj_out"):
+                    yield projection, (size, 1)
+
+    first, *rest = model.input_blocks
+    if not isinstance(model, WiderInput):
+        yield first[0], (size, 1)
+    for block in (*rest, model.middle_block, *model.output_blocks):
+        yield from of(block)
+    yield model.out[2], (size, 1)

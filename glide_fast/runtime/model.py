@@ -1,0 +1,231 @@
+"""The model that :func:`glide_fast.runtime.accelerate` returns: the class it was made from, with another engine."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.models.conditioning import WiderInput
+from glide_fast.models.layers import timestep_embedding
+from glide_fast.models.text2im import TextEmbedding
+from glide_fast.models.unet import UNetModel
+from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
+from glide_fast.runtime.derived import written
+from glide_fast.runtime.films import Films
+from glide_fast.runtime.remembered import Remembered
+from glide_fast.runtime.torso import Given, Torso
+
+if TYPE_CHECKING:
+    from glide_fast.runtime.bound import Bound
+
+NO_GRADIENTS = (
+    "x: gradients are wanted, and an accelerated model computes none; accepted: a call under torch.no_grad(), "
+    "or the model before accelerate()"
+)
+
+ENGINE_STATE = ("_torso", "_films", "_remembered_text", "_remembered_keys", "_remembered_shares")
+"""Attributes of an accelerated model that a plain one has not."""
+
+
+if TYPE_CHECKING:
+    from glide_fast.models.text2im import Text2ImUNet
+
+    _Model = Text2ImUNet  # or one without text, of which less is asked
+else:
+    _Model = UNetModel
+
+
+class Accelerated(_Model):
+    """Mixed into a UNet class in front of it; see :func:`glide_fast.runtime.accelerate`."""
+
+    def start(self, *, defer: bool, batch: int, image_size: int) -> None:
+        """Set the engine up over weights that :mod:`glide_fast.runtime.layout` has laid out."""
+        self._defer, self._batch, self._image_size = defer, batch, image_size
+        self._torso = Torso(self, defer)
+        self._films = Films(self._torso.residuals)
+        self._remembered_text: Remembered[Any] = Remembered()
+        self._remembered_keys: Remembered[list[torch.Tensor]] = Remembered()
+        self._remembered_shares: Remembered[torch.Tensor] = Remembered()
+        dense_state_dict_hook(self)
+
+    @property
+    def accelerated_for(self) -> tuple[int, int]:
+        """Batch and image size that the weights are packed for; others work as well."""
+        return self._batch, self._image_size
+
+    def addresses(self) -> Hashable:
+        """Where every weight is; a recording of kernels holds good as long as this stays the same."""
+        return tuple(
+            id(tensor) if isinstance(tensor, PackedWeight) else tensor.data_ptr()
+            for tensor in (*self.parameters(), *self.buffers())
+        )
+
+    def refresh(self) -> None:
+        """Forget all that was remembered of prompts and pictures.
+
+        Weights written to in place, loaded or replaced are noticed without it; writes through ``.data`` to the text
+        transformer or the attention layers' ``encoder_kv`` are not.
+        """
+        for memory in (self._remembered_text, self._remembered_keys, self._remembered_shares):
+            memory.clear()
+        self._films.refresh()
+
+    # The conditioning, made once for each prompt and picture.
+
+    def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
+        """As the plain model's; the same tensors give the same result without any work."""
+        embedding: TextEmbedding = self._remembered_text.get(
+            (tokens, mask), lambda: super(Accelerated, self).encode_text(tokens, mask), self._text_stamp()
+        )
+        return embedding
+
+    def _text_stamp(self) -> Hashable:
+        rooms = (self.transformer, self.transformer_proj, self.token_embedding, self.final_ln)
+        free = [self.positional_embedding, *([self.padding_embedding] if self.xf_padding else [])]
+        layers = [p for room in rooms if room is not None for p in room.parameters()]
+        return tuple(written(parameter) for parameter in (*layers, *free))
+
+    def text_keys(self, text: TextEmbedding | None) -> list[torch.Tensor] | list[None]:
+        """Every attention block's keys and values of the text: ``[N, 2 C, S]``, channels side by side."""
+        blocks = self._torso.attentions
+        if text is None:
+            return [None] * len(blocks)
+        if "keys" in text:
+            return text["keys"]
+        xf_out = text["xf_out"]
+        projections = [block.encoder_kv for block in blocks]
+
+        def make() -> list[torch.Tensor]:
+            rows = xf_out.to(self.dtype).transpose(1, 2)
+            return [F.linear(rows, p.weight.flatten(1), p.bias).transpose(1, 2) for p in projections]
+
+        stamp = tuple(written(p) for projection in projections for p in projection.parameters())
+        return self._remembered_keys.get((xf_out,), make, stamp)
+
+    def share(self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """What the pictures beside ``x`` add to the first convolution; None for models that read none."""
+        if not isinstance(self, WiderInput):
+            return None
+        first = self._torso.first
+        return self._remembered_shares.get(
+            pictures,
+            lambda: self._torso.share(torch.cat(self.beside(x, *pictures), dim=1)),
+            (tuple(x.shape), written(first.weight), written(first.bias)),
+        )
+
+    def embedding(
+        self, timesteps: torch.Tensor, xf_proj: torch.Tensor | None, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``[N, 4 * model_channels]`` of timesteps ``[N]``, text and label."""
+        emb: torch.Tensor = self.time_embed(timestep_embedding(timesteps, self.model_channels))
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        return emb if xf_proj is None else emb + xf_proj.to(emb)
+
+    # One call.
+
+    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The plain model's call and arguments."""
+        names = self.picture_names if isinstance(self, WiderInput) else ()
+        # What comes behind the pictures are tokens and mask, or the label.
+        rest = ("tokens", "mask") if hasattr(self, "encode_text") and hasattr(self, "xf_width") else ("y",)
+        accepted = (*names, *rest, *(("text",) if rest[0] == "tokens" else ()))
+        if len(args) > len(names) + len(rest):
+            raise invalid(
+                "args", f"{len(args) + 2} positional arguments", f"x, timesteps, {', '.join(accepted)}"
+            )
+        given = dict(zip((*names, *rest), args, strict=False))
+        unknown = [name for name in kwargs if name not in accepted or name in given]
+        if unknown:
+            raise TypeError(
+                f"forward() got {', '.join(unknown)}; it takes x, timesteps, {', '.join(accepted)}"
+            )
+        given |= kwargs
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise InvalidInputError(NO_GRADIENTS)
+        with torch.no_grad():
+            return self._predict(x, timesteps, given, [given.get(name) for name in names])
+
+    def _predict(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        given: Mapping[str, Any],
+        pictures: Sequence[torch.Tensor | None],
+    ) -> torch.Tensor:
+        text = self._text(given)
+        if (given.get("y") is None) != (self.num_classes is None):
+            raise invalid("y", given.get("y"), "a label if and only if num_classes is set")
+        emb = self.embedding(timesteps, None if text is None else text["xf_proj"], given.get("y"))
+        self._films.refresh()
+        told = Given(
+            self._films.split(self._films.rows(emb)),
+            self.text_keys(text),
+            self.share(x, pictures),
+        )
+        inputs = x.to(dtype=self.dtype, memory_format=torch.channels_last)
+        return self._torso(inputs, told).to(x.dtype, memory_format=torch.contiguous_format)
+
+    def _text(self, given: Mapping[str, Any]) -> TextEmbedding | None:
+        if not getattr(self, "xf_width", 0):
+            return None
+        if given.get("text") is not None:
+            return given["text"]  # type: ignore[no-any-return]
+        if given.get("tokens") is None:
+            raise invalid("tokens", None, "integers of shape [N, text_ctx], or an encoded prompt as `text`")
+        embedding: Any = self.get_text_emb(given["tokens"], given.get("mask"))
+        return embedding  # type: ignore[no-any-return]
+
+    # All steps of a loop.
+
+    def bind(
+        self,
+        timesteps: Sequence[int],
+        batch: int,
+        shape: tuple[int, int, int],
+        *,
+        text: TextEmbedding | None = None,
+        **pictures: torch.Tensor,
+    ) -> Bound:
+        """The network for a loop over these ``timesteps``, with all that is known before it made before it.
+
+        Args:
+            timesteps: of the original process; a step is then named by its place in this list.
+            batch: pictures in a call.
+            shape: ``(C, H, W)`` of a state.
+            text: of :meth:`encode_text`, ``batch`` prompts.
+            pictures: the class's own (``low_res``, ``inpaint_image``, ``inpaint_mask``).
+        """
+        from glide_fast.runtime.bound import Bound
+
+        return Bound(self, timesteps, batch, shape, text=text, **pictures)
+
+    # What changes weights.
+
+    def convert_to(self, dtype: torch.dtype) -> None:
+        """Accelerated weights have their type already; another one is an error."""
+        if dtype != self.dtype:
+            raise invalid(
+                "dtype", dtype, f"{self.dtype}, or accelerate() of the plain model with another dtype"
+            )
+
+    def plain(self) -> UNetModel:
+        """A plain model of the class this one was made from, with a copy of the weights in their present types."""
+        from glide_fast.runtime.accelerate import plain
+
+        return plain(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        from glide_fast.runtime.accelerate import accelerate
+
+        batch, image_size = self.accelerated_for
+        device = next(self.parameters()).device
+        twin = accelerate(
+            self.plain(), dtype=self.dtype, device=device, batch=batch, image_size=image_size, take=True
+        )
+        assert isinstance(twin, Accelerated)
+        return twin

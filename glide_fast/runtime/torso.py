@@ -1,0 +1,337 @@
+"""The UNet's torso as a list of fused operations over the parameters of a :class:`~glide_fast.models.unet.UNetModel`.
+
+Everything is channels-last. A skip connection is read beside the stream, never concatenated to it; resampling happens where a
+norm writes its result; a residual is added by the convolution that follows it (oneDNN's epilogue) or by the norm that reads it
+(``defer``, for GPUs, where cuDNN would launch a kernel for each sum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from glide_fast.errors import invalid
+from glide_fast.models.layers import GroupNorm32
+from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetModel, Upsample
+from glide_fast.ops import group_norm_act, text_attention
+from glide_fast.ops.convolution import convolution
+from glide_fast.ops.resample import resample
+from glide_fast.runtime.derived import Derived
+from glide_fast.runtime.stream import Stream
+
+
+@dataclass
+class Given:
+    """What the torso is told beside the picture; made before the loop, or once a call.
+
+    Attributes:
+        films: for each residual block, ``[N, 2 C]`` (scale, then shift) or, without FiLM, ``[N, C]``.
+        text: for each attention block, its text keys and values ``[N, 2 C, S]``, or None without text.
+        share: what the pictures beside x and the bias add to the first convolution, ``[N, C, H, W]``, or None.
+    """
+
+    films: Sequence[torch.Tensor]
+    text: Sequence[torch.Tensor | None]
+    share: torch.Tensor | None = None
+
+
+class Deep:
+    """What the levels below the first gave at the last full step (Ma et al. 2023, DeepCache).
+
+    Args:
+        keep: input blocks, and as many output blocks, that every step computes.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.feature: torch.Tensor | None = None
+
+    def store(self, feature: torch.Tensor) -> None:
+        """Remember ``[N, C, H, W]`` in a buffer that stays where it is as long as no larger batch comes."""
+        if self.feature is None or len(self.feature) < len(feature):
+            self.feature = torch.empty_like(feature)
+        self.feature[: len(feature)].copy_(feature)
+
+
+Layer = Callable[[Stream, "torch.Tensor | None", Given], Stream]
+
+
+def normalise(
+    norm: GroupNorm32,
+    stream: Stream,
+    skip: torch.Tensor | None = None,
+    film: torch.Tensor | None = None,
+    *,
+    keep: bool = True,
+    silu: bool = False,
+    resampled: str | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Norm, FiLM and SiLU of ``stream`` with ``skip`` behind it; with ``keep`` the stream's sum is written on the way."""
+    scale, shift = (None, None) if film is None else film.chunk(2, dim=1)
+    keep = keep and stream.owes
+    result: Any = group_norm_act(  # type: ignore[call-overload,misc]  # a tensor, or two with keep_sum
+        stream.value,
+        norm.weight,
+        norm.bias,
+        norm.num_groups,
+        norm.eps,
+        scale,
+        shift,
+        silu or norm.swish == 1.0,
+        x2=skip,
+        residual=stream.residual,
+        x_bias=stream.bias,
+        keep_sum=keep,
+        resample=resampled,
+        out_dtype=out_dtype,
+    )
+    if not keep:
+        return result  # type: ignore[no-any-return]
+    y, total = result
+    stream.settle(total)
+    return y  # type: ignore[no-any-return]
+
+
+def matrix(weight: torch.Tensor) -> torch.Tensor:
+    """A 1x1 convolution's weight as ``[out, in]``."""
+    return weight.flatten(1)
+
+
+class Convolver:
+    """How convolutions are run: with their sums in the epilogue, or owed to the next norm.
+
+    Args:
+        defer: leave biases and residuals of 3x3 convolutions to the next norm, and run projections as matrix products.
+    """
+
+    def __init__(self, defer: bool) -> None:
+        self.defer = defer
+
+    def __call__(
+        self, module: Any, x: torch.Tensor, residual: torch.Tensor | None = None, stride: int = 1
+    ) -> Stream:
+        """A 3x3 convolution of ``x``."""
+        weight, bias = module.weight, module.bias
+        if self.defer:
+            return Stream(convolution(x, weight, stride=stride), bias, residual)
+        return Stream(convolution(x, weight, bias, residual=residual, stride=stride))
+
+    def project(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        x: torch.Tensor,
+        onto: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """A 1x1 convolution of ``x`` ``[N, C, H, W]``, added to ``onto``, which it may overwrite."""
+        if not self.defer:
+            return convolution(x, weight, bias, residual=onto)
+        rows = x.permute(0, 2, 3, 1)
+        if onto is None:
+            return F.linear(rows, matrix(weight), bias).permute(0, 3, 1, 2)
+        flat = onto.permute(0, 2, 3, 1).flatten(0, 2)
+        flat.addmm_(rows.flatten(0, 2), matrix(weight).t())
+        return onto
+
+
+class Residual:
+    """A residual block."""
+
+    def __init__(self, block: ResBlock, index: int, convolve: Convolver) -> None:
+        self.block, self.index, self.convolve = block, index, convolve
+        self.resampled: str | None = None
+        if block.updown:
+            self.resampled = "nearest_x2" if isinstance(block.h_upd, Upsample) else "mean_2x2"
+        self._halves: dict[int, tuple[Derived, Derived]] = {}
+
+    def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
+        block: Any = self.block
+        film = given.films[self.index]
+        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=self.resampled)
+        inner = self.convolve(block.in_layers[2], h)
+        norm = block.out_layers[0]
+        if block.use_scale_shift_norm:
+            h = normalise(norm, inner, film=film, keep=False, silu=True)
+        else:
+            shifted = film.to(inner.value.dtype)[:, :, None, None]
+            if inner.bias is not None:
+                shifted = shifted + inner.bias[:, None, None]
+            h = normalise(norm, Stream(inner.value + shifted), silu=True)
+        return self.convolve(block.out_layers[3], h, self.shortcut(stream.value, skip))
+
+    def shortcut(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
+        """The block's other way: as it is, resampled, or through a convolution, of ``x`` with ``skip`` behind it."""
+        module: Any = self.block.skip_connection
+        if isinstance(module, nn.Identity):
+            if skip is not None:
+                return torch.cat([x, skip], dim=1)  # no known configuration: a block after a skip is narrower
+            return x if self.resampled is None else resample(x, self.resampled)
+        if module.weight.shape[-1] != 1:
+            whole = x if skip is None else torch.cat([x, skip], dim=1)
+            return convolution(whole, module.weight, module.bias)
+        if skip is None:
+            return self.convolve.project(module.weight, module.bias, x)
+        first, second = self.halves(x.shape[1])
+        onto = self.convolve.project(first.get(x.shape), module.bias, x)
+        return self.convolve.project(second.get(skip.shape), None, skip, onto)
+
+    def halves(self, channels: int) -> tuple[Derived, Derived]:
+        """The shortcut's weight for the stream's ``channels`` and for the skip's."""
+        if channels not in self._halves:
+            module: Any = self.block.skip_connection
+            packed = not self.convolve.defer
+            self._halves[channels] = (
+                Derived(lambda: module.weight, lambda w: w[:, :channels], packed),
+                Derived(lambda: module.weight, lambda w: w[:, channels:], packed),
+            )
+        return self._halves[channels]
+
+
+class Attention:
+    """An attention block, over the image's tokens and the text's."""
+
+    def __init__(self, block: AttentionBlock, index: int, convolve: Convolver) -> None:
+        self.block, self.index, self.convolve = block, index, convolve
+
+    def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
+        block: Any = self.block
+        h = normalise(block.norm, stream)
+        x = stream.value
+        height, width = x.shape[2:]
+        qkv = self.convolve.project(block.qkv.weight, block.qkv.bias, h).flatten(2)
+        h = text_attention(qkv, block.num_heads, given.text[self.index])
+        h = h.unflatten(2, (height, width))
+        out = block.proj_out
+        if self.convolve.defer:
+            return Stream(self.convolve.project(out.weight, out.bias, h), residual=x)
+        return Stream(convolution(h, out.weight, out.bias, residual=x))
+
+
+class Resampling:
+    """The up- and downsampling layers of models without ``resblock_updown``."""
+
+    def __init__(self, module: Upsample | Downsample, convolve: Convolver) -> None:
+        self.module, self.convolve = module, convolve
+
+    def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
+        module: Any = self.module
+        if isinstance(module, Downsample) and module.use_conv:
+            return self.convolve(module.op, settled(stream), stride=2)
+        mode = "nearest_x2" if isinstance(module, Upsample) else "mean_2x2"
+        h = resample(stream.value, mode, bias=stream.bias, residual=stream.residual)
+        return self.convolve(module.conv, h) if module.use_conv else Stream(h)
+
+
+def settled(stream: Stream) -> torch.Tensor:
+    """The stream's sum."""
+    if stream.owes:
+        total = stream.value
+        if stream.bias is not None:
+            total = total + stream.bias[:, None, None]
+        stream.settle(total if stream.residual is None else total + stream.residual)
+    return stream.value
+
+
+class Torso:
+    """All between the embeddings and the output.
+
+    Args:
+        model: two-dimensional, its weights laid out by :mod:`glide_fast.runtime.layout`.
+        defer: see :class:`Convolver`.
+
+    Raises:
+        InvalidInputError: for a model with a layer that has no fused form.
+    """
+
+    def __init__(self, model: UNetModel, defer: bool) -> None:
+        self.model, self.convolve = model, Convolver(defer)
+        self.residuals: list[ResBlock] = []
+        self.attentions: list[AttentionBlock] = []
+        first, *rest = model.input_blocks
+        self.first: Any = next(first.children())
+        self._shares: dict[int, Derived] = {}
+        self.down = [self._layers(block) for block in rest]
+        self.middle = self._layers(model.middle_block)
+        self.up = [self._layers(block) for block in model.output_blocks]
+
+    def _layers(self, block: nn.Module) -> list[Layer]:
+        layers: list[Layer] = []
+        for module in block.children():
+            if isinstance(module, ResBlock):
+                layers.append(Residual(module, len(self.residuals), self.convolve))
+                self.residuals.append(module)
+            elif isinstance(module, AttentionBlock):
+                layers.append(Attention(module, len(self.attentions), self.convolve))
+                self.attentions.append(module)
+            elif isinstance(module, (Upsample, Downsample)):
+                layers.append(Resampling(module, self.convolve))
+            else:
+                raise invalid(
+                    "model", type(module).__name__, "residual, attention and resampling layers only"
+                )
+        return layers
+
+    def own_weight(self, x: torch.Tensor) -> torch.Tensor:
+        """The first convolution's weight for the channels of ``x`` alone."""
+        weight, channels = self.first.weight, x.shape[1]
+        if weight.shape[1] == channels:
+            return weight
+        if channels not in self._shares:
+            self._shares[channels] = Derived(
+                lambda: self.first.weight, lambda w: w[:, :channels], not self.convolve.defer
+            )
+        return self._shares[channels].get(x.shape)
+
+    def share(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What ``pictures`` ``[N, P, H, W]``, beside x and behind it, and the bias add to the first convolution's result."""
+        dense = self.first.weight[:, -pictures.shape[1] :]
+        pictures = pictures.to(dense.dtype, memory_format=torch.channels_last)
+        return F.conv2d(pictures, dense, self.first.bias, padding=1).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def __call__(
+        self, x: torch.Tensor, given: Given, deep: Deep | None = None, shallow: bool = False
+    ) -> torch.Tensor:
+        """``x`` ``[N, C, H, W]``, channels-last and of the torso's type, to ``[N, out, H, W]`` in the output layer's.
+
+        A full step leaves its deep features in ``deep``; a ``shallow`` one takes them from there.
+        """
+        weight = self.own_weight(x)
+        bias = self.first.bias if given.share is None else None
+        if self.convolve.defer:
+            stream = Stream(convolution(x, weight), bias, given.share)
+        else:
+            stream = Stream(convolution(x, weight, bias, residual=given.share))
+        # A stream is settled by the norm that reads it next, before its block's turn as a skip comes.
+        skips = [stream]
+        keep = len(self.up) if deep is None else deep.keep
+        for block in self.down[: keep - 1] if shallow else self.down:
+            for layer in block:
+                stream = layer(stream, None, given)
+            skips.append(stream)
+        if shallow:
+            if deep is None or deep.feature is None:
+                raise RuntimeError("a shallow step needs a full one before it")
+            stream = Stream(deep.feature[: len(x)])
+        else:
+            for layer in self.middle:
+                stream = layer(stream, None, given)
+        for block in self.up[-keep:] if shallow else self.up:
+            if deep is not None and not shallow and len(skips) == keep:
+                deep.store(settled(stream))
+            skip: torch.Tensor | None = settled(skips.pop())
+            for layer in block:
+                stream = layer(stream, skip, given)
+                skip = None
+        norm: Any = self.model.out[0]
+        last: Any = self.model.out[2]
+        wide = last.weight.dtype
+        h = normalise(norm, stream, keep=False, out_dtype=None if wide == stream.value.dtype else wide)
+        return convolution(h, last.weight, last.bias)
