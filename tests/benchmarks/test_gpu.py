@@ -263,6 +263,16 @@ def test_a_crash_is_wrong_and_told(setting: Setting, monkeypatch: pytest.MonkeyP
     assert accuracy.run(setting) == outcome  # kept, and as red
 
 
+def test_an_op_that_nothing_ran_is_red(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        accuracy, "look", lambda probe, device: iter([Found(probe, torch.float32, "cuda", reason="absent")])
+    )
+    monkeypatch.setattr(accuracy, "PROBES", probes.of_op("guided_step"))
+    assert accuracy.run(setting) == Outcome(
+        RED, (setting.folder / "accuracy-ops.csv",), ("no backend of guided_step ran",)
+    )
+
+
 def test_what_is_allowed() -> None:
     made = Found(probes.PROBES[0], torch.bfloat16, "cpu", error=0.01, reference_error=0.001)
     assert (
