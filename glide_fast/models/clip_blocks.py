@@ -76,6 +76,8 @@ def convert_matrices(encoder: nn.Module, dtype: torch.dtype) -> None:
         if not isinstance(layer, LayerNorm):
             for parameter in layer.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import nn
 
 from glide_fast.errors import BackendError
 from glide_fast.models.clip import create_clip_model
-from glide_fast.models.precision import convert_linears
-from glide_fast.models.text_transformer import Transformer
+from glide_fast.models.config import model_and_diffusion_defaults
+from glide_fast.models.factory import create_model_and_diffusion
 from glide_fast.ops.backends import force
 
 # Not through attributes of the package: those are the functions.
@@ -23,6 +23,16 @@ text_attention, masked_attention = (
 )
 
 TYPES = [torch.float32, torch.bfloat16]
+TEXT = {
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "attention_resolutions": "16",
+    "num_head_channels": 32,
+    "xf_width": 64,
+    "xf_layers": 2,
+    "xf_heads": 2,
+    "text_ctx": 12,
+}
 CLIP = {
     "image_size": 16,
     "patch_size": 4,
@@ -30,10 +40,10 @@ CLIP = {
     "max_text_len": 12,
     "n_embd": 32,
     "n_head_text": 2,
-    "n_head_state_text": 16,
+    "n_head_state_text": 32,
     "n_xf_blocks_text": 2,
     "n_head_image": 2,
-    "n_head_state_image": 16,
+    "n_head_state_image": 32,
     "n_xf_blocks_image": 2,
 }
 
@@ -52,12 +62,15 @@ def copies(op: Any, run: Callable[[], object], weights: nn.Module) -> dict[str, 
     return found
 
 
-def text_transformer(dtype: torch.dtype, device: str) -> tuple[Callable[[], torch.Tensor], nn.Module]:
+def text_transformer(dtype: torch.dtype, device: str) -> tuple[Callable[[], object], nn.Module]:
+    """From tokens to what the UNet is given."""
     torch.manual_seed(0)
-    model = Transformer(n_ctx=12, width=32, layers=2, heads=2).to(device)
-    convert_linears(model, dtype)
-    x = torch.randn(2, 12, 32, device=device).to(dtype)
-    return lambda: model(x), model
+    model = create_model_and_diffusion(**(model_and_diffusion_defaults() | TEXT))[0].to(device)
+    model.convert_to(dtype)
+    model.dtype = dtype
+    tokens = torch.arange(24, device=device).view(2, 12)
+    mask = torch.arange(12, device=device) < torch.tensor([[3], [12]], device=device)
+    return lambda: model.encode_text(tokens, mask), model
 
 
 def clip_towers(dtype: torch.dtype, device: str) -> list[tuple[Callable[[], torch.Tensor], nn.Module]]:
@@ -84,6 +97,11 @@ def test_clip(dtype: torch.dtype) -> None:
     for run, weights in clip_towers(dtype, "cpu"):
         found = copies(masked_attention, run, weights)
         assert "sdpa" in found and not any(found.values()), found
+
+
+def test_clip_in_fp32_as_the_rule_has_it() -> None:
+    for run, weights in clip_towers(torch.float32, "cpu"):
+        assert copies_of_activations(run, weights) == []
 
 
 def test_the_reference_does_copy() -> None:
