@@ -48,6 +48,12 @@ PYBIND11_MODULE(_C, module) {
                py::arg("sizes"), py::arg("x_strides"), py::arg("y_strides"), py::arg("residual_strides"),
                py::arg("threads"), py::arg("isa") = "",
                "y = x + bias + residual, repeated 2x2 times (up) or its means over 2x2 pixels, channels-last.");
+    module.def("text_attention", &glide_fast::text_attention, py::call_guard<py::gil_scoped_release>(), py::arg("qkv"),
+               py::arg("text"), py::arg("y"), py::arg("dtype"), py::arg("samples"), py::arg("heads"),
+               py::arg("head_size"), py::arg("tokens"), py::arg("text_tokens"), py::arg("qkv_sample_stride"),
+               py::arg("qkv_token_stride"), py::arg("text_sample_stride"), py::arg("text_token_stride"),
+               py::arg("y_sample_stride"), py::arg("y_token_stride"), py::arg("threads"), py::arg("isa") = "",
+               "Attention of packed heads over the text's keys and their own; channels side by side.");
 #ifdef GLIDE_FAST_CUDA
     glide_fast::cuda::bind(module);
 #endif

@@ -34,4 +34,10 @@ void resample(std::uintptr_t x, std::uintptr_t y, std::uintptr_t residual, int d
               const Strides& x_strides, const Strides& y_strides, const Strides& residual_strides, int threads,
               const std::string& isa);
 
+void text_attention(std::uintptr_t qkv, std::uintptr_t text, std::uintptr_t y, int dtype, std::int64_t samples,
+                    std::int64_t heads, std::int64_t head_size, std::int64_t tokens, std::int64_t text_tokens,
+                    std::int64_t qkv_sample_stride, std::int64_t qkv_token_stride, std::int64_t text_sample_stride,
+                    std::int64_t text_token_stride, std::int64_t y_sample_stride, std::int64_t y_token_stride,
+                    int threads, const std::string& isa);
+
 }  // namespace glide_fast

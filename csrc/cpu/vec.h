@@ -69,6 +69,7 @@ static inline Vec clamp(Vec x, float low, float high) {
     // The second operand is what min and max return for a NaN.
     return {_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x.v))};
 }
+static inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
 static inline Vec round(Vec x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT)}; }
 static inline Vec times_power_of_two(Vec x, Vec exponent) { return {_mm512_scalef_ps(x.v, exponent.v)}; }
 static inline Vec rough_reciprocal(Vec x) { return {_mm512_rcp14_ps(x.v)}; }
@@ -128,6 +129,7 @@ static inline Vec clamp(Vec x, float low, float high) {
     // The second operand is what min and max return for a NaN.
     return {_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x.v))};
 }
+static inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 static inline Vec round(Vec x) { return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 static inline Vec times_power_of_two(Vec x, Vec exponent) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponent.v), _mm256_set1_epi32(127));
@@ -184,6 +186,7 @@ static inline Vec clamp(Vec x, float low, float high) {
     const Vec::Floats raised = x.v < l.v ? l.v : x.v;
     return {raised > h.v ? h.v : raised};
 }
+static inline Vec larger(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 // 1.5 * 2^23: a sum with it has no bits below one and holds an integer in its lowest bits, for |x| < 2^22.
 constexpr float integer_shift = 12582912.0f;
 static inline Vec round(Vec x) {
@@ -199,36 +202,46 @@ static inline Vec rough_reciprocal(Vec x) { return reciprocal(x); }
 
 #endif
 
-// y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e, and 2^t = 2^round(t) p(t - round(t)) with p the minimax polynomial (Remez,
-// relative error) on [-1/2, 1/2]. The argument is clamped where 2^t would leave fp32; past that the result is y, or within
-// 2e-36 of 0.
+// 2^(whole + rest) for an integer `whole` within fp32's exponents and |rest| <= 1/2: the minimax polynomial of `rest` (Remez,
+// relative error), scaled.
 //
-// For a result that stays fp32: degree 5 (7.5e-8 before rounding), within 1e-6 of the exact value, relatively.
-static inline Vec silu(Vec y, float) {
-    const Vec log2e = Vec::all(-1.44269504f);
-    const Vec bounded = clamp(y, -87.0f, 87.0f);
-    const Vec whole = round(bounded * log2e);
-    const Vec rest = multiply_add(bounded, log2e, Vec::all(0.0f) - whole);
+// For a result that stays fp32: degree 5 (7.5e-8 before rounding).
+static inline Vec power_of_two(Vec whole, Vec rest, float) {
     Vec p = Vec::all(0.00132764725f);
     p = multiply_add(p, rest, Vec::all(0.00967554096f));
     p = multiply_add(p, rest, Vec::all(0.0555071309f));
     p = multiply_add(p, rest, Vec::all(0.240221202f));
     p = multiply_add(p, rest, Vec::all(0.693146944f));
     p = multiply_add(p, rest, Vec::all(1.0f));
-    return y * reciprocal(Vec::all(1.0f) + times_power_of_two(p, whole));
+    return times_power_of_two(p, whole);
 }
 
-// For a result that will be rounded to bf16 (half a unit: 3.9e-3): degree 3 (7.5e-5) and the CPU's approximate reciprocal
-// (6e-5 with AVX-512, 3.7e-4 with AVX2).
-static inline Vec silu(Vec y, bf16) {
-    const Vec t = clamp(y, -87.0f, 87.0f) * Vec::all(-1.44269504f);
-    const Vec whole = round(t);
-    const Vec rest = t - whole;
+// For a result that will be rounded to bf16 (half a unit: 3.9e-3): degree 3 (7.5e-5).
+static inline Vec power_of_two(Vec whole, Vec rest, bf16) {
     Vec p = Vec::all(0.0551716685f);
     p = multiply_add(p, rest, Vec::all(0.242611125f));
     p = multiply_add(p, rest, Vec::all(0.693260968f));
     p = multiply_add(p, rest, Vec::all(0.999928057f));
-    return y * rough_reciprocal(Vec::all(1.0f) + times_power_of_two(p, whole));
+    return times_power_of_two(p, whole);
+}
+
+// y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e. The argument is clamped where 2^t would leave fp32; past that the result is
+// y, or within 2e-36 of 0.
+//
+// For a result that stays fp32: within 1e-6 of the exact value, relatively.
+static inline Vec silu(Vec y, float) {
+    const Vec log2e = Vec::all(-1.44269504f);
+    const Vec bounded = clamp(y, -87.0f, 87.0f);
+    const Vec whole = round(bounded * log2e);
+    const Vec rest = multiply_add(bounded, log2e, Vec::all(0.0f) - whole);
+    return y * reciprocal(Vec::all(1.0f) + power_of_two(whole, rest, 0.0f));
+}
+
+// For a result that will be rounded to bf16: also with the CPU's approximate reciprocal (6e-5 with AVX-512, 3.7e-4 with AVX2).
+static inline Vec silu(Vec y, bf16) {
+    const Vec t = clamp(y, -87.0f, 87.0f) * Vec::all(-1.44269504f);
+    const Vec whole = round(t);
+    return y * rough_reciprocal(Vec::all(1.0f) + power_of_two(whole, t - whole, bf16{}));
 }
 
 }  // namespace GLIDE_FAST_ISA

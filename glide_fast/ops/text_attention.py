@@ -7,6 +7,7 @@ Replaces the official chain of reshapes, splits, two concatenations, two scaling
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from glide_fast.errors import invalid
 from glide_fast.ops import (
     packed_heads,
     recompute,
+    text_attention_cpu,
     text_attention_sdpa,
     text_attention_triton,
     text_attention_xformers,
@@ -33,6 +35,7 @@ class Call(NamedTuple):
     head_size: int
     alike: bool  # encoder_kv, where there is one, has qkv's type and device
     channels_last: bool  # a token's channels lie side by side
+    text_channels_last: bool  # they do in encoder_kv, where there is one
     long: bool  # LONG tokens or more
     huge: (
         bool  # a sample spans more elements than 31 bits count, or the batch has more heads than a grid holds
@@ -93,6 +96,7 @@ def facts(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = None)
         qkv.shape[1] // (3 * heads),
         alike,
         packed_heads.channels_last(qkv),
+        encoder_kv is None or encoder_kv.stride(1) == 1,
         qkv.shape[2] >= LONG,
         huge,
         qkv.numel() == 0,
@@ -110,7 +114,7 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
     Args:
         qkv: ``[N, heads * 3 * head_size, T]``; along dimension 1 the order is head-major: for each head its q, k, v.
             Any strides: the official layout and a transposed ``[N, T, heads * 3 * head_size]`` are both read in place by
-            the kernel. fp16, bf16, fp32 or fp64.
+            the Triton kernel, the latter by the C++ one. fp16, bf16, fp32 or fp64.
         heads: number of heads.
         encoder_kv: ``[N, heads * 2 * head_size, S]`` or None; for each head its k, v. They come before the image's and
             are never masked: padding positions of the prompt are attended, as in the official model.
@@ -164,13 +168,21 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 _custom_op.register_autograd(_backward, setup_context=_save)
 
 
-def _sdpa_declines(call: Call) -> str | None:
-    """Choices are remembered by what is forced, too, so a reason may depend on that."""
-    reason = text_attention_sdpa.supports(call)
-    return reason if reason is not None or OP.forced() is not None else text_attention_sdpa.worth(call)
+def _unless_worth(backend: Any) -> Callable[[Call], str | None]:
+    """Where nobody forces a backend it also declines where another was measured faster."""
+
+    def declines(call: Call) -> str | None:
+        # Choices are remembered by what is forced, too, so a reason may depend on that.
+        reason: str | None = backend.supports(call)
+        if reason is None and OP.forced() is None:
+            reason = backend.worth(call)
+        return reason
+
+    return declines
 
 
 OP.register("triton", text_attention_triton.run, text_attention_triton.supports)
-OP.register("sdpa", text_attention_sdpa.run, _sdpa_declines)
+OP.register("cpu", text_attention_cpu.run, _unless_worth(text_attention_cpu))
+OP.register("sdpa", text_attention_sdpa.run, _unless_worth(text_attention_sdpa))
 OP.register("xformers", text_attention_xformers.run, text_attention_xformers.supports)
 OP.register("reference", reference)
