@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from glide_fast.ops import packed_weight
-from glide_fast.ops.convolution_window import as_kernel
+from glide_fast.ops.convolution_window import Window, as_kernel, kernel_size
 from glide_fast.ops.packed_weight import PackedWeight
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(
     padding: tuple[int, int],
 ) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts. A plain weight is packed at every call."""
-    kernel = _kernel(weight)
+    kernel = _kernel(x, weight, stride, padding)
     # torch keeps these operators for its own compiler: after the operands come dilation, groups and what to fuse.
     result: torch.Tensor
     if residual is None:
@@ -55,7 +55,10 @@ def run(
     return result
 
 
-def _kernel(weight: torch.Tensor) -> torch.Tensor:
+def _kernel(
+    x: torch.Tensor, weight: torch.Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> torch.Tensor:
     if not isinstance(weight, PackedWeight):
         return as_kernel(weight)
-    return weight.packed if weight.packed is not None else as_kernel(weight.dense())
+    packed = weight.packed_for(x, Window(kernel_size(weight), stride, padding))
+    return packed if packed is not None else as_kernel(weight.dense())

@@ -55,7 +55,7 @@ def why_not(dtype: torch.dtype, device: torch.device | str = "cpu") -> str | Non
 
 
 class Geometry(NamedTuple):
-    """The convolution that a weight is packed for. Any other is computed right as well, perhaps after packing at each call."""
+    """The convolution that a weight is packed for."""
 
     input_shape: tuple[int, int, int, int]
     window: Window
@@ -72,18 +72,32 @@ class _Store:
     def _keep(self, dense: torch.Tensor) -> None:
         self.packed: torch.Tensor | None = None
         self.plain: torch.Tensor | None = None
-        # Made in inference mode, it could not be written to, or read with gradients, outside of it.
-        with torch.inference_mode(False), torch.no_grad():
-            if why_not(dense.dtype, dense.device) is None:
-                n, _, height, width = self.geometry.input_shape
-                _, stride, padding = self.geometry.window
-                self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-                    as_kernel(dense), padding, stride, (1, 1), 1, (n, dense.shape[1], height, width)
-                )
-            else:
+        if why_not(dense.dtype, dense.device) is None:
+            self.packed = _pack(dense, self.geometry)
+        else:
+            with torch.inference_mode(False), torch.no_grad():
                 self.plain = torch.empty_like(dense, memory_format=torch.contiguous_format).copy_(dense)
+        self._served = {(self.geometry, torch.get_num_threads())}
         self.like = torch.empty(dense.shape, dtype=dense.dtype, device="meta")
         self.device = dense.device
+
+    def packed_for(self, geometry: Geometry) -> torch.Tensor | None:
+        """The packed copy in the layout that this convolution reads; None where the values are kept plain.
+
+        oneDNN's choice of a layout depends on all of the geometry and on the number of threads, and in a layout that it
+        would not choose it convolves up to 200 times more slowly. So the first call of each kind checks, and packs anew if it
+        must.
+        """
+        kind = (geometry, torch.get_num_threads())
+        if self.packed is None or kind in self._served:
+            return self.packed
+        fresh = _pack(self.dense(), geometry)
+        if _same_layout(fresh, self.packed):
+            self._served.add(kind)
+        else:
+            self.packed, self.geometry, self._served = fresh, geometry, {kind}
+            self.version += 1
+        return self.packed
 
     def dense(self) -> torch.Tensor:
         """A fresh, contiguous plain tensor."""
@@ -96,6 +110,21 @@ class _Store:
         """Take new values of the same shape, in whatever type and on whatever device they are."""
         self._keep(dense)
         self.version += 1
+
+
+def _pack(dense: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    (n, _, height, width), (_, stride, padding) = geometry
+    # Made in inference mode, it could not be written to, or read with gradients, outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        packed: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+            as_kernel(dense), padding, stride, (1, 1), 1, (n, dense.shape[1], height, width)
+        )
+        return packed
+
+
+def _same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
+    describe = torch.ops.mkldnn._get_mkldnn_serialized_md
+    return torch.equal(describe(a), describe(b))
 
 
 class _View(NamedTuple):
@@ -120,12 +149,13 @@ class PackedWeight(torch.Tensor):
     """A convolution's weight that holds only the copy packed for oneDNN, and stands where the dense parameter stood.
 
     Made by :meth:`pack`; ``nn.Parameter(packed, requires_grad=False)`` makes a parameter of it.
-    :func:`glide_fast.ops.convolution` reads the packed copy. Every other torch operation sees the dense value, unpacked for
-    that call: right, at the price of a copy. Results are plain tensors, but for these:
+    :func:`glide_fast.ops.convolution` reads the packed copy, and has it packed anew for images of another size. Every other
+    torch operation sees the dense value, unpacked for that call: right, at the price of a copy. Results are plain tensors,
+    but for these:
 
     - ``.data``, ``.detach()`` and views (``w[0]``, ``w.flatten(1)``) share the weight, as in torch;
-    - writes in place, to the weight or through one of those, pack it anew and raise :attr:`version`: ``load_state_dict``
-      and optimisers write like that. What would change its shape (``resize_``, ``t_``) is refused.
+    - writes in place, to the weight or through one of those, pack it anew and raise :attr:`version`: ``load_state_dict`` and
+      optimisers write like that. What would change its shape (``resize_``, ``t_``) is refused.
 
     ``.data = values`` and ``module.to(...)`` may change type and device; where oneDNN does not take the new ones
     (:func:`why_not`) the values are kept plain, and all works on without its speed. Gradients are those of the dense value;
@@ -153,7 +183,7 @@ class PackedWeight(torch.Tensor):
         Args:
             weight: ``[O, C, kh, kw]``, or ``[O, C, 1]`` or ``[O, C]`` for a 1x1 convolution; fp32 or bf16, on the CPU, in
                 any strides. It is copied, not kept.
-            input_shape: ``[N, C, H, W]`` of the inputs to expect; others are served as well, if not always as fast.
+            input_shape: ``[N, C, H, W]`` of the inputs to expect; the first of another shape costs a check, or packing anew.
             stride, padding: as in :func:`glide_fast.ops.convolution`.
 
         Raises:
@@ -169,7 +199,7 @@ class PackedWeight(torch.Tensor):
 
     @property
     def version(self) -> int:
-        """Rises each time the weight is packed anew, whoever wrote to it."""
+        """Rises each time the weight is packed anew: whoever wrote to it, or for a convolution of another size."""
         return self._store.version
 
     @property
@@ -181,6 +211,14 @@ class PackedWeight(torch.Tensor):
     def packed(self) -> torch.Tensor | None:
         """oneDNN's own tensor ``[O, C, kh, kw]``, to be read only; None for a view, and where the values are kept plain."""
         return None if self._path else self._store.packed
+
+    def packed_for(self, x: torch.Tensor, window: Window) -> torch.Tensor | None:
+        """:attr:`packed`, in the layout in which oneDNN convolves ``x`` ``[N, C, H, W]`` fast; packed anew if it must be.
+
+        Two sizes of images in turns have it packed at every call: give each a weight of its own.
+        """
+        n, channels, height, width = x.shape
+        return None if self._path else self._store.packed_for(Geometry((n, channels, height, width), window))
 
     def dense(self) -> torch.Tensor:
         """The value as a fresh plain tensor, outside of autograd."""

@@ -125,6 +125,24 @@ def test_a_weight_packed_for_another_convolution_serves_as_well(
     assert error(convolution(x, packed, bias, residual=residual), truth) <= 2 * UNIT[dtype]
 
 
+@pytest.mark.parametrize(("side", "other"), [(8, 32), (32, 8)])
+def test_for_another_size_a_weight_is_packed_anew_once(side: int, other: int) -> None:
+    """oneDNN reads the layout that it chose for another size up to 200 times more slowly."""
+    describe = torch.ops.mkldnn._get_mkldnn_serialized_md
+    _, weight, bias, _ = operands(channels=384, outputs=384, dtype=torch.bfloat16)
+    x = operands(channels=384, size=(other, other), dtype=torch.bfloat16)[0]
+    packed = PackedWeight.pack(weight, input_shape=(2, 384, side, side))
+    fresh = PackedWeight.pack(weight, input_shape=x.shape)
+    assert not torch.equal(describe(packed.packed), describe(fresh.packed))
+    for call in (x, x, x[:1]):
+        assert torch.equal(convolution(call, packed, bias), convolution(call, fresh, bias))
+        assert torch.equal(describe(packed.packed), describe(fresh.packed))
+        assert packed.version == 1 and packed.geometry == fresh.geometry
+    assert torch.equal(packed.dense(), weight)
+    packed.mul_(2)
+    assert torch.equal(convolution(x, packed), convolution(x, weight * 2))
+
+
 @pytest.mark.parametrize("backend", ["onednn", "reference"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("shape", [(32, 16, 1, 1), (32, 16, 1), (32, 16)])
