@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,13 @@ class Outcome(NamedTuple):
     state: str
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def conclude(file: Path, wrong: Iterable[str], left: str = "") -> Outcome:
+    """Red where something is wrong, else unfinished where something is ``left`` to go on with, else green."""
+    wrong = tuple(wrong)
+    state = RED if wrong else UNFINISHED if left else GREEN
+    return Outcome(state, (file,), (*wrong, f"to go on with {left}") if left else wrong)
 
 
 class Part(NamedTuple):

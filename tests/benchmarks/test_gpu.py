@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import command, probes
-from benchmarks.gpu.part import GREEN, LONGEST, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.part import GREEN, LONGEST, RED, UNFINISHED, Outcome, Part, Setting, conclude
 from benchmarks.gpu.parts import accuracy, build, ops, parts, sanitizer, tests, training
 from benchmarks.gpu.probes import Found, Probe
 from benchmarks.gpu.table import Table
@@ -232,6 +232,14 @@ def test_the_sanitizers_own_count_is_what_counts(
     program.chmod(0o755)
     row = sanitizer.one(str(program), "memcheck", "guided_step", setting)
     assert row["state"] == state and said in row["notes"]
+
+
+def test_an_error_before_the_time_was_up_is_red(tmp_path: Path) -> None:
+    file = tmp_path / "some.csv"
+    assert conclude(file, [], "the rest") == Outcome(UNFINISHED, (file,), ("to go on with the rest",))
+    assert conclude(file, ["it is wrong"], "the rest").state == RED
+    assert conclude(file, ["it is wrong"]).state == RED
+    assert conclude(file, []) == Outcome(GREEN, (file,))
 
 
 def test_every_op_has_probes() -> None:

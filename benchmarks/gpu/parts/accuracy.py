@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.probes import PROBES, look
 from benchmarks.gpu.table import Table
 
@@ -14,7 +14,7 @@ def run(setting: Setting) -> Outcome:
         if (probe.op, probe.what) in done:
             continue
         if setting.time_is_up:
-            return Outcome(UNFINISHED, (table.file,))
+            return conclude(table.file, wrong(table), f"{probe.op} {probe.what}")
         for found in list(look(probe, setting.device)):
             ran = not found.reason
             table.add(
@@ -30,12 +30,14 @@ def run(setting: Setting) -> Outcome:
                     "note": found.reason or found.crash,
                 }
             )
-    red = [
-        f"{row['op']} {row['what']} {row['dtype']} {row['backend']}"
-        for row in table.rows
-        if row["gate"] == "red"
-    ]
-    return Outcome(RED if red else GREEN, (table.file,), tuple(red))
+    seen = {row["op"] for row in table.rows if row["gate"]}
+    idle = dict.fromkeys(row["op"] for row in table.rows if row["op"] not in seen)
+    return conclude(table.file, [*wrong(table), *(f"no backend of {op} seen" for op in idle)])
+
+
+def wrong(table: Table) -> list[str]:
+    """The rows whose gate is red."""
+    return [" ".join(row[name] for name in table.key) for row in table.rows if row["gate"] == "red"]
 
 
 PARTS = (Part("accuracy-ops", "error of every backend against fp64", run),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from benchmarks import ceilings, suites
-from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.part import GREEN, Outcome, Part, Setting, conclude
 from benchmarks.gpu.table import Table
 from benchmarks.ops import run_suite
 from benchmarks.timing import FULL, QUICK
@@ -15,7 +15,6 @@ def run(op: str, setting: Setting) -> Outcome:
     """Without torch.compile first, so that a first visit brings all else home; then with it, as far as the time goes."""
     suite, file = suites.found()[op], setting.folder / f"{op}.csv"
     effort = QUICK if setting.small else FULL
-    red: tuple[str, ...] = ()
     passes = (False,) if setting.small else (True,) if setting.again else (False, True)
     for compile_too in passes:
         done = run_suite(
@@ -26,12 +25,10 @@ def run(op: str, setting: Setting) -> Outcome:
             again=setting.again,
             until=setting.until,
         )
-        red = done.red
         if done.unfinished:
-            return Outcome(
-                RED if red else UNFINISHED, (file,), (*red, f"{done.measured + done.kept} cases done")
-            )
-    return Outcome(RED if red else GREEN, (file,), red)
+            break
+    left = f"case {done.measured + done.kept + 1}{' with torch.compile' * compile_too}"
+    return conclude(file, done.red, left if done.unfinished else "")
 
 
 def measure_ceilings(setting: Setting) -> Outcome:

@@ -8,7 +8,7 @@ import shutil
 import sys
 
 from benchmarks.gpu import command
-from benchmarks.gpu.part import GREEN, RED, UNABLE, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.part import GREEN, RED, UNABLE, Outcome, Part, Setting, conclude
 from benchmarks.gpu.probes import PROBES
 from benchmarks.gpu.table import Table
 
@@ -51,10 +51,14 @@ def run(setting: Setting) -> Outcome:
             if row and row["state"] == GREEN:
                 continue
             if setting.time_is_up:
-                return Outcome(UNFINISHED, (table.file,), (f"to go on with {tool} of {op}",))
+                return conclude(table.file, wrong(table), f"{tool} of {op}")
             table.add({"tool": tool, "op": op} | one(program, tool, op, setting))
-    bad = [f"{row['tool']} of {row['op']}: {row['notes']}" for row in table.rows if row["state"] != GREEN]
-    return Outcome(RED if bad else GREEN, (table.file,), tuple(bad))
+    return conclude(table.file, wrong(table))
+
+
+def wrong(table: Table) -> list[str]:
+    """The rows that are not green."""
+    return [f"{row['tool']} of {row['op']}: {row['notes']}" for row in table.rows if row["state"] != GREEN]
 
 
 def one(program: str | None, tool: str, op: str, setting: Setting) -> dict[str, str]:

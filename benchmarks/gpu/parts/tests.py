@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from benchmarks.gpu import command
-from benchmarks.gpu.part import GREEN, RED, UNABLE, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.part import GREEN, RED, UNABLE, Outcome, Part, Setting, conclude
 from benchmarks.gpu.table import Table
 
 STANDS_IN = "tests/ops/test_backends.py"
@@ -58,11 +58,14 @@ def run(setting: Setting) -> Outcome:
         if row and row["state"] == GREEN:
             continue
         if setting.time_is_up:
-            return Outcome(UNFINISHED, (table.file,), (f"to go on with {file}",))
+            return conclude(table.file, wrong(table), file)
         table.add({"file": file} | one(file, marked, setting.seconds_left))
-    bad = [row for row in table.rows if row["file"] in chosen and row["state"] != GREEN]
-    notes = tuple(f"{row['file']}: {row['notes']}" for row in bad)
-    return Outcome(RED if bad else GREEN, (table.file,), notes)
+    return conclude(table.file, wrong(table))
+
+
+def wrong(table: Table) -> list[str]:
+    """The files that are not green."""
+    return [f"{row['file']}: {row['notes']}" for row in table.rows if row["state"] != GREEN]
 
 
 def one(file: str, marked: Sequence[str], seconds: float) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.table import Table
 from glide_fast.data.dataset import FORMAT
 from glide_fast.train import presets
@@ -125,7 +125,7 @@ def run(setting: Setting) -> Outcome:
         if table.find(*key):
             continue
         if setting.time_is_up:
-            return Outcome(UNFINISHED, (table.file,), (f"to go on with {' '.join(key)}",))
+            return conclude(table.file, wrong(table), " ".join(key))
         with tempfile.TemporaryDirectory() as scratch:
             steps = 3 if setting.small else STEPS
             row = measure(recipe, setting.device, Path(scratch), steps)
@@ -133,8 +133,12 @@ def run(setting: Setting) -> Outcome:
         print(f"{' '.join(key)}: {row['images_per_s']} images/s", flush=True)
         if setting.device == "cuda":
             torch.cuda.empty_cache()
-    red = [f"{row['model']} {row['batch']}: {row['note']}" for row in table.rows if row["gate"] == "red"]
-    return Outcome(RED if red else GREEN, (table.file,), tuple(red))
+    return conclude(table.file, wrong(table))
+
+
+def wrong(table: Table) -> list[str]:
+    """The rows whose gate is red."""
+    return [f"{row['model']} {row['batch']}: {row['note']}" for row in table.rows if row["gate"] == "red"]
 
 
 PARTS = (Part("training", "images a second of the trainer", run),)
