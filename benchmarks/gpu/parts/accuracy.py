@@ -32,7 +32,7 @@ def run(setting: Setting) -> Outcome:
             )
     seen = {row["op"] for row in table.rows if row["gate"]}
     idle = dict.fromkeys(row["op"] for row in table.rows if row["op"] not in seen)
-    return conclude(table.file, [*wrong(table), *(f"no backend of {op} seen" for op in idle)])
+    return conclude(table.file, [*wrong(table), *(f"no backend of {op} ran" for op in idle)])
 
 
 def wrong(table: Table) -> list[str]:
