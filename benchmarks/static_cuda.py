@@ -1,10 +1,11 @@
 """Compiles csrc/cuda for every target, without a GPU, and reads the machine code.
 
-    python benchmarks/static_cuda.py --out benchmarks/results/static/cuda.csv
+    python -m benchmarks.static_cuda --out benchmarks/results/static
 
-Registers, the stack and static shared memory are what cuobjdump reads out of the binary (shared memory asked for at launch is
-part of a plan, not of a kernel: docs/kernels-cuda.md); spills are the instructions on thread-local memory. Nothing is run and
-nothing is timed. Needs nvcc, and the cuobjdump and nvdisasm of a CUDA toolkit or of Triton.
+``cuda.csv`` has a row for every kernel: registers, the stack and static shared memory are what cuobjdump reads out of the
+binary; spills are the instructions on thread-local memory. ``cuda_plans.csv`` has a row for every shape of GLIDE: how
+group_norm_act is laid over the device, with the shared memory that is asked for at launch. Occupancy is calculated. Nothing is
+run and nothing is timed. Needs nvcc, g++, and the cuobjdump and nvdisasm of a CUDA toolkit or of Triton.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from glide_fast.kernels import glide_shapes
+from glide_fast.kernels.occupancy import DEVICES, WARPS, blocks_per_multiprocessor
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("group_norm_act.cu", "guided_step.cu")
@@ -38,7 +42,29 @@ class Row(NamedTuple):
     registers: int
     stack_bytes: int
     spill_instructions: int
-    shared_bytes: int
+    shared_bytes: int  # static
+    threads: int  # of a block, at most
+    blocks_per_multiprocessor: int  # of so many threads, were there no shared memory asked for at launch
+    occupancy: float  # warps resident, of those that fit
+    nvcc: str
+    commit: str
+
+
+class PlanRow(NamedTuple):
+    """How one shape is laid over one device, in fp16."""
+
+    shape: str
+    target: str
+    kernels: str
+    threads: int  # of a block
+    channels: int  # of a block
+    cluster: int  # blocks that share their memory
+    blocks: int  # of each kernel's grid
+    registers: int  # of the hungrier kernel
+    shared_bytes: int  # of a block
+    blocks_per_multiprocessor: int
+    occupancy: float
+    waves: float  # blocks, by those that fit into the device at once
     nvcc: str
     commit: str
 
@@ -72,6 +98,28 @@ def _entry(mangled: str) -> tuple[str, str, int] | None:
     return ("guided_step", "any", 4) if "7advance" in mangled else None
 
 
+def _constant(file: str, name: str) -> int:
+    """An integer constant of csrc/cuda."""
+    text = (ROOT / "csrc" / "cuda" / file).read_text(encoding="utf-8")
+    found = re.search(rf"constexpr int {name} = (\d+);", text)
+    assert found is not None
+    return int(found[1])
+
+
+def _threads(kernel: str) -> int:
+    """Of the kernel's largest block, which its registers are made for."""
+    if kernel == "guided_step":
+        return _constant("guided_step.cu", "threads")
+    return _constant(
+        "group_norm_act_plan.h", f"max_{kernel}_threads" if kernel == "one_pass" else "two_pass_threads"
+    )
+
+
+def capability(target: str) -> int:
+    """90 of "90a" and of "sm_90a"."""
+    return int(target.removeprefix("sm_").rstrip("af"))
+
+
 def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
     """A row for every kernel and target."""
     nvcc, cuobjdump, nvdisasm = find("nvcc"), find("cuobjdump"), find("nvdisasm")
@@ -95,6 +143,9 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
                     numbers = {
                         key: int(value) for key, value in re.findall(r"\b(REG|STACK|SHARED):(\d+)", figures)
                     }
+                    warps = _threads(entry[0]) // 32
+                    shape = (capability(target), warps, numbers["REG"], numbers["SHARED"])
+                    blocks = blocks_per_multiprocessor(*shape)
                     yield Row(
                         *entry,
                         target=f"sm_{target}",
@@ -102,9 +153,59 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
                         stack_bytes=numbers["STACK"],
                         spill_instructions=spills[name],
                         shared_bytes=numbers["SHARED"],
+                        threads=_threads(entry[0]),
+                        blocks_per_multiprocessor=blocks,
+                        occupancy=round(blocks * warps / WARPS, 3),
                         nvcc=version,
                         commit=commit,
                     )
+
+
+def plans(rows: list[Row]) -> Iterator[PlanRow]:
+    """A row for every shape of GLIDE's and target of ``rows``, in fp16."""
+    shapes = [(n, *shape) for n in (2, 8, 32) for shape in glide_shapes.BASE]
+    shapes += [(n, *shape) for n in (1, 4) for shape in glide_shapes.UPSAMPLER]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "plans"
+        source = ROOT / "benchmarks" / "static_plans.cpp"
+        _output(find("g++"), "-std=c++17", "-O1", source, "-o", program)
+        for target in dict.fromkeys(row.target for row in rows):
+            device = DEVICES[capability(target)]
+            tail = f"{device.multiprocessors} {device.shared_of_a_block} {int(device.clusters)}"
+            lines = [f"{n} {side**2} {c} {glide_shapes.GROUPS} 2 {tail}" for n, side, c in shapes]
+            said = subprocess.run(
+                [program], input="\n".join(lines), capture_output=True, text=True, check=True
+            )
+            for (n, side, c), line in zip(shapes, said.stdout.splitlines(), strict=True):
+                yield _plan_row(f"[{n}, {c}, {side}, {side}]", n, target, line.split(), rows)
+
+
+def _plan_row(shape: str, samples: int, target: str, plan: list[str], rows: list[Row]) -> PlanRow:
+    variant = plan[0]
+    vector, threads, channels, slabs, chunks, shared = map(int, plan[1:])
+    kernels = ("one_pass",) if variant == "one_pass" else ("statistics", "result")
+    wanted = {(kernel, "fp16", vector, target) for kernel in kernels}
+    used = [row for row in rows if (row.kernel, row.element, row.vector, row.target) in wanted]
+    registers = max(row.registers for row in used)
+    static = max(row.shared_bytes for row in used)
+    fitting = blocks_per_multiprocessor(capability(target), threads // 32, registers, shared + static)
+    blocks = samples * slabs * chunks
+    return PlanRow(
+        shape=shape,
+        target=target,
+        kernels=" ".join(kernels),
+        threads=threads,
+        channels=channels,
+        cluster=chunks if variant == "one_pass" else 1,
+        blocks=blocks,
+        registers=registers,
+        shared_bytes=shared,
+        blocks_per_multiprocessor=fitting,
+        occupancy=round(fitting * threads / 32 / WARPS, 3),
+        waves=round(blocks / (fitting * DEVICES[capability(target)].multiprocessors), 2),
+        nvcc=used[0].nvcc,
+        commit=used[0].commit,
+    )
 
 
 def _spills(disassembly: str) -> dict[str, int]:
@@ -120,16 +221,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for cuda.csv and cuda_plans.csv")
     parser.add_argument("--targets", default=";".join(TARGETS), help="such as 80;90a")
     arguments = parser.parse_args()
     rows = list(report(tuple(arguments.targets.split(";"))))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("w", newline="", encoding="utf-8") as sink:
-        table = csv.writer(sink)
-        table.writerow(Row._fields)
-        table.writerows(rows)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write(arguments.out / "cuda.csv", rows)
+    write(arguments.out / "cuda_plans.csv", list(plans(rows)))
     print(f"{arguments.out}: {len(rows)} kernels, {sum(row.spill_instructions > 0 for row in rows)} spill")
+
+
+def write(file: Path, rows: Sequence[Row] | Sequence[PlanRow]) -> None:
+    """A table as CSV."""
+    with file.open("w", newline="", encoding="utf-8") as sink:
+        table = csv.writer(sink)
+        table.writerow(rows[0]._fields)
+        table.writerows(rows)
 
 
 if __name__ == "__main__":

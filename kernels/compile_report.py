@@ -29,13 +29,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from .build import Build
+from .occupancy import DEVICES, WARPS, blocks_per_multiprocessor
 
-TARGETS = (80, 90, 100)
-SHARED_PER_MULTIPROCESSOR = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
-SHARED_PER_PROGRAM = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-REGISTERS = 65536
-WARPS = 64
-PROGRAMS = 32
+TARGETS = tuple(DEVICES)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -61,10 +57,11 @@ class Row(NamedTuple):
 
 def kernel_modules() -> list[ModuleType]:
     """The files of this package that list what they compile."""
-    package = __name__.rpartition(".")[0]
-    paths = importlib.import_module(package).__path__
-    names = sorted(f"{package}.{found.name}" for found in pkgutil.iter_modules(paths))
-    modules = [importlib.import_module(name) for name in names if name != __name__]
+    here = Path(__file__)
+    names = sorted(
+        found.name for found in pkgutil.iter_modules([str(here.parent)]) if found.name != here.stem
+    )
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
     return [module for module in modules if hasattr(module, "shipped_builds")]
 
 
@@ -97,13 +94,6 @@ def compiled(build: Build, target: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 
-def programs_per_multiprocessor(target: int, warps: int, registers: int, shared: int) -> int:
-    """How many programs fit at once: registers go to a warp in units of 256, and a program's shared memory costs 1 KiB more."""
-    by_registers = REGISTERS // (warps * -(-registers * 32 // 256) * 256)
-    by_shared = SHARED_PER_MULTIPROCESSOR[target] // (-(-shared // 128) * 128 + 1024)
-    return min(by_registers, by_shared, WARPS // warps, PROGRAMS)
-
-
 def examine(build: Build, target: int, commit: str = "") -> Row:
     """Compile one configuration and read what became of it."""
     binary = compiled(build, target)
@@ -114,7 +104,7 @@ def examine(build: Build, target: int, commit: str = "") -> Row:
         code = _output(TOOLS / "nvdisasm", "-c", file.name)
     figures = dict(re.findall(r"\b(REG|STACK):(\d+)", usage))
     registers, shared = int(figures["REG"]), int(binary.metadata.shared)
-    programs = programs_per_multiprocessor(target, build.warps, registers, shared)
+    programs = blocks_per_multiprocessor(target, build.warps, registers, shared)
     return Row(
         kernel=build.kernel.__name__,
         configuration=build.label,
@@ -178,10 +168,14 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
     parser.add_argument("--all", action="store_true", help="every shape of GLIDE, not just the default ones")
+    parser.add_argument("--kernel", help="one kernel's configurations, such as attend")
+    parser.add_argument("--target", type=int, choices=TARGETS, help="one target, such as 90")
     parser.add_argument("--workers", type=int, default=1, help="compilations at a time")
     arguments = parser.parse_args()
     builds = shipped_builds() if arguments.all else default_builds()
-    spilling = write(arguments.out, report(builds, workers=arguments.workers))
+    builds = [build for build in builds if arguments.kernel in (None, build.kernel.__name__)]
+    targets = TARGETS if arguments.target is None else (arguments.target,)
+    spilling = write(arguments.out, report(builds, targets, arguments.workers))
     print(f"{arguments.out}: {spilling} configurations spill")
 
 

@@ -1,19 +1,17 @@
-"""The machine code of csrc/cuda: no kernel spills registers, on any target, here and in the report that is kept."""
+"""The machine code of csrc/cuda: no kernel spills registers, on any target, here and in the reports that are kept."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+from glide_fast.kernels import glide_shapes
 
-ROOT = Path(__file__).resolve().parents[2]
-REPORT = ROOT / "benchmarks" / "results" / "static" / "cuda.csv"
-_spec = importlib.util.spec_from_file_location("static_cuda", ROOT / "benchmarks" / "static_cuda.py")
-assert _spec is not None and _spec.loader is not None
-static_cuda = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(static_cuda)
+from benchmarks import static_cuda
+
+KEPT = Path(static_cuda.__file__).parent / "results" / "static"
 
 EXPECTED = {
     *((name, element, vector) for name in ("statistics", "result") for element, vector in
@@ -34,9 +32,13 @@ def test_no_kernel_spills_when_compiled_for_hopper() -> None:
     assert all(row.registers <= 128 for row in rows)
 
 
+def read(name: str) -> list[dict[str, str]]:
+    with (KEPT / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_report_that_is_kept_covers_every_kernel_and_target() -> None:
-    with REPORT.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read("cuda.csv")
     for target in ("sm_80", "sm_90a", "sm_100"):
         seen = {
             (row["kernel"], row["element"], int(row["vector"])) for row in rows if row["target"] == target
@@ -48,3 +50,34 @@ def test_the_report_that_is_kept_covers_every_kernel_and_target() -> None:
 def test_spills_are_seen_in_a_disassembly() -> None:
     text = '\t.section .text.one,"ax"\n LDL R1\n STL.64 R2\n\t.section .text.two,"ax"\n LDG R1\n'
     assert static_cuda._spills(text) == {"one": 2, "two": 0}
+
+
+def kernel_row(kernel: str, target: str, registers: int) -> static_cuda.Row:
+    return static_cuda.Row(kernel, "fp16", 8, target, registers, 0, 0, 0, 512, 1, 0.25, "13.0", "")
+
+
+def test_plans_fit_their_devices() -> None:
+    """Of made-up registers, so that no nvcc is needed."""
+    rows = [
+        kernel_row(kernel, target, 100)
+        for kernel in ("statistics", "result")
+        for target in ("sm_80", "sm_90a")
+    ]
+    rows.append(kernel_row("one_pass", "sm_90a", 110))
+    try:
+        plans = list(static_cuda.plans(rows))
+    except static_cuda.MissingTool as reason:
+        pytest.skip(f"the plans cannot be compiled here: {reason}")
+    assert len(plans) == 2 * (3 * len(glide_shapes.BASE) + 2 * len(glide_shapes.UPSAMPLER))
+    assert all(plan.blocks_per_multiprocessor >= 1 for plan in plans)
+    assert {plan.kernels for plan in plans if plan.target == "sm_80"} == {"statistics result"}
+    for plan in plans:
+        side = json.loads(plan.shape)[-1]
+        if plan.target == "sm_90a" and side <= 64:
+            assert plan.kernels == "one_pass" and plan.cluster <= 8, plan
+        if side == 256:
+            assert plan.kernels == "statistics result" and plan.waves >= 1, plan
+
+
+def test_the_plans_that_are_kept_cover_every_target() -> None:
+    assert {row["target"] for row in read("cuda_plans.csv")} == {"sm_80", "sm_90a", "sm_100"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from glide_fast.kernels import compile_report, text_attention
 from glide_fast.kernels.compile_report import TARGETS, Row, default_builds, distinct, examine
+from glide_fast.kernels.occupancy import DEVICES
 
 BUILDS = distinct(default_builds())
 PRODUCT = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
@@ -18,7 +21,7 @@ PRODUCT = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 def test_default_configurations(build: compile_report.Build, target: int) -> None:
     row = examine(build, target)
     assert row.spill_instructions == 0, row
-    assert row.shared_bytes <= compile_report.SHARED_PER_PROGRAM[target], row
+    assert row.shared_bytes <= DEVICES[target].shared_of_a_block, row
     assert row.programs_per_multiprocessor >= 1, row
     if row.kernel in ("attend", "conv3x3"):
         assert PRODUCT[target] in row.tensor_cores.split(), row
@@ -30,11 +33,20 @@ def test_default_configurations(build: compile_report.Build, target: int) -> Non
 
 def test_the_report_is_a_table_of_them(tmp_path: Path) -> None:
     file = tmp_path / "static" / "triton.csv"
-    assert compile_report.write(file, compile_report.report(BUILDS[:1], (90,))) == 0
+    module = ("-m", "glide_fast.kernels.compile_report", "--out", str(file))
+    subprocess.run([sys.executable, *module, "--kernel", "statistics", "--target", "90"], check=True)
     with file.open(newline="") as source:
         rows = list(csv.DictReader(source))
-    assert [row["target"] for row in rows] == ["sm_90"]
+    assert {(row["kernel"], row["target"]) for row in rows} == {("statistics", "sm_90")}
+    assert len(rows) == len([build for build in BUILDS if build.kernel.__name__ == "statistics"])
     assert set(rows[0]) == set(Row._fields) and int(rows[0]["registers"]) > 0
+
+
+def test_every_file_of_kernels_lists_what_it_compiles() -> None:
+    listed = {module.__name__.rpartition(".")[2] for module in compile_report.kernel_modules()}
+    folder = Path(compile_report.__file__).parent
+    files = {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
+    assert {name for name, text in files.items() if "tl.program_id(" in text} == listed
 
 
 def test_a_spill_is_seen() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from glide_fast.kernels import compile_report, glide_shapes, group_norm_act, masked_attention, text_attention
+from glide_fast.kernels import glide_shapes, group_norm_act, masked_attention, text_attention
+from glide_fast.kernels.occupancy import blocks_per_multiprocessor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,7 +98,7 @@ def test_masks_are_compiled_out_only_where_no_tile_is_ragged(
 
 def test_occupancy_by_hand() -> None:
     # 128 threads of 128 registers: 16,384 of 65,536; shared memory of 48 KiB and the 1 KiB that each program costs: 4 of 228.
-    assert compile_report.programs_per_multiprocessor(90, 4, 128, 0) == 4
-    assert compile_report.programs_per_multiprocessor(90, 8, 32, 48 * 1024) == 4
-    assert compile_report.programs_per_multiprocessor(80, 8, 32, 48 * 1024) == 3
-    assert compile_report.programs_per_multiprocessor(90, 4, 16, 0) == 16
+    assert blocks_per_multiprocessor(90, 4, 128, 0) == 4
+    assert blocks_per_multiprocessor(90, 8, 32, 48 * 1024) == 4
+    assert blocks_per_multiprocessor(80, 8, 32, 48 * 1024) == 3
+    assert blocks_per_multiprocessor(90, 4, 16, 0) == 16
