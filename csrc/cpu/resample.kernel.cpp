@@ -1,5 +1,6 @@
 // Nearest x2 and the 2x2 mean of channels-last pictures, with a bias and a residual added on the way in. Every element is read
-// once and every result written once; a vector is channels of one pixel, so there is nothing to shuffle.
+// once (twice for nearest, the second time from the cache) and every result written once; a vector is channels of one pixel, so
+// there is nothing to shuffle.
 #include "resample.h"
 #include "vec.h"
 
@@ -32,16 +33,18 @@ void each_vector(std::int64_t channels, Take take) {
     if (c < channels) take(c, int(channels - c));
 }
 
-// The same bytes to four places. Not through numbers: some processors drop subnormal ones where they convert.
-void copy_to_four(const char* from, char* const to[4], std::int64_t bytes) {
+// The same bytes to two places. Not through numbers: some processors drop subnormal ones where they convert.
+void copy_to_two(const char* from, char* first, char* second, std::int64_t bytes) {
     constexpr std::int64_t step = Vec::lanes * sizeof(float);
     std::int64_t i = 0;
     for (; i + step <= bytes; i += step) {
         const Vec bits = Vec::load(reinterpret_cast<const float*>(from + i));
-        for (int k = 0; k < 4; ++k) bits.store(reinterpret_cast<float*>(to[k] + i));
+        bits.store(reinterpret_cast<float*>(first + i));
+        bits.store(reinterpret_cast<float*>(second + i));
     }
     if (i < bytes) {
-        for (int k = 0; k < 4; ++k) std::memcpy(to[k] + i, from + i, bytes - i);
+        std::memcpy(first + i, from + i, bytes - i);
+        std::memcpy(second + i, from + i, bytes - i);
     }
 }
 
@@ -68,31 +71,27 @@ struct Pictures {
     }
 };
 
-// Two rows of the result, from one row of x.
+// One row of the result, from one row of x.
 template <typename T>
 void repeat_row(const Resample& r, std::int64_t image, std::int64_t row) {
     const Pictures<T> p{r};
-    const T *x = p.x(image, row), *residual = p.residual(image, row);
-    T *above = p.y(image, 2 * row), *below = p.y(image, 2 * row + 1);
+    const T *x = p.x(image, row / 2), *residual = p.residual(image, row / 2);
+    T* y = p.y(image, row);
     const std::int64_t next = r.y_strides.column;
     for (std::int64_t column = 0; column < r.width; ++column) {
         if (r.bias || residual) {
             each_vector(r.channels, [&](std::int64_t c, int count) {
                 const Vec value = p.sum(x, residual, c, count);
-                store(above + c, count, value);
-                store(above + next + c, count, value);
-                store(below + c, count, value);
-                store(below + next + c, count, value);
+                store(y + c, count, value);
+                store(y + next + c, count, value);
             });
         } else {
-            char* const to[] = {reinterpret_cast<char*>(above), reinterpret_cast<char*>(above + next),
-                                reinterpret_cast<char*>(below), reinterpret_cast<char*>(below + next)};
-            copy_to_four(reinterpret_cast<const char*>(x), to, r.channels * sizeof(T));
+            copy_to_two(reinterpret_cast<const char*>(x), reinterpret_cast<char*>(y), reinterpret_cast<char*>(y + next),
+                        r.channels * sizeof(T));
         }
         x += r.x_strides.column;
         if (residual) residual += r.residual_strides.column;
-        above += 2 * next;
-        below += 2 * next;
+        y += 2 * next;
     }
 }
 
@@ -123,7 +122,7 @@ void mean_row(const Resample& r, std::int64_t image, std::int64_t row) {
 
 template <typename T>
 void run(const Resample& r) {
-    const std::int64_t rows = r.up ? r.height : r.height / 2;
+    const std::int64_t rows = r.up ? 2 * r.height : r.height / 2;
     const bool added = r.bias || r.residual;
 #pragma omp parallel for schedule(static) num_threads(r.threads)
     for (std::int64_t i = 0; i < r.images * rows; ++i) {

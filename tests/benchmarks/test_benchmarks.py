@@ -13,7 +13,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import ceilings, provenance, record, timing
 from benchmarks.case import COPY, PLAIN, Case, error, measure
-from benchmarks.suites import group_norm_act, guided_step, text_attention
+from benchmarks.suites import group_norm_act, guided_step, resample, text_attention
 from benchmarks.timing import QUEUE, Effort, interleaved, summarise
 
 TINY = Effort(warm=1, samples=3, sample_seconds=0.0)
@@ -143,6 +143,8 @@ def test_ceilings() -> None:
     [
         lambda: group_norm_act.case("base", 1, 4, 64, "cpu", False),
         lambda: text_attention.case("base", 1, 4, 1, "cpu", False),
+        lambda: resample.case("base", 1, 4, 64, "mean_2x2", True, "cpu", False),
+        lambda: resample.case("base", 2, 4, 16, "nearest_x2", False, "cpu", False),
         lambda: guided_step.case("base", 1, 8, False, "cpu", False),
         lambda: guided_step.case("base", 2, 8, True, "cpu", False),
         lambda: guided_step.case("upsampler", 1, 8, False, "cpu", False),
