@@ -27,13 +27,14 @@ PYBIND11_MODULE(_C, module) {
         "C++ kernels of glide_fast; reached through glide_fast.ops. Addresses are integers (0: none), strides are in "
         "elements, type codes are 0 (fp32) and 1 (bf16), `isa` forces one of isas().";
     module.def("isas", &isas, "Instruction sets that the CPU kernels can use on this machine, best first.");
-    module.def("group_norm_act", &glide_fast::group_norm_act, py::call_guard<py::gil_scoped_release>(), py::arg("x"),
-               py::arg("y"), py::arg("dtype"), py::arg("samples"), py::arg("rows"), py::arg("channels"),
-               py::arg("groups"), py::arg("x_sample_stride"), py::arg("x_row_stride"), py::arg("y_sample_stride"),
-               py::arg("y_row_stride"), py::arg("weight"), py::arg("bias"), py::arg("affine_dtype"),
-               py::arg("scale"), py::arg("shift"), py::arg("film_dtype"), py::arg("scale_stride"),
-               py::arg("shift_stride"), py::arg("eps"), py::arg("silu"), py::arg("threads"), py::arg("isa") = "",
-               "y = act(film(group_norm(x))) over channels-last rows.");
+    module.def("group_norm_act", &glide_fast::group_norm_act, py::call_guard<py::gil_scoped_release>(),
+               py::arg("dtype"), py::arg("out_dtype"), py::arg("samples"), py::arg("rows"), py::arg("x_channels"),
+               py::arg("x2_channels"), py::arg("groups"), py::arg("width"), py::arg("x"), py::arg("x2"),
+               py::arg("residual"), py::arg("sum"), py::arg("y"), py::arg("x_bias"), py::arg("weight"), py::arg("bias"),
+               py::arg("scale"), py::arg("shift"), py::arg("eps"), py::arg("silu"), py::arg("resample"),
+               py::arg("threads"), py::arg("isa") = "",
+               "y = resample(act(film(group_norm(cat(x + x_bias + residual, x2))))) over channels-last rows. Activations are "
+               "(address, sample stride, row stride), vectors of channels (address, type code, sample stride).");
     module.def("guided_step", &glide_fast::guided_step, py::call_guard<py::gil_scoped_release>(), py::arg("images"),
                py::arg("channels"), py::arg("positions"), py::arg("x"), py::arg("model_out"), py::arg("model_dtype"),
                py::arg("model_strides"), py::arg("guided"), py::arg("guidance_scale"), py::arg("guidance"),

@@ -11,12 +11,15 @@ namespace glide_fast {
 
 using Strides = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // of images, channels, positions
 
-void group_norm_act(std::uintptr_t x, std::uintptr_t y, int dtype, std::int64_t samples, std::int64_t rows,
-                    std::int64_t channels, std::int64_t groups, std::int64_t x_sample_stride,
-                    std::int64_t x_row_stride, std::int64_t y_sample_stride, std::int64_t y_row_stride,
-                    std::uintptr_t weight, std::uintptr_t bias, int affine_dtype, std::uintptr_t scale,
-                    std::uintptr_t shift, int film_dtype, std::int64_t scale_stride, std::int64_t shift_stride,
-                    double eps, bool silu, int threads, const std::string& isa);
+using RowsAt = std::tuple<std::uintptr_t, std::int64_t, std::int64_t>;  // strides of samples and rows
+using ChannelsAt = std::tuple<std::uintptr_t, int, std::int64_t>;  // type, stride of samples
+
+// csrc/cpu/group_norm_act.h describes the arguments. `width` is read where `resample` (0 none, 1 nearest_x2, 2 mean_2x2) is not 0.
+void group_norm_act(int dtype, int out_dtype, std::int64_t samples, std::int64_t rows, std::int64_t x_channels,
+                    std::int64_t x2_channels, std::int64_t groups, std::int64_t width, const RowsAt& x,
+                    const RowsAt& x2, const RowsAt& residual, const RowsAt& sum, const RowsAt& y,
+                    const ChannelsAt& x_bias, const ChannelsAt& weight, const ChannelsAt& bias, const ChannelsAt& scale,
+                    const ChannelsAt& shift, double eps, bool silu, int resample, int threads, const std::string& isa);
 
 void guided_step(std::int64_t images, std::int64_t channels, std::int64_t positions, std::uintptr_t x,
                  std::uintptr_t model_out, int model_dtype, const Strides& model_strides, bool guided,

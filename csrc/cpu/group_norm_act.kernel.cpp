@@ -1,257 +1,382 @@
-// Group normalisation, FiLM and SiLU over channels-last rows, in two passes over memory.
+// Group normalisation over channels-last rows, with what comes before it (a skip connection's channels, a residual, a bias)
+// and after it (FiLM, SiLU, resampling), in two passes over memory.
 //
-// Statistics: every block of 128 rows and up to 64 channels is read twice while it is in the first-level cache, for a first
-// mean and then for the sums of the deviations from it (what rounding left in the mean) and of their squares: the corrected
-// two-pass algorithm. Blocks, then the channels of a group, are merged by M2 = sum(M2_i) + sum(n_i (mean_i - mean)^2) in
-// fp64 (both: Chan, Golub and LeVeque 1983). No E[x^2] - E[x]^2 anywhere, so a mean far from zero costs no digits.
+// Statistics, one read: a block of rows is shifted by the mean of eight of its rows, spread evenly; the sums of the deviations
+// and of their squares are taken in fp32 over 128 rows and in fp64 beyond, and the rest of the mean is corrected for:
+// M2 = sum(d^2) - sum(d)^2 / n. No digits are lost to a mean far from zero, since the eight rows are in the block:
+// (mean - shift)^2 is at most n / 8 times the block's variance, for any data, and far below it for images. Blocks, then the
+// channels of a group, are merged by M2 = sum(M2_i) + sum(n_i (mean_i - mean)^2) in fp64 (Chan, Golub and LeVeque 1983).
 //
-// Apply: y = act((x - center) * factor + offset). The fp64 statistics are folded into three fp32 numbers a channel; what
-// rounding the mean to fp32 loses is put back through the offset.
+// Apply, the second read: y = act((x - center) * factor + offset). The fp64 statistics are folded into three fp32 numbers a
+// channel; what rounding the mean to fp32 loses is put back through the offset.
 #include "group_norm_act.h"
+
+#include <omp.h>
+
+#include <type_traits>
+
 #include "vec.h"
 
 namespace glide_fast {
 namespace GLIDE_FAST_ISA {
 namespace {
 
+using i64 = std::int64_t;
+
 constexpr int unroll = 4;  // vectors side by side; with two rows in flight, enough chains to hide the latency of an addition
-constexpr std::int64_t strip = unroll * Vec::lanes;
+constexpr i64 strip = unroll * Vec::lanes;
+constexpr i64 chunk = 256;    // channels of a task: rows are walked in pieces of at least 512 bytes
+constexpr i64 fp32_rows = 128;  // of one fp32 sum
+constexpr i64 apply_rows = 64;  // of a task of the second pass
 
-std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+i64 larger(i64 a, i64 b) { return a > b ? a : b; }
+i64 divided(i64 a, i64 b) { return (a + b - 1) / b; }
 
-// One channel's statistics over a block, from the mean that was tried and the sums of deviations and squares around it.
-void correct(const float* tried, const float* sum, float* m2, std::int64_t rows, std::int64_t count, double* mean) {
-    for (std::int64_t c = 0; c < count; ++c) {
-        const double rest = double(sum[c]) / double(rows);
-        mean[c] = double(tried[c]) + rest;
-        m2[c] = float(double(m2[c]) - rest * double(sum[c]));
-    }
+// A run of channels that is worked on in registers: some full vectors, or a part of one.
+struct Full {
+    static constexpr int vectors = unroll;
+    i64 channels() const { return strip; }
+    template <typename T>
+    Vec load(const T* p) const { return Vec::load(p); }
+    template <typename T>
+    void store(Vec x, T* p) const { x.store(p); }
+};
+struct Part {
+    static constexpr int vectors = 1;
+    int count;
+    i64 channels() const { return count; }
+    template <typename T>
+    Vec load(const T* p) const { return Vec::load(p, count); }
+    template <typename T>
+    void store(Vec x, T* p) const { x.store(p, count); }
+};
+
+template <typename Work>
+void for_each_run(i64 channels, Work work) {
+    i64 c = 0;
+    for (; c + strip <= channels; c += strip) work(Full{}, c);
+    for (; c < channels; c += Vec::lanes) work(Part{int(smaller(Vec::lanes, channels - c))}, c);
 }
 
-// Means and sums of squared deviations of `unroll` full vectors of channels.
+// What is normalised: memory as it is, or a sum that is formed on the way.
 template <typename T>
-void strip_statistics(const T* x, std::int64_t stride, std::int64_t rows, double* mean_out, float* m2_out) {
-    Vec sum[unroll][2], m2[unroll][2], mean[unroll];
-    for (int v = 0; v < unroll; ++v) sum[v][0] = sum[v][1] = Vec::all(0.0f);
-    std::int64_t r = 0;
-    for (; r + 1 < rows; r += 2) {
-        for (int v = 0; v < unroll; ++v) {
-            sum[v][0] = sum[v][0] + Vec::load(x + r * stride + v * Vec::lanes);
-            sum[v][1] = sum[v][1] + Vec::load(x + (r + 1) * stride + v * Vec::lanes);
-        }
-    }
-    if (r < rows) {
-        for (int v = 0; v < unroll; ++v) sum[v][0] = sum[v][0] + Vec::load(x + r * stride + v * Vec::lanes);
-    }
-    const Vec per_row = Vec::all(1.0f / float(rows));
-    for (int v = 0; v < unroll; ++v) {
-        mean[v] = (sum[v][0] + sum[v][1]) * per_row;
-        sum[v][0] = sum[v][1] = m2[v][0] = m2[v][1] = Vec::all(0.0f);
-    }
-    for (r = 0; r + 1 < rows; r += 2) {
-        for (int v = 0; v < unroll; ++v) {
-            const Vec a = Vec::load(x + r * stride + v * Vec::lanes) - mean[v];
-            const Vec b = Vec::load(x + (r + 1) * stride + v * Vec::lanes) - mean[v];
-            sum[v][0] = sum[v][0] + a;
-            sum[v][1] = sum[v][1] + b;
-            m2[v][0] = multiply_add(a, a, m2[v][0]);
-            m2[v][1] = multiply_add(b, b, m2[v][1]);
-        }
-    }
-    if (r < rows) {
-        for (int v = 0; v < unroll; ++v) {
-            const Vec a = Vec::load(x + r * stride + v * Vec::lanes) - mean[v];
-            sum[v][0] = sum[v][0] + a;
-            m2[v][0] = multiply_add(a, a, m2[v][0]);
-        }
-    }
-    float tried[strip], sums[strip];
-    for (int v = 0; v < unroll; ++v) {
-        mean[v].store(tried + v * Vec::lanes);
-        (sum[v][0] + sum[v][1]).store(sums + v * Vec::lanes);
-        (m2[v][0] + m2[v][1]).store(m2_out + v * Vec::lanes);
-    }
-    correct(tried, sums, m2_out, rows, strip, mean_out);
-}
-
-// The same for at most one vector of channels, at the end of a row.
+struct Plain {
+    const T* x;
+    i64 stride;
+    template <typename Run>
+    Vec load(Run run, i64 row, i64 channel) const { return run.load(x + row * stride + channel); }
+};
 template <typename T>
-void tail_statistics(const T* x, std::int64_t stride, std::int64_t rows, int count, double* mean_out, float* m2_out) {
-    Vec sum = Vec::all(0.0f), m2 = Vec::all(0.0f);
-    for (std::int64_t r = 0; r < rows; ++r) sum = sum + Vec::load(x + r * stride, count);
-    const Vec mean = sum * Vec::all(1.0f / float(rows));
-    sum = Vec::all(0.0f);
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const Vec d = Vec::load(x + r * stride, count) - mean;
-        sum = sum + d;
-        m2 = multiply_add(d, d, m2);
-    }
-    float tried[Vec::lanes], sums[Vec::lanes];
-    mean.store(tried);
-    sum.store(sums);
-    m2.store(m2_out, count);
-    correct(tried, sums, m2_out, rows, count, mean_out);
-}
-
-template <typename T, bool silu_too>
-Vec finish(Vec x, Vec center, Vec factor, Vec offset) {
-    const Vec y = multiply_add(x - center, factor, offset);
-    return silu_too ? silu(y, T{}) : y;
-}
-
-template <typename T, bool silu_too>
-void strip_apply(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t rows, const float* center,
-                 const float* factor, const float* offset) {
-    Vec c[unroll], f[unroll], o[unroll];
-    for (int v = 0; v < unroll; ++v) {
-        c[v] = Vec::load(center + v * Vec::lanes);
-        f[v] = Vec::load(factor + v * Vec::lanes);
-        o[v] = Vec::load(offset + v * Vec::lanes);
-    }
-    for (std::int64_t r = 0; r < rows; ++r) {
-        for (int v = 0; v < unroll; ++v) {
-            finish<T, silu_too>(Vec::load(x + r * x_stride + v * Vec::lanes), c[v], f[v], o[v])
-                .store(y + r * y_stride + v * Vec::lanes);
-        }
-    }
-}
-
-template <typename T, bool silu_too>
-void tail_apply(const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride, std::int64_t rows, int count,
-                const float* center, const float* factor, const float* offset) {
-    const Vec c = Vec::load(center, count), f = Vec::load(factor, count), o = Vec::load(offset, count);
-    for (std::int64_t r = 0; r < rows; ++r)
-        finish<T, silu_too>(Vec::load(x + r * x_stride, count), c, f, o).store(y + r * y_stride, count);
-}
-
-// One task of the two passes: a block of rows and a strip of channels of one sample.
-struct Tile {
-    std::int64_t sample, block, row, rows, channel, channels;
-
-    Tile(const GroupNormAct& g, std::int64_t index) {
-        const std::int64_t strips = (g.channels + strip - 1) / strip;
-        channel = index % strips * strip;
-        channels = smaller(strip, g.channels - channel);
-        block = index / strips % g.blocks;
-        row = block * g.block_rows;
-        rows = smaller(g.block_rows, g.rows - row);
-        sample = index / (strips * g.blocks);
-    }
-    static std::int64_t count(const GroupNormAct& g) {
-        return g.samples * g.blocks * ((g.channels + strip - 1) / strip);
+struct Sum {
+    const T *x, *residual;
+    i64 x_stride, residual_stride;
+    const float* bias;
+    template <typename Run>
+    Vec load(Run run, i64 row, i64 channel) const {
+        const Vec with_bias = run.load(x + row * x_stride + channel) + run.load(bias + channel);
+        return rounded_to(with_bias + run.load(residual + row * residual_stride + channel), T{});
     }
 };
 
 template <typename T>
-void tile_statistics(const GroupNormAct& g, const Tile& t) {
-    const T* x = static_cast<const T*>(g.x) + t.sample * g.x_sample_stride + t.row * g.x_row_stride + t.channel;
-    const std::int64_t out = (t.sample * g.blocks + t.block) * g.channels + t.channel;
-    if (t.channels == strip) {
-        strip_statistics(x, g.x_row_stride, t.rows, g.block_mean + out, g.block_m2 + out);
-        return;
-    }
-    for (std::int64_t c = 0; c < t.channels; c += Vec::lanes) {
-        tail_statistics(x + c, g.x_row_stride, t.rows, int(smaller(Vec::lanes, t.channels - c)),
-                        g.block_mean + out + c, g.block_m2 + out + c);
-    }
+T* at(const RowsOf& rows, i64 sample, i64 row, i64 channel) {
+    return static_cast<T*>(rows.data) + sample * rows.sample_stride + row * rows.row_stride + channel;
 }
 
-template <typename T, bool silu_too>
-void tile_apply(const GroupNormAct& g, const Tile& t) {
-    const T* x = static_cast<const T*>(g.x) + t.sample * g.x_sample_stride + t.row * g.x_row_stride + t.channel;
-    T* y = static_cast<T*>(g.y) + t.sample * g.y_sample_stride + t.row * g.y_row_stride + t.channel;
-    const std::int64_t at = t.sample * g.channels + t.channel;
-    if (t.channels == strip) {
-        strip_apply<T, silu_too>(x, g.x_row_stride, y, g.y_row_stride, t.rows, g.center + at, g.factor + at,
-                                 g.offset + at);
-        return;
+// A piece of the channels of x, or of x2.
+struct Piece {
+    bool of_x2;
+    i64 first;          // within x or x2
+    i64 channel, count;  // of all
+
+    static i64 count_of(const GroupNormAct& g) {
+        return divided(g.x_channels, chunk) + divided(g.channels - g.x_channels, chunk);
     }
-    for (std::int64_t c = 0; c < t.channels; c += Vec::lanes) {
-        tail_apply<T, silu_too>(x + c, g.x_row_stride, y + c, g.y_row_stride, t.rows,
-                                int(smaller(Vec::lanes, t.channels - c)), g.center + at + c, g.factor + at + c,
-                                g.offset + at + c);
+    Piece(const GroupNormAct& g, i64 index) {
+        const i64 of_x = divided(g.x_channels, chunk);
+        of_x2 = index >= of_x;
+        first = (of_x2 ? index - of_x : index) * chunk;
+        channel = of_x2 ? g.x_channels + first : first;
+        count = smaller(chunk, (of_x2 ? g.channels - g.x_channels : g.x_channels) - first);
     }
+};
+
+// Calls work with the source of a piece's values. `again`: in the second pass, when a sum that is kept is in memory.
+template <typename T, typename Work>
+void with_source(const GroupNormAct& g, const Piece& piece, i64 sample, i64 row, bool again, Work work) {
+    if (piece.of_x2) return work(Plain<T>{at<T>(g.x2, sample, row, piece.first), g.x2.row_stride});
+    if (again && g.sum.data) return work(Plain<T>{at<T>(g.sum, sample, row, piece.first), g.sum.row_stride});
+    if (!g.adds()) return work(Plain<T>{at<T>(g.x, sample, row, piece.first), g.x.row_stride});
+    const T* residual = static_cast<const T*>(g.zeros) + piece.first;
+    if (g.residual.data) residual = at<T>(g.residual, sample, row, piece.first);
+    work(Sum<T>{at<T>(g.x, sample, row, piece.first), residual, g.x.row_stride,
+                g.residual.data ? g.residual.row_stride : 0, g.added_bias + piece.first});
 }
 
-// Merge a sample's blocks, for `count` neighbouring channels.
-void merge_blocks(const GroupNormAct& g, std::int64_t sample, std::int64_t channel, std::int64_t count) {
-    const double* mean = g.block_mean + sample * g.blocks * g.channels + channel;
-    const float* m2 = g.block_m2 + sample * g.blocks * g.channels + channel;
-    double* mean_out = g.channel_mean + sample * g.channels + channel;
-    double* m2_out = g.channel_m2 + sample * g.channels + channel;
-    for (std::int64_t c = 0; c < count; ++c) mean_out[c] = m2_out[c] = 0.0;
-    for (std::int64_t b = 0; b < g.blocks; ++b) {
-        const double share = double(smaller(g.block_rows, g.rows - b * g.block_rows)) / double(g.rows);
-        for (std::int64_t c = 0; c < count; ++c) mean_out[c] += share * mean[b * g.channels + c];
+template <typename Source, typename Run>
+void mean_of_some_rows(const Source& source, Run run, i64 rows, i64 channel, float* mean) {
+    const i64 some = smaller(8, rows);
+    const Vec share = Vec::all(1.0f / float(some));  // of each row, so that no sum leaves the range of what is averaged
+    Vec sum[Run::vectors];
+    for (int v = 0; v < Run::vectors; ++v) sum[v] = Vec::all(0.0f);
+    for (i64 i = 0; i < some; ++i) {
+        for (int v = 0; v < Run::vectors; ++v)
+            sum[v] = multiply_add(source.load(run, i * rows / some, channel + v * Vec::lanes), share, sum[v]);
     }
-    for (std::int64_t b = 0; b < g.blocks; ++b) {
-        const double rows = double(smaller(g.block_rows, g.rows - b * g.block_rows));
-        for (std::int64_t c = 0; c < count; ++c) {
-            const double d = mean[b * g.channels + c] - mean_out[c];
-            m2_out[c] += double(m2[b * g.channels + c]) + rows * d * d;
+    for (int v = 0; v < Run::vectors; ++v) run.store(sum[v], mean + channel + v * Vec::lanes);
+}
+
+// Adds the deviations from `shift` and their squares, over rows [first, last), to `sum` and `m2`; writes what it read to
+// `out` where Keep.
+template <bool Keep, typename T, typename Source, typename Run>
+void accumulate(const Source& source, Run run, i64 first, i64 last, i64 channel, const float* shift, double* sum, double* m2,
+                T* out, i64 out_stride) {
+    constexpr int vectors = Run::vectors;
+    Vec from[vectors], s[2][vectors], q[2][vectors];
+    for (int v = 0; v < vectors; ++v) {
+        from[v] = run.load(shift + channel + v * Vec::lanes);
+        s[0][v] = s[1][v] = q[0][v] = q[1][v] = Vec::all(0.0f);
+    }
+    const auto add = [&](i64 row, int chain) {
+        for (int v = 0; v < vectors; ++v) {
+            const Vec x = source.load(run, row, channel + v * Vec::lanes);
+            if (Keep) run.store(x, out + row * out_stride + channel + v * Vec::lanes);
+            const Vec d = x - from[v];
+            s[chain][v] = s[chain][v] + d;
+            q[chain][v] = multiply_add(d, d, q[chain][v]);
         }
+    };
+    i64 row = first;
+    for (; row + 1 < last; row += 2) {
+        add(row, 0);
+        add(row + 1, 1);
+    }
+    if (row < last) add(row, 0);
+    float sums[2][vectors * Vec::lanes];
+    for (int v = 0; v < vectors; ++v) {
+        (s[0][v] + s[1][v]).store(sums[0] + v * Vec::lanes);
+        (q[0][v] + q[1][v]).store(sums[1] + v * Vec::lanes);
+    }
+    for (i64 c = 0; c < run.channels(); ++c) {
+        sum[channel + c] += double(sums[0][c]);
+        m2[channel + c] += double(sums[1][c]);
     }
 }
 
-// Merge the channels of a group and fold statistics, affine parameters and FiLM into the coefficients of the second pass.
-void merge_group(const GroupNormAct& g, std::int64_t sample, std::int64_t group) {
-    const std::int64_t width = g.channels / g.groups;
-    const std::int64_t first = group * width, at = sample * g.channels;
-    double mean = 0.0, m2 = 0.0;
-    for (std::int64_t c = first; c < first + width; ++c) mean += g.channel_mean[at + c];
-    mean /= double(width);
-    for (std::int64_t c = first; c < first + width; ++c) {
-        const double d = g.channel_mean[at + c] - mean;
-        m2 += g.channel_m2[at + c] + double(g.rows) * d * d;
+// A task of the first pass: the statistics of a block of rows, for a piece of the channels of one sample.
+template <bool Keep, typename T, typename Source>
+void block_statistics(const Source& source, i64 rows, i64 channels, double* mean, double* m2, T* out, i64 out_stride) {
+    float shift[chunk];
+    for_each_run(channels, [&](auto run, i64 c) { mean_of_some_rows(source, run, rows, c, shift); });
+    for (i64 c = 0; c < channels; ++c) mean[c] = m2[c] = 0.0;
+    for (i64 row = 0; row < rows; row += fp32_rows) {
+        const i64 last = smaller(row + fp32_rows, rows);
+        for_each_run(channels, [&](auto run, i64 c) {
+            accumulate<Keep>(source, run, row, last, c, shift, mean, m2, out, out_stride);
+        });
     }
-    const double rstd = 1.0 / __builtin_sqrt(m2 / (double(width) * double(g.rows)) + g.eps);
-    const float center = float(mean);
-    for (std::int64_t c = first; c < first + width; ++c) {
-        double factor = rstd * double(element(g.weight, g.affine_dtype, c));
-        double offset = double(element(g.bias, g.affine_dtype, c)) + (double(center) - mean) * factor;
-        if (g.scale) {
-            const double gain = 1.0 + double(element(g.scale, g.film_dtype, sample * g.scale_stride + c));
-            factor *= gain;
-            offset = offset * gain + double(element(g.shift, g.film_dtype, sample * g.shift_stride + c));
-        }
-        g.center[at + c] = center;
-        g.factor[at + c] = float(factor);
-        g.offset[at + c] = float(offset);
-    }
-}
-
-template <typename T, bool silu_too>
-void run(const GroupNormAct& g) {
-    const std::int64_t tiles = Tile::count(g);
-    // Groups are merged as many at a time as give long loops over neighbouring channels.
-    const std::int64_t width = g.channels / g.groups;
-    const std::int64_t batch = (strip + width - 1) / width, batches = (g.groups + batch - 1) / batch;
-#pragma omp parallel num_threads(g.threads)
-    {
-#pragma omp for schedule(static)
-        for (std::int64_t i = 0; i < tiles; ++i) tile_statistics<T>(g, Tile(g, i));
-#pragma omp for schedule(static)
-        for (std::int64_t i = 0; i < g.samples * batches; ++i) {
-            const std::int64_t sample = i / batches, first = i % batches * batch;
-            const std::int64_t last = smaller(first + batch, g.groups);
-            merge_blocks(g, sample, first * width, (last - first) * width);
-            for (std::int64_t group = first; group < last; ++group) merge_group(g, sample, group);
-        }
-        // Backwards: a thread's last tiles of the first pass are the ones still in its cache.
-#pragma omp for schedule(static)
-        for (std::int64_t i = 0; i < tiles; ++i) tile_apply<T, silu_too>(g, Tile(g, tiles - 1 - i));
+    for (i64 c = 0; c < channels; ++c) {
+        const double rest = mean[c] / double(rows);
+        m2[c] -= rest * mean[c];
+        mean[c] = double(shift[c]) + rest;
     }
 }
 
 template <typename T>
+void statistics_task(const GroupNormAct& g, i64 index) {
+    const i64 pieces = Piece::count_of(g);
+    const Piece piece(g, index % pieces);
+    const i64 block = index / pieces % g.blocks, sample = index / pieces / g.blocks;
+    const i64 row = block * g.block_rows, rows = smaller(g.block_rows, g.rows - row);
+    const i64 to = (sample * g.blocks + block) * g.channels + piece.channel;
+    double *mean = g.block_mean + to, *m2 = g.block_m2 + to;
+    with_source<T>(g, piece, sample, row, false, [&](const auto& source) {
+        if (!piece.of_x2 && g.sum.data)
+            block_statistics<true>(source, rows, piece.count, mean, m2, at<T>(g.sum, sample, row, piece.first),
+                                   g.sum.row_stride);
+        else
+            block_statistics<false, T>(source, rows, piece.count, mean, m2, nullptr, 0);
+    });
+}
+
+// Merge a sample's blocks, for `count` neighbouring channels.
+void merge_blocks(const GroupNormAct& g, i64 sample, i64 channel, i64 count) {
+    const double* mean = g.block_mean + sample * g.blocks * g.channels + channel;
+    const double* m2 = g.block_m2 + sample * g.blocks * g.channels + channel;
+    double* mean_out = g.channel_mean + sample * g.channels + channel;
+    double* m2_out = g.channel_m2 + sample * g.channels + channel;
+    for (i64 c = 0; c < count; ++c) mean_out[c] = m2_out[c] = 0.0;
+    for (i64 b = 0; b < g.blocks; ++b) {
+        const double share = double(smaller(g.block_rows, g.rows - b * g.block_rows)) / double(g.rows);
+        for (i64 c = 0; c < count; ++c) mean_out[c] += share * mean[b * g.channels + c];
+    }
+    for (i64 b = 0; b < g.blocks; ++b) {
+        const double rows = double(smaller(g.block_rows, g.rows - b * g.block_rows));
+        for (i64 c = 0; c < count; ++c) {
+            const double d = mean[b * g.channels + c] - mean_out[c];
+            m2_out[c] += m2[b * g.channels + c] + rows * d * d;
+        }
+    }
+}
+
+double value(const PerChannel& p, i64 sample, i64 channel) {
+    return double(element(p.data, p.dtype, sample * p.sample_stride + channel));
+}
+
+// Merge the channels of a group and fold statistics, affine parameters and FiLM into the coefficients of the second pass.
+void merge_group(const GroupNormAct& g, i64 sample, i64 group) {
+    const i64 width = g.channels / g.groups;
+    const i64 first = group * width, to = sample * g.channels;
+    double mean = 0.0, m2 = 0.0;
+    for (i64 c = first; c < first + width; ++c) mean += g.channel_mean[to + c];
+    mean /= double(width);
+    for (i64 c = first; c < first + width; ++c) {
+        const double d = g.channel_mean[to + c] - mean;
+        m2 += g.channel_m2[to + c] + double(g.rows) * d * d;
+    }
+    const double rstd = 1.0 / __builtin_sqrt(m2 / (double(width) * double(g.rows)) + g.eps);
+    const float center = float(mean);
+    for (i64 c = first; c < first + width; ++c) {
+        double factor = rstd * value(g.weight, 0, c);
+        double offset = value(g.bias, 0, c) + (double(center) - mean) * factor;
+        if (g.scale.data) {
+            const double gain = 1.0 + value(g.scale, sample, c);
+            factor *= gain;
+            offset = offset * gain + value(g.shift, sample, c);
+        }
+        g.center[to + c] = center;
+        g.factor[to + c] = float(factor);
+        g.offset[to + c] = float(offset);
+    }
+}
+
+// The coefficients of a run of channels, and what they make of a row of it.
+template <typename Out, bool Silu, typename Source, typename Run>
+struct Finish {
+    const Source& source;
+    Run run;
+    i64 channel;
+    Vec center[Run::vectors], factor[Run::vectors], offset[Run::vectors];
+
+    Finish(const GroupNormAct& g, const Source& s, Run r, i64 first, i64 c) : source(s), run(r), channel(c) {
+        for (int v = 0; v < Run::vectors; ++v) {
+            center[v] = run.load(g.center + first + c + v * Vec::lanes);
+            factor[v] = run.load(g.factor + first + c + v * Vec::lanes);
+            offset[v] = run.load(g.offset + first + c + v * Vec::lanes);
+        }
+    }
+    Vec operator()(i64 row, int v) const {
+        const Vec x = source.load(run, row, channel + v * Vec::lanes);
+        const Vec y = multiply_add(x - center[v], factor[v], offset[v]);
+        return Silu ? silu(y, Out{}) : y;
+    }
+};
+
+// The rows [0, rows) of a source, resampled, to y; for resampling they are whole image lines, for the mean pairs of lines.
+template <Resample resample, typename Out, typename Rows>
+void apply(const Rows& finish, i64 rows, i64 width, Out* y, i64 stride) {
+    constexpr int vectors = decltype(finish.run)::vectors;
+    y += finish.channel;
+    if constexpr (resample == Resample::none) {
+        for (i64 row = 0; row < rows; ++row) {
+            for (int v = 0; v < vectors; ++v) finish.run.store(finish(row, v), y + row * stride + v * Vec::lanes);
+        }
+    } else if constexpr (resample == Resample::nearest_x2) {
+        for (i64 line = 0; line < rows / width; ++line) {
+            for (i64 column = 0; column < width; ++column) {
+                Out* to = y + (4 * line * width + 2 * column) * stride;
+                for (int v = 0; v < vectors; ++v, to += Vec::lanes) {
+                    const Vec value = finish(line * width + column, v);
+                    finish.run.store(value, to);
+                    finish.run.store(value, to + stride);
+                    finish.run.store(value, to + 2 * width * stride);
+                    finish.run.store(value, to + (2 * width + 1) * stride);
+                }
+            }
+        }
+    } else {
+        for (i64 line = 0; line < rows / width; line += 2) {
+            for (i64 column = 0; column < width; column += 2) {
+                const i64 upper = line * width + column, lower = upper + width;
+                Out* to = y + (line / 2 * (width / 2) + column / 2) * stride;
+                for (int v = 0; v < vectors; ++v, to += Vec::lanes) {
+                    const Vec sum = (finish(upper, v) + finish(upper + 1, v)) + (finish(lower, v) + finish(lower + 1, v));
+                    finish.run.store(sum * Vec::all(0.25f), to);
+                }
+            }
+        }
+    }
+}
+
+// How the second pass is cut: blocks of rows that are whole (pairs of) image lines where that matters.
+i64 rows_to_apply(const GroupNormAct& g) {
+    if (g.resample == Resample::none) return apply_rows;
+    const i64 lines = g.resample == Resample::mean_2x2 ? 2 : 1;
+    return g.width * lines * larger(1, apply_rows / (g.width * lines));
+}
+
+template <typename T, typename Out, bool Silu>
+void apply_task(const GroupNormAct& g, i64 index) {
+    const i64 pieces = Piece::count_of(g), step = rows_to_apply(g), blocks = divided(g.rows, step);
+    const Piece piece(g, index % pieces);
+    const i64 block = index / pieces % blocks, sample = index / pieces / blocks;
+    const i64 row = block * step, rows = smaller(step, g.rows - row);
+    // Lines above this block have become twice as many rows of twice the width, or half as many of half the width.
+    const i64 y_row = g.resample == Resample::nearest_x2 ? 4 * row : g.resample == Resample::mean_2x2 ? row / 4 : row;
+    Out* y = at<Out>(g.y, sample, y_row, piece.channel);
+    const i64 stride = g.y.row_stride;
+    with_source<T>(g, piece, sample, row, true, [&](const auto& source) {
+        using Source = std::remove_cv_t<std::remove_reference_t<decltype(source)>>;
+        for_each_run(piece.count, [&](auto run, i64 c) {
+            const Finish<Out, Silu, Source, decltype(run)> finish(g, source, run, sample * g.channels + piece.channel, c);
+            switch (g.resample) {
+                case Resample::none: return apply<Resample::none>(finish, rows, g.width, y, stride);
+                case Resample::nearest_x2: return apply<Resample::nearest_x2>(finish, rows, g.width, y, stride);
+                case Resample::mean_2x2: return apply<Resample::mean_2x2>(finish, rows, g.width, y, stride);
+            }
+        });
+    });
+}
+
+template <typename T, typename Out, bool Silu>
+void run(const GroupNormAct& g) {
+    const i64 pieces = Piece::count_of(g);
+    const i64 blocks = g.samples * g.blocks * pieces;
+    const i64 tasks = g.samples * divided(g.rows, rows_to_apply(g)) * pieces;
+    // Groups are merged as many at a time as give long loops over neighbouring channels.
+    const i64 width = g.channels / g.groups;
+    const i64 batch = divided(strip, width), batches = divided(g.groups, batch);
+#pragma omp parallel num_threads(g.threads)
+    {
+        const i64 thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        for (i64 i = blocks * thread / threads; i < blocks * (thread + 1) / threads; ++i) statistics_task<T>(g, i);
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < g.samples * batches; ++i) {
+            const i64 sample = i / batches, first = i % batches * batch;
+            const i64 last = smaller(first + batch, g.groups);
+            merge_blocks(g, sample, first * width, (last - first) * width);
+            for (i64 group = first; group < last; ++group) merge_group(g, sample, group);
+        }
+        // Backwards over the same part: what a thread read last is still in its cache.
+        for (i64 i = tasks * (thread + 1) / threads; i-- > tasks * thread / threads;) apply_task<T, Out, Silu>(g, i);
+    }
+}
+
+template <typename T, typename Out>
 void choose_activation(const GroupNormAct& g) {
-    g.silu ? run<T, true>(g) : run<T, false>(g);
+    g.silu ? run<T, Out, true>(g) : run<T, Out, false>(g);
 }
 
 }  // namespace
 
 void group_norm_act(const GroupNormAct& g) {
-    g.dtype == Dtype::f32 ? choose_activation<float>(g) : choose_activation<bf16>(g);
+    if (g.adds()) {
+        for (i64 c = 0; c < g.x_channels; ++c) g.added_bias[c] = g.x_bias.data ? float(value(g.x_bias, 0, c)) : 0.0f;
+    }
+    if (g.dtype == Dtype::f32) return choose_activation<float, float>(g);
+    g.out_dtype == Dtype::f32 ? choose_activation<bf16, float>(g) : choose_activation<bf16, bf16>(g);
 }
 
 }  // namespace GLIDE_FAST_ISA

@@ -61,6 +61,7 @@ struct Vec {
     }
 };
 
+static inline Vec rounded_to(Vec x, bf16) { return Vec::widened(x.narrowed()); }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -95,13 +96,17 @@ struct Vec {
     static Vec load(const bf16* p, int count) { return partial(p, count); }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     void store(float* p, int count) const { partial(p, count, *this); }
-    void store(bf16* p) const {
+    // A bf16 in the upper half of each lane; the lower half holds what is left over.
+    __m256i rounded() const {
         const __m256i bits = _mm256_castps_si256(v);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-        const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+        const __m256i nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
         const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
         const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-        const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+        return _mm256_blendv_epi8(nearest, quiet, nan);
+    }
+    void store(bf16* p) const {
+        const __m256i high = _mm256_srli_epi32(rounded(), 16);
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
     }
@@ -109,18 +114,23 @@ struct Vec {
 
     template <typename T>
     static Vec partial(const T* p, int count) {
+        if (count == lanes) return load(p);
         T whole[lanes] = {};
         std::memcpy(whole, p, count * sizeof(T));
         return load(whole);
     }
     template <typename T>
     static void partial(T* p, int count, Vec x) {
+        if (count == lanes) return x.store(p);
         T whole[lanes];
         x.store(whole);
         std::memcpy(p, whole, count * sizeof(T));
     }
 };
 
+static inline Vec rounded_to(Vec x, bf16) {
+    return {_mm256_castsi256_ps(_mm256_and_si256(x.rounded(), _mm256_set1_epi32(int(0xffff0000))))};
+}
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -167,16 +177,21 @@ struct Vec {
     }
     void store(float* p) const { std::memcpy(p, &v, sizeof v); }
     void store(float* p, int count) const { std::memcpy(p, &v, count * sizeof(float)); }
+    // A bf16 in the upper half of each lane; the lower half holds what is left over.
+    Bits rounded() const {
+        const Bits bits = (Bits)v;
+        const Bits nearest = bits + 0x7fff + ((bits >> 16) & 1);
+        const Bits nan = (Bits)(v != v);
+        return (nan & (bits | 0x400000)) | (~nan & nearest);
+    }
     void store(bf16* p) const { store(p, lanes); }
     void store(bf16* p, int count) const {
-        const Bits bits = (Bits)v;
-        const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
-        const Bits nan = (Bits)(v != v);
-        const Bits high = ((nan & (bits | 0x400000)) | (~nan & rounded)) >> 16;
+        const Bits high = rounded() >> 16;
         for (int i = 0; i < count; ++i) p[i].bits = std::uint16_t(high[i]);
     }
 };
 
+static inline Vec rounded_to(Vec x, bf16) { return {(Vec::Floats)(x.rounded() & 0xffff0000u)}; }
 static inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
 static inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
@@ -201,6 +216,8 @@ static inline Vec reciprocal(Vec x) { return {Vec::all(1.0f).v / x.v}; }
 static inline Vec rough_reciprocal(Vec x) { return reciprocal(x); }
 
 #endif
+
+static inline Vec rounded_to(Vec x, float) { return x; }
 
 // 2^(whole + rest) for an integer `whole` within fp32's exponents and |rest| <= 1/2: the minimax polynomial of `rest` (Remez,
 // relative error), scaled.

@@ -5,21 +5,27 @@ from __future__ import annotations
 import torch
 
 from glide_fast.ops import native
-from glide_fast.ops.group_norm_act_call import Call, Facts, Result
+from glide_fast.ops.group_norm_act_call import RESAMPLINGS, Call, Facts, Result
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
+_RESAMPLE_CODES = {None: 0, **{name: code for code, name in enumerate(RESAMPLINGS, start=1)}}
+_NO_ROWS = (0, 0, 0)
+_NO_CHANNELS = (0, 0, 0)
 
 
 def supports(facts: Facts) -> str | None:
     """Why the kernel cannot serve this call, or None."""
     if facts.device != "cpu":
         return f"x is on {facts.device}, not on the CPU"
-    for name, dtype in (("x", facts.dtype), ("weight", facts.affine_dtype), ("scale", facts.film_dtype)):
+    for name, dtype in (
+        ("x", facts.dtype),
+        ("weight", facts.affine_dtype),
+        ("scale", facts.film_dtype),
+        ("x_bias", facts.x_bias_dtype),
+    ):
         if dtype is not None and dtype not in TYPE_CODES:
             return f"{name} is {dtype}; the kernel takes float32 and bfloat16"
-    if facts.extras:
-        return f"{facts.extras} given; the kernel takes none of these"
     if not facts.alike:
         return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on the CPU"
     if facts.gradients:
@@ -29,7 +35,7 @@ def supports(facts: Facts) -> str | None:
     if facts.empty:
         return "x holds no elements"
     if not facts.channels_last:
-        return "x is not channels-last"
+        return "x, x2 or residual is not channels-last"
     return native.why_missing()
 
 
@@ -40,33 +46,48 @@ def run(call: Call, *, out: Result | None = None, isa: str = "") -> Result:
     Runs on ``torch.get_num_threads()`` threads at most; the result is the same, bit for bit, for any number.
     """
     library = native.load()
-    x, weight, bias, scale, shift = call.x, call.weight, call.bias, call.scale, call.shift
-    result = call.empty_result() if out is None else out
-    y = result.y
-    x_strides, y_strides = call.x_rows, channel_rows(y)
-    if library is None or x_strides is None or y_strides is None:
+    if library is None:
         raise RuntimeError("group_norm_act's CPU kernel was called where it declines")
-    samples, channels = x.shape[:2]
-    film = (0, 0, 0, 0, 0)
-    if scale is not None and shift is not None:
-        film = (scale.data_ptr(), shift.data_ptr(), TYPE_CODES[scale.dtype], scale.stride(0), shift.stride(0))
+    x, x2, result = call.x, call.x2, call.empty_result() if out is None else out
+    x_channels = x.shape[1]
     library.group_norm_act(
-        x.data_ptr(),
-        y.data_ptr(),
         TYPE_CODES[x.dtype],
-        samples,
-        x.numel() // (samples * channels),
-        channels,
+        TYPE_CODES[result.y.dtype],
+        x.shape[0],
+        call.positions,
+        x_channels,
+        call.channels - x_channels,
         call.groups,
-        *x_strides,
-        *y_strides,
-        weight.data_ptr(),
-        bias.data_ptr(),
-        TYPE_CODES[weight.dtype],
-        *film,
+        x.shape[-1],
+        _rows(x, call.x_rows),
+        _rows(x2, call.x2_rows),
+        _rows(call.residual, call.residual_rows),
+        _rows(result.sum, channel_rows(result.sum)) if result.sum is not None and call.adds else _NO_ROWS,
+        _rows(result.y, channel_rows(result.y)),
+        _channels(call.x_bias),
+        _channels(call.weight),
+        _channels(call.bias),
+        _channels(call.scale),
+        _channels(call.shift),
         call.eps,
         call.silu,
+        _RESAMPLE_CODES[call.resample],
         torch.get_num_threads(),
         isa,
     )
     return result
+
+
+def _rows(tensor: torch.Tensor | None, strides: tuple[int, int] | None) -> tuple[int, int, int]:
+    if tensor is None:
+        return _NO_ROWS
+    if strides is None:
+        raise RuntimeError("group_norm_act's CPU kernel was called where it declines")
+    return tensor.data_ptr(), *strides
+
+
+def _channels(tensor: torch.Tensor | None) -> tuple[int, int, int]:
+    """A vector, or one for each sample."""
+    if tensor is None:
+        return _NO_CHANNELS
+    return tensor.data_ptr(), TYPE_CODES[tensor.dtype], tensor.stride(0) if tensor.dim() == 2 else 0
