@@ -72,6 +72,7 @@ static inline Vec clamp(Vec x, float low, float high) {
 }
 static inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
 static inline Vec round(Vec x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT)}; }
+// x * 2^floor(exponent).
 static inline Vec times_power_of_two(Vec x, Vec exponent) { return {_mm512_scalef_ps(x.v, exponent.v)}; }
 static inline Vec rough_reciprocal(Vec x) { return {_mm512_rcp14_ps(x.v)}; }
 static inline Vec reciprocal(Vec x) {
@@ -154,6 +155,7 @@ static inline Vec reciprocal(Vec x) { return {_mm256_div_ps(_mm256_set1_ps(1.0f)
 struct Vec {
     static constexpr int lanes = 4;
     typedef float Floats __attribute__((vector_size(16)));
+    typedef std::uint16_t Halves __attribute__((vector_size(16)));
     typedef std::uint32_t Bits __attribute__((vector_size(16)));  // unsigned: NaN's bits would overflow a signed sum
     Floats v;
 
@@ -169,7 +171,15 @@ struct Vec {
         std::memcpy(whole, p, count * sizeof(float));
         return load(whole);
     }
-    static Vec load(const bf16* p) { return {Floats{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}}; }
+    static Vec load(const bf16* p) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        Halves bits{};
+        std::memcpy(&bits, p, lanes * sizeof(bf16));
+        return {(Floats)__builtin_shufflevector(Halves{}, bits, 0, 8, 1, 9, 2, 10, 3, 11)};
+#else
+        return {Floats{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}};
+#endif
+    }
     static Vec load(const bf16* p, int count) {
         bf16 whole[lanes] = {};
         std::memcpy(whole, p, count * sizeof(bf16));
@@ -186,8 +196,13 @@ struct Vec {
     }
     void store(bf16* p) const { store(p, lanes); }
     void store(bf16* p, int count) const {
-        const Bits high = rounded() >> 16;
-        for (int i = 0; i < count; ++i) p[i].bits = std::uint16_t(high[i]);
+        const Bits bits = rounded();
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        const Halves high = __builtin_shufflevector((Halves)bits, (Halves)bits, 1, 3, 5, 7, 1, 3, 5, 7);
+        std::memcpy(p, &high, count * sizeof(bf16));
+#else
+        for (int i = 0; i < count; ++i) p[i].bits = std::uint16_t(bits[i] >> 16);
+#endif
     }
 };
 
@@ -213,7 +228,11 @@ static inline Vec times_power_of_two(Vec x, Vec exponent) {
     return {x.v * (Vec::Floats)((integer + 127) << 23)};
 }
 static inline Vec reciprocal(Vec x) { return {Vec::all(1.0f).v / x.v}; }
+#if defined(__SSE__)
+static inline Vec rough_reciprocal(Vec x) { return {(Vec::Floats)_mm_rcp_ps((__m128)x.v)}; }
+#else
 static inline Vec rough_reciprocal(Vec x) { return reciprocal(x); }
+#endif
 
 #endif
 
@@ -242,8 +261,24 @@ static inline Vec power_of_two(Vec whole, Vec rest, bf16) {
     return times_power_of_two(p, whole);
 }
 
-// y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e. The argument is clamped where 2^t would leave fp32; past that the result is
-// y, or within 2e-36 of 0.
+// 2^t for any t, as precise as the last; 0 or infinity, or 2^-126 or 2^126, past fp32's exponents.
+static inline Vec power_of_two(Vec t, bf16) {
+#if defined(__AVX512F__)
+    // scalef takes t's floor itself and overflows as it should, so there is nothing to round or clamp. The same polynomial,
+    // moved to [0, 1).
+    const Vec rest = {_mm512_reduce_ps(t.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+    Vec p = Vec::all(0.0780245215f);
+    p = multiply_add(p, rest, Vec::all(0.226067156f));
+    p = multiply_add(p, rest, Vec::all(0.695833504f));
+    p = multiply_add(p, rest, Vec::all(0.999925196f));
+    return times_power_of_two(p, t);
+#else
+    const Vec bounded = clamp(t, -126.0f, 126.0f), whole = round(bounded);
+    return power_of_two(whole, bounded - whole, bf16{});
+#endif
+}
+
+// y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e. Where 2^t would leave fp32 the result is y, or within 2e-36 of 0.
 //
 // For a result that stays fp32: within 1e-6 of the exact value, relatively.
 static inline Vec silu(Vec y, float) {
@@ -254,11 +289,10 @@ static inline Vec silu(Vec y, float) {
     return y * reciprocal(Vec::all(1.0f) + power_of_two(whole, rest, 0.0f));
 }
 
-// For a result that will be rounded to bf16: also with the CPU's approximate reciprocal (6e-5 with AVX-512, 3.7e-4 with AVX2).
+// For a result that will be rounded to bf16: also with the CPU's approximate reciprocal (6e-5 with AVX-512, 3.7e-4 with AVX2
+// and SSE).
 static inline Vec silu(Vec y, bf16) {
-    const Vec t = clamp(y, -87.0f, 87.0f) * Vec::all(-1.44269504f);
-    const Vec whole = round(t);
-    return y * rough_reciprocal(Vec::all(1.0f) + power_of_two(whole, t - whole, bf16{}));
+    return y * rough_reciprocal(Vec::all(1.0f) + power_of_two(y * Vec::all(-1.44269504f), bf16{}));
 }
 
 }  // namespace GLIDE_FAST_ISA
