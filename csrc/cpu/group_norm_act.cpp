@@ -116,11 +116,11 @@ void group_norm_act(int dtype, int out_dtype, std::int64_t samples, std::int64_t
     require(g.weight.data && g.bias.data, "weight and bias must be there");
     require(!g.scale.data == !g.shift.data, "scale and shift come together");
     require(!g.sum.data || g.adds(), "a sum comes with something to add");
-    require(resample >= 0 && resample <= int(Resample::mean_2x2), "resample is 0, 1 or 2");
-    g.resample = Resample(resample);
+    require(resample >= 0 && resample <= int(Resampling::mean_2x2), "resample is 0, 1 or 2");
+    g.resample = Resampling(resample);
     g.width = width;
-    if (g.resample != Resample::none) require(width >= 1 && rows % width == 0, "width must divide rows");
-    if (g.resample == Resample::mean_2x2) require(width % 2 == 0 && rows / width % 2 == 0, "the mean needs even sides");
+    if (g.resample != Resampling::none) require(width >= 1 && rows % width == 0, "width must divide rows");
+    if (g.resample == Resampling::mean_2x2) require(width % 2 == 0 && rows / width % 2 == 0, "the mean needs even sides");
     g.eps = eps;
     g.silu = silu;
     if (samples == 0) return;

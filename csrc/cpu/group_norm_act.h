@@ -7,7 +7,7 @@
 
 namespace glide_fast {
 
-enum class Resample : int { none = 0, nearest_x2 = 1, mean_2x2 = 2 };
+enum class Resampling : int { none = 0, nearest_x2 = 1, mean_2x2 = 2 };
 
 // [samples, rows, channels]: a row is one position, its channels lie side by side. Strides in elements.
 struct RowsOf {
@@ -36,7 +36,7 @@ struct GroupNormAct {
     PerChannel weight, bias, scale, shift;
     double eps;
     bool silu;
-    Resample resample;
+    Resampling resample;
     int threads;
 
     // Rows that one partial mean is taken over. A function of the shape alone, so that a result does not depend on the number

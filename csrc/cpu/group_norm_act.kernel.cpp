@@ -274,15 +274,15 @@ struct Finish {
 };
 
 // The rows [0, rows) of a source, resampled, to y; for resampling they are whole image lines, for the mean pairs of lines.
-template <Resample resample, typename Out, typename Rows>
+template <Resampling resample, typename Out, typename Rows>
 void apply(const Rows& finish, i64 rows, i64 width, Out* y, i64 stride) {
     constexpr int vectors = decltype(finish.run)::vectors;
     y += finish.channel;
-    if constexpr (resample == Resample::none) {
+    if constexpr (resample == Resampling::none) {
         for (i64 row = 0; row < rows; ++row) {
             for (int v = 0; v < vectors; ++v) finish.run.store(finish(row, v), y + row * stride + v * Vec::lanes);
         }
-    } else if constexpr (resample == Resample::nearest_x2) {
+    } else if constexpr (resample == Resampling::nearest_x2) {
         for (i64 line = 0; line < rows / width; ++line) {
             for (i64 column = 0; column < width; ++column) {
                 Out* to = y + (4 * line * width + 2 * column) * stride;
@@ -311,8 +311,8 @@ void apply(const Rows& finish, i64 rows, i64 width, Out* y, i64 stride) {
 
 // How the second pass is cut: blocks of rows that are whole (pairs of) image lines where that matters.
 i64 rows_to_apply(const GroupNormAct& g) {
-    if (g.resample == Resample::none) return apply_rows;
-    const i64 lines = g.resample == Resample::mean_2x2 ? 2 : 1;
+    if (g.resample == Resampling::none) return apply_rows;
+    const i64 lines = g.resample == Resampling::mean_2x2 ? 2 : 1;
     return g.width * lines * larger(1, apply_rows / (g.width * lines));
 }
 
@@ -323,7 +323,7 @@ void apply_task(const GroupNormAct& g, i64 index) {
     const i64 block = index / pieces % blocks, sample = index / pieces / blocks;
     const i64 row = block * step, rows = smaller(step, g.rows - row);
     // Lines above this block have become twice as many rows of twice the width, or half as many of half the width.
-    const i64 y_row = g.resample == Resample::nearest_x2 ? 4 * row : g.resample == Resample::mean_2x2 ? row / 4 : row;
+    const i64 y_row = g.resample == Resampling::nearest_x2 ? 4 * row : g.resample == Resampling::mean_2x2 ? row / 4 : row;
     Out* y = at<Out>(g.y, sample, y_row, piece.channel);
     const i64 stride = g.y.row_stride;
     with_source<T>(g, piece, sample, row, true, [&](const auto& source) {
@@ -331,9 +331,9 @@ void apply_task(const GroupNormAct& g, i64 index) {
         for_each_run(piece.count, [&](auto run, i64 c) {
             const Finish<Out, Silu, Source, decltype(run)> finish(g, source, run, sample * g.channels + piece.channel, c);
             switch (g.resample) {
-                case Resample::none: return apply<Resample::none>(finish, rows, g.width, y, stride);
-                case Resample::nearest_x2: return apply<Resample::nearest_x2>(finish, rows, g.width, y, stride);
-                case Resample::mean_2x2: return apply<Resample::mean_2x2>(finish, rows, g.width, y, stride);
+                case Resampling::none: return apply<Resampling::none>(finish, rows, g.width, y, stride);
+                case Resampling::nearest_x2: return apply<Resampling::nearest_x2>(finish, rows, g.width, y, stride);
+                case Resampling::mean_2x2: return apply<Resampling::mean_2x2>(finish, rows, g.width, y, stride);
             }
         });
     });

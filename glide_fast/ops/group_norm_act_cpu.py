@@ -9,7 +9,7 @@ from glide_fast.ops.group_norm_act_call import RESAMPLINGS, Call, Facts, Result
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
-_RESAMPLE_CODES = {None: 0, **{name: code for code, name in enumerate(RESAMPLINGS, start=1)}}
+_RESAMPLE_CODES: dict[str | None, int] = {None: 0} | {name: i for i, name in enumerate(RESAMPLINGS, start=1)}
 _NO_ROWS = (0, 0, 0)
 _NO_CHANNELS = (0, 0, 0)
 
