@@ -15,7 +15,13 @@ import torch
 Call = Callable[[], object]
 
 QUEUE = 32
-"""Calls of one sample on a GPU at most: chains of some 25 launches then stay below the thousand that a stream queues."""
+"""Calls of one sample on a GPU at most."""
+QUEUE_SECONDS = 3.6e-3
+"""What launching a sample may take Python: 900 launches of 4 us, a stream queues about a thousand, then makes it wait."""
+
+
+WARM_SECONDS = 1.0
+"""A call that took so long is warm."""
 
 
 class Timing(NamedTuple):
@@ -34,14 +40,14 @@ class Timing(NamedTuple):
 class Effort(NamedTuple):
     """How much to measure."""
 
-    warm: int  # calls before any is timed
+    warm: int  # calls before any is timed, fewer where they take seconds
     samples: int  # of each contestant
     sample_seconds: float  # the least time that one takes
     seconds: float = math.inf  # rounds end after this time,
-    least: int = 7  # but not before so many
+    least: int = 5  # but not before so many
 
 
-FULL = Effort(warm=5, samples=31, sample_seconds=2e-3, seconds=12)
+FULL = Effort(warm=5, samples=31, sample_seconds=2e-3, seconds=8)
 QUICK = Effort(warm=2, samples=5, sample_seconds=2e-4, seconds=2, least=3)
 
 
@@ -87,6 +93,17 @@ def cycles_a_second() -> float:
     return cycles / on_device(lambda: torch.cuda._sleep(cycles), 1)
 
 
+def warm_up(call: Call, times: int, device: str) -> None:
+    """Make a call ``times`` times, or until :data:`WARM_SECONDS` have passed."""
+    start = time.monotonic()
+    for _ in range(times):
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if time.monotonic() - start > WARM_SECONDS:
+            return
+
+
 class _Host:
     """Samples of a call on the CPU."""
 
@@ -107,11 +124,11 @@ class _Device:
 
     def __init__(self, call: Call, effort: Effort) -> None:
         self.call = call
-        each = max(on_device(call, 1), 1e-7)
-        self.repeats = min(QUEUE, max(1, math.ceil(effort.sample_seconds / each)))
+        wanted = math.ceil(effort.sample_seconds / max(on_device(call, 1), 1e-7))
         torch.cuda.synchronize()
-        launching = on_host(call, self.repeats) * self.repeats
-        self.spin = int((1.5 * launching + 1e-4) * cycles_a_second())
+        launching = max(on_host(call, 3), 1e-7)
+        self.repeats = max(1, min(wanted, QUEUE, int(QUEUE_SECONDS / launching)))
+        self.spin = int((1.5 * launching * self.repeats + 1e-4) * cycles_a_second())
         self.seconds: list[float] = []
         self.launched: list[float] = []
 
@@ -133,8 +150,7 @@ def interleaved(calls: Mapping[str, Call], device: str, effort: Effort) -> dict[
     clock = _Device if device == "cuda" else _Host
     clocks = {}
     for name, call in calls.items():
-        for _ in range(effort.warm):
-            call()
+        warm_up(call, effort.warm, device)
         clocks[name] = clock(call, effort)
     order, draw, start = list(clocks), random.Random(0), time.monotonic()
     for taken in range(effort.samples):

@@ -91,6 +91,15 @@ def test_rounds_end_when_their_time_is_up_but_not_before_the_least() -> None:
     assert interleaved({"a": lambda: None}, "cpu", effort)["a"].samples == 4
 
 
+def test_a_slow_call_is_warm_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    timing.warm_up(lambda: seen.append(0), 5, "cpu")
+    assert len(seen) == 5
+    monkeypatch.setattr(timing, "WARM_SECONDS", -1.0)
+    timing.warm_up(lambda: seen.append(0), 5, "cpu")
+    assert len(seen) == 6
+
+
 def test_on_a_device_calls_are_queued_behind_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of one stream, whose clock is this test's: a call takes it 3 us, and Python takes longer to launch one."""
     now, waits, launches = [0.0], [], []
@@ -129,6 +138,15 @@ def test_on_a_device_calls_are_queued_behind_a_wait(monkeypatch: pytest.MonkeyPa
     assert found.median == pytest.approx(3.0) and found.from_python == pytest.approx(3.0)
     assert max(launches) == QUEUE
     assert all(wait > 1e-4 * 2e9 for wait in waits[-5:])
+
+    # A chain of so many launches that a stream would not queue 32 of it.
+    monkeypatch.setattr(timing, "on_host", lambda call, repeats: 6e-4)
+    timing.cycles_a_second.cache_clear()
+    launches.clear()
+    interleaved({"a": call}, "cuda", TINY._replace(samples=5, sample_seconds=1e-3))
+    timing.cycles_a_second.cache_clear()
+    assert max(launches) == 6
+    assert all(wait == pytest.approx((1.5 * 6 * 6e-4 + 1e-4) * 2e9, rel=1e-6) for wait in waits[-5:])
 
 
 def test_ceilings() -> None:
