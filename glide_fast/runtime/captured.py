@@ -110,10 +110,12 @@ class CapturedLoop:
         if whole:
             if self._whole is None:
                 self._warm_up()
+                loop.reset()
                 self._whole = self._recorder.record(lambda: [loop.advance(kind) for kind in loop.kinds])
         elif not self._steps:
             self._warm_up()
             for kind in dict.fromkeys(loop.kinds):
+                loop.reset()
                 self._steps[kind] = self._recorder.record(lambda kind=kind: loop.advance(kind))  # type: ignore[misc]
         self._recorded_at = self._addresses()
 

@@ -31,7 +31,10 @@ def test_round_trip(pipe: GlidePipeline, tmp_path: Path) -> None:
     assert torch.equal(make(again), make(pipe))
     assert not torch.equal(make(again), make(pipe, sampler="ddpm"))
     again.save_pretrained(tmp_path / "saved")
-    assert torch.equal(make(GlidePipeline.from_pretrained(str(tmp_path / "saved"), device="cpu", accelerate=False)), make(pipe))
+    assert torch.equal(
+        make(GlidePipeline.from_pretrained(str(tmp_path / "saved"), device="cpu", accelerate=False)),
+        make(pipe),
+    )
 
 
 def test_one_stage_and_a_clip(base: Stage, clip: CLIPModel, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -98,7 +101,10 @@ def test_one_unet_is_a_pipeline_of_one_stage(pipe: GlidePipeline, tmp_path: Path
 def test_a_save_killed_between_its_renames_loses_nothing(base_only: GlidePipeline, tmp_path: Path) -> None:
     base_only.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved").rename(tmp_path / ".saved.previous")
-    assert torch.equal(make(GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", accelerate=False)), make(base_only))
+    assert torch.equal(
+        make(GlidePipeline.from_pretrained(tmp_path / "saved", device="cpu", accelerate=False)),
+        make(base_only),
+    )
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "", "a/b/c", None, 7])
@@ -145,7 +151,9 @@ def test_shipped_models(base_only: GlidePipeline, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert weights.available() == ["toy"]
     assert weights.path("toy") == room / "toy"
-    assert torch.equal(make(GlidePipeline.from_pretrained("toy", device="cpu", accelerate=False)), make(base_only))
+    assert torch.equal(
+        make(GlidePipeline.from_pretrained("toy", device="cpu", accelerate=False)), make(base_only)
+    )
     with pytest.raises(CheckpointError):
         GlidePipeline.from_pretrained("./toy", device="cpu", accelerate=False)
     with pytest.raises(InvalidInputError, match="name: got 'other'; accepted: one of 'toy'"):

@@ -23,10 +23,17 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not func.is_view:
-            outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        outputs = tensors(result)
+        read = {tensor.untyped_storage().data_ptr() for tensor in tensors((args, kwargs))}
+        # What may be a view may be a copy as well (reshape, to): only a true view launches nothing.
+        if not (func.is_view and all(tensor.untyped_storage().data_ptr() in read for tensor in outputs)):
             self.launches.append((func, args, kwargs, outputs))
         return result
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    """The tensors among the leaves."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 class Launches:
@@ -43,8 +50,7 @@ class Launches:
         assert not self.released
         self.replays += 1
         for func, args, kwargs, outputs in self._launches:
-            again = [leaf for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
-            for old, new in zip(outputs, again, strict=True):
+            for old, new in zip(outputs, tensors(func(*args, **kwargs)), strict=True):
                 if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
