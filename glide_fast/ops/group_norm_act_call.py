@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -168,3 +169,26 @@ class Call:
             return torch.empty(shape, dtype=dtype, device=self.x.device)
         n, channels, *spatial = shape
         return torch.empty((n, *spatial, channels), dtype=dtype, device=self.x.device).movedim(-1, 1)
+
+
+def in_batches(call: Call, result: Result, most: int) -> Iterator[tuple[Call, Result]]:
+    """The call and the memory for its result, cut into runs of at most ``most`` samples: a GPU's grid is no larger."""
+    samples = call.x.shape[0]
+    if samples <= most:
+        yield call, result
+        return
+    for start in range(0, samples, most):
+        run = slice(start, start + most)
+        part = replace(
+            call,
+            x=call.x[run],
+            x2=_rows_of(call.x2, run),
+            residual=_rows_of(call.residual, run),
+            scale=_rows_of(call.scale, run),
+            shift=_rows_of(call.shift, run),
+        )
+        yield part, Result(result.y[run], _rows_of(result.sum, run))
+
+
+def _rows_of(tensor: torch.Tensor | None, run: slice) -> torch.Tensor | None:
+    return None if tensor is None else tensor[run]

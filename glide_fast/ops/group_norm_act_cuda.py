@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from glide_fast.ops import native
-from glide_fast.ops.group_norm_act_call import Call, Facts, Result
+from glide_fast.ops.group_norm_act_call import Call, Facts, Result, in_batches
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
 RESAMPLE_CODES = {None: 0, "nearest_x2": 1, "mean_2x2": 2}
 
 
@@ -136,11 +137,12 @@ def run(call: Call, *, out: Result | None = None, variant: str = "") -> Result:
         raise RuntimeError("group_norm_act's CUDA kernels were called where they decline")
     result = call.empty_result() if out is None else out
     device = call.x.device
-    given = library.cuda.GroupNormAct(**arguments(call, result))
-    plan = library.cuda.plan_group_norm_act(given, _device(call.x.get_device()), variant)
-    # From torch's allocator, which keeps it for this stream until the kernels have read it.
-    workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=device)
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
-        library.cuda.group_norm_act(given, plan, workspace.data_ptr(), stream)
+        for part, its_result in in_batches(call, result, MOST_SAMPLES):
+            given = library.cuda.GroupNormAct(**arguments(part, its_result))
+            plan = library.cuda.plan_group_norm_act(given, _device(device.index), variant)
+            # From torch's allocator, which keeps it for this stream until the kernels have read it.
+            workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=device)
+            library.cuda.group_norm_act(given, plan, workspace.data_ptr(), stream)
     return result

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from glide_fast.ops import triton_runtime
-from glide_fast.ops.group_norm_act_call import Call, Facts, Result
+from glide_fast.ops.group_norm_act_call import Call, Facts, Result, in_batches
 from glide_fast.ops.layout import channel_rows
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
+MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
 
 
 def supports(facts: Facts) -> str | None:
@@ -43,34 +44,40 @@ def run(call: Call, *, out: Result | None = None, cut: Any = None) -> Result:
     ``out`` (channels-last) takes the result; ``cut`` stands in place of what the kernels' ``plan`` says of the shape.
     """
     kernels, _ = triton_runtime.load("group_norm_act")
-    result = call.empty_result() if out is None else out
-    total = result.sum if call.adds else None
-    y_rows = channel_rows(result.y)
-    total_rows = (0, 0) if total is None else channel_rows(total)
-    if kernels is None or call.x_rows is None or y_rows is None or total_rows is None:
+    if kernels is None:
         raise RuntimeError("group_norm_act's Triton kernels were called where they decline")
-
-    def rows(tensor: torch.Tensor | None, strides: tuple[int, int] | None) -> object:
-        return None if tensor is None or strides is None else kernels.Rows(tensor, *strides)
-
+    result = call.empty_result() if out is None else out
     with torch.cuda.device_of(call.x):
-        kernels.launch(
-            rows(call.x, call.x_rows),
-            rows(result.y, y_rows),
-            call.positions,
-            call.weight,
-            call.bias,
-            call.groups,
-            call.eps,
-            call.scale,
-            call.shift,
-            call.silu,
-            x2=rows(call.x2, call.x2_rows),
-            residual=rows(call.residual, call.residual_rows),
-            x_bias=call.x_bias,
-            total=rows(total, total_rows),
-            resample=call.resample,
-            width=call.x.shape[-1] if call.resample else 0,
-            cut=cut,
-        )
+        for part, its_result in in_batches(call, result, MOST_SAMPLES):
+            _launch(kernels, part, its_result, cut)
     return result
+
+
+def _launch(kernels: Any, call: Call, result: Result, cut: Any) -> None:
+    def rows(tensor: torch.Tensor | None, strides: tuple[int, int] | None) -> object:
+        if tensor is None:
+            return None
+        if strides is None:
+            raise RuntimeError("group_norm_act's Triton kernels were called with a tensor not channels-last")
+        return kernels.Rows(tensor, *strides)
+
+    total = result.sum if call.adds else None
+    kernels.launch(
+        rows(call.x, call.x_rows),
+        rows(result.y, channel_rows(result.y)),
+        call.positions,
+        call.weight,
+        call.bias,
+        call.groups,
+        call.eps,
+        call.scale,
+        call.shift,
+        call.silu,
+        x2=rows(call.x2, call.x2_rows),
+        residual=rows(call.residual, call.residual_rows),
+        x_bias=call.x_bias,
+        total=rows(total, None if total is None else channel_rows(total)),
+        resample=call.resample,
+        width=call.x.shape[-1] if call.resample else 0,
+        cut=cut,
+    )

@@ -148,7 +148,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
             "resample": resample, "cut": cut, "x2": draw(st.integers(0, groups * group - 1))}  # fmt: skip
 
 
-@settings(max_examples=80 if interpreting() else 200)
+@settings(max_examples=60 if interpreting() else 200)
 @given(
     shape=shapes(),
     dtype=st.sampled_from(DTYPES),
@@ -266,6 +266,16 @@ def test_silu_over_its_whole_range() -> None:
     truth, _ = exact(arguments)
     assert truth.min() < -0.27 and truth.max() > 250
     assert worst(y, truth) < 1e-5
+
+
+@pytest.mark.parametrize("lines", [(6, 8), (16, 22)], ids=["one pass", "two passes"])
+def test_a_batch_beyond_a_grid_is_cut(monkeypatch: pytest.MonkeyPatch, lines: tuple[int, int]) -> None:
+    arguments = inputs(5, 12, lines, torch.float16, True, x2=4, residual=True, x_bias=True)
+    arguments |= {"groups": 2, "silu": True, "keep_sum": True}
+    whole = launched(**arguments)
+    monkeypatch.setattr(group_norm_act_triton, "MOST_SAMPLES", 2)
+    for together, cut in zip(whole, launched(**arguments), strict=True):
+        assert together is not None and cut is not None and torch.equal(together, cut)
 
 
 @pytest.mark.parametrize("lines", [(6, 8), (16, 22)], ids=["one pass", "two passes"])
