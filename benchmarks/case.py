@@ -51,6 +51,7 @@ class Case:
     floor: float = 0.0  # error that is allowed whatever theirs is; one rounding of the result at least
     contestants: dict[str, Outputs] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
+    crashed: dict[str, str] = field(default_factory=dict)  # what one of ours raised that was no refusal
     guests: set[str] = field(
         default_factory=set
     )  # of other packages: their errors are told, and are no fault of ours
@@ -82,7 +83,7 @@ class Case:
     @property
     def names(self) -> set[str]:
         """All that have a row in the results: who competes, and who would."""
-        return {*self.baselines, *self.contestants, *self.declined, *self._entered}
+        return {*self.baselines, *self.contestants, *self.declined, *self.crashed, *self._entered}
 
     def prepare(self) -> None:
         """Try those that were entered: each becomes a contestant or is declined."""
@@ -92,6 +93,8 @@ class Case:
                 call()
             except entry.excuses as reason:
                 self.declined[name] = said(reason)
+            except Exception as crash:  # the others are still to be measured
+                self.crashed[name] = f"{type(crash).__name__}: {crash}"
             else:
                 self.contestants[name] = call
         self._entered.clear()

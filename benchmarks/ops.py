@@ -36,6 +36,7 @@ def told(case: Case, results: list[Result]) -> Iterator[str]:
             speed = "" if result.speedup is None else f"{result.speedup:.2f}x"
         yield f"  {result.timing.median:12.1f} us ({spread})  {result.contestant:32} {speed}"
     yield from (f"  {name}: {reason}" for name, reason in case.declined.items())
+    yield from (f"  {name}: CRASHED: {reason}" for name, reason in case.crashed.items())
 
 
 def title(case: Case) -> str:
@@ -78,7 +79,8 @@ def run_suite(
             return Done(measured, kept, tuple(red), unfinished=True)
         results = measure(case, effort)
         print("\n".join(told(case, results)), flush=True)
-        red += [f"{title(case)}: {result.contestant}" for result in results if result.failed]
+        bad = [*(result.contestant for result in results if result.failed), *case.crashed]
+        red += [f"{title(case)}: {name}" for name in bad]
         measured += 1
         if file:
             old = record.of_case(table, case)

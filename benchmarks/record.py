@@ -24,7 +24,7 @@ def key(case: Case) -> Row:
 
 
 def rows(case: Case, results: Sequence[Result]) -> list[Row]:
-    """One row a contestant, then one for each that declined."""
+    """One row a contestant, then one for each that declined or crashed."""
     copy = next(result.timing.median for result in results if result.contestant == COPY)
     shared = key(case)
     table = []
@@ -56,7 +56,11 @@ def rows(case: Case, results: Sequence[Result]) -> list[Row]:
         )
     blank = dict.fromkeys(table[0], "")
     table += [blank | shared | {"contestant": name, "note": reason} for name, reason in case.declined.items()]
-    return table
+    wrong = {"gate": "red", "speedup": "refused"}
+    return table + [
+        blank | shared | wrong | {"contestant": name, "note": " ".join(reason.split())}
+        for name, reason in case.crashed.items()
+    ]
 
 
 def of_case(table: Sequence[Row], case: Case) -> list[Row]:

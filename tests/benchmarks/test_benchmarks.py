@@ -13,6 +13,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import ceilings, provenance, record, timing
 from benchmarks.case import COPY, PLAIN, Case, error, measure
+from benchmarks.ops import run_suite
 from benchmarks.suites import group_norm_act, guided_step, resample, text_attention
 from benchmarks.timing import QUEUE, Effort, interleaved, summarise
 
@@ -189,6 +190,23 @@ def test_what_does_not_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None
     made.prepare()
     assert "no such thing" in made.declined["torch.compile"]
     assert "torch.compile" not in made.contestants
+
+
+def test_a_crash_of_ours_is_red_and_stops_nobody(tmp_path: Path) -> None:
+    def crash() -> list[torch.Tensor]:
+        raise RuntimeError("an illegal access\nsomewhere")
+
+    made = case(right=right)
+    made.add_backends(crash)
+    facts = provenance.provenance("cpu")
+    done = run_suite([made], TINY, facts, tmp_path / "op.csv")
+    assert done.measured == 1 and len(done.red) == len(made.crashed) > 0
+    rows = {row["contestant"]: row for row in record.read(tmp_path / "op.csv")}
+    assert rows["right"]["gate"] == "green" and rows["glide_fast cpu"]["speedup"] == "refused"
+    assert rows["glide_fast cpu"]["note"] == "RuntimeError: an illegal access somewhere"
+    again = case(right=right)
+    again.add_backends(crash)
+    assert run_suite([again], TINY, facts, tmp_path / "op.csv") == done._replace(measured=0, kept=1)
 
 
 def test_suites_cover_both_models() -> None:
