@@ -1,0 +1,186 @@
+// Runs csrc/cpu's kernels on drawn arguments, for tests/csrc/test_cpu_sanitized.py, which compiles all of it with
+// AddressSanitizer and UBSan: every operand is a heap block that ends with its last element, and gaps between rows are not
+// to be written. Usage: driver ISA CASES SEED. What the results should be is tested elsewhere; here, that all of y is written.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cpu/entries.h"
+#include "../../csrc/cpu/guided_step.h"
+
+using i64 = std::int64_t;
+
+namespace {
+
+std::mt19937_64 draw;
+
+i64 among(std::initializer_list<i64> choices) { return choices.begin()[draw() % choices.size()]; }
+i64 between(i64 low, i64 high) { return low + i64(draw() % std::uint64_t(high - low + 1)); }
+bool coin() { return draw() & 1; }
+
+void check(bool holds, const char* what) {
+    if (!holds) throw std::runtime_error(what);
+}
+
+// Elements of fp32 (type code 0) or bf16 (1), in a block of exactly their size.
+class Block {
+public:
+    Block(i64 count, int dtype) : dtype_(dtype), count_(count), bytes_(new unsigned char[std::size_t(count) * size()]) {}
+    std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(bytes_.get()); }
+    i64 count() const { return count_; }
+    void set(i64 i, float value) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &value, 4);
+        const std::uint16_t high = std::uint16_t(bits >> 16);
+        if (dtype_ == 1) std::memcpy(bytes_.get() + 2 * i, &high, 2);
+        else std::memcpy(bytes_.get() + 4 * i, &bits, 4);
+    }
+    float get(i64 i) const {
+        std::uint32_t bits = 0;
+        if (dtype_ == 1) {
+            std::uint16_t high;
+            std::memcpy(&high, bytes_.get() + 2 * i, 2);
+            bits = std::uint32_t(high) << 16;
+        } else {
+            std::memcpy(&bits, bytes_.get() + 4 * i, 4);
+        }
+        float value;
+        std::memcpy(&value, &bits, 4);
+        return value;
+    }
+    void fill(float value) {
+        for (i64 i = 0; i < count_; ++i) set(i, value);
+    }
+    void randomise() {
+        std::normal_distribution<float> normal;
+        for (i64 i = 0; i < count_; ++i) set(i, normal(draw));
+    }
+
+private:
+    std::size_t size() const { return dtype_ == 1 ? 2 : 4; }
+    int dtype_;
+    i64 count_;
+    std::unique_ptr<unsigned char[]> bytes_;
+};
+
+// [samples, rows, channels] whose rows and samples may lie apart; the gaps hold NaN.
+struct Rows {
+    i64 samples, rows, channels, row_stride, sample_stride;
+    Block block;
+
+    Rows(i64 n, i64 r, i64 c, int dtype)
+        : samples(n), rows(r), channels(c), row_stride(c + among({0, 0, 1, 7})),
+          sample_stride(r * row_stride + among({0, 3})),
+          block((n - 1) * sample_stride + (r - 1) * row_stride + c, dtype) {
+        block.fill(NAN);
+    }
+    template <typename Visit>
+    void each(Visit visit) {
+        for (i64 n = 0; n < samples; ++n)
+            for (i64 r = 0; r < rows; ++r)
+                for (i64 c = 0; c < channels; ++c) visit(n * sample_stride + r * row_stride + c);
+    }
+    Rows& randomise() {
+        std::normal_distribution<float> normal(2.3f, 0.5f);
+        each([&](i64 i) { block.set(i, normal(draw)); });
+        return *this;
+    }
+    // All elements written, and no gap.
+    void check_written() {
+        i64 inside = 0, numbers = 0;
+        each([&](i64 i) { inside += std::isfinite(block.get(i)); });
+        for (i64 i = 0; i < block.count(); ++i) numbers += !std::isnan(block.get(i));
+        check(inside == samples * rows * channels, "an element was not written, or is not finite");
+        check(numbers == inside, "a gap between rows was written");
+    }
+    glide_fast::RowsAt at() const { return {block.address(), sample_stride, row_stride}; }
+};
+
+glide_fast::ChannelsAt none() { return {0, 0, 0}; }
+
+void group_norm_act_case(const std::string& isa) {
+    const int dtype = int(between(0, 1)), out_dtype = coin() ? 0 : dtype, resample = int(between(0, 2));
+    const i64 samples = between(1, 2), groups = among({1, 2, 4}), first = among({1, 15, 16, 64, 65, 72, 260, 321});
+    const i64 second = groups - first % groups + groups * among({0, 1, 16, 70});  // at least one; all divide
+    const bool joined = first % groups || coin();
+    const i64 channels = first + (joined ? second : 0), step = resample == 2 ? 2 : 1;
+    const i64 width = step * between(1, 8), height = step * between(1, 20), rows = width * height;
+    const i64 y_rows = resample == 1 ? 4 * rows : resample == 2 ? rows / 4 : rows;
+
+    Rows x(samples, rows, first, dtype), x2(samples, rows, second, dtype), residual(samples, rows, first, dtype);
+    Rows sum(samples, rows, first, dtype), y(samples, y_rows, channels, out_dtype);
+    x.randomise();
+    x2.randomise();
+    residual.randomise();
+    const int small = int(between(0, 1));
+    Block x_bias(first, small), weight(channels, small), bias(channels, small);
+    Block scale((samples - 1) * 2 * channels + channels, small), shift(samples * channels, small);
+    for (Block* block : {&x_bias, &weight, &bias, &scale, &shift}) block->randomise();
+    const bool film = coin(), added = coin(), biased = coin(), kept = (added || biased) && coin();
+    const glide_fast::RowsAt nothing{0, 0, 0};
+    glide_fast::group_norm_act(
+        dtype, out_dtype, samples, rows, first, joined ? second : 0, groups, width, x.at(), joined ? x2.at() : nothing,
+        added ? residual.at() : nothing, kept ? sum.at() : nothing, y.at(),
+        biased ? glide_fast::ChannelsAt{x_bias.address(), small, 0} : none(), {weight.address(), small, 0},
+        {bias.address(), small, 0}, film ? glide_fast::ChannelsAt{scale.address(), small, 2 * channels} : none(),
+        film ? glide_fast::ChannelsAt{shift.address(), small, channels} : none(), 1e-5, coin(), resample,
+        int(between(1, 3)), isa);
+    y.check_written();
+    if (kept) sum.check_written();
+}
+
+void guided_step_case(const std::string& isa) {
+    using glide_fast::GuidedStep;
+    const i64 images = between(1, 3), channels = among({1, 3, 4}), positions = between(1, 400);
+    const i64 state = images * channels * positions, table_rows = between(1, 5), copies = between(0, 2);
+    const int model_dtype = int(between(0, 1)), input_dtype = int(between(0, 1));
+    const bool guided = coin(), known = coin(), scored = coin(), remembers = coin(), apart = coin();
+    const i64 outputs = images * (guided ? 2 : 1) * 2 * channels * positions;
+    const auto strides = [&](i64 of) {
+        return apart ? glide_fast::Strides{of * positions, 1, of} : glide_fast::Strides{of * positions, positions, 1};
+    };
+    Block x(state, 0), model_out(outputs, model_dtype), table(table_rows * GuidedStep::columns, 0);
+    Block noise(state, 0), known_x(state, 0), mask(images * positions, 0), score(state, 0), guidance(images, 0);
+    Block history(GuidedStep::remembered * state, 0);
+    for (Block* block : {&x, &model_out, &table, &noise, &known_x, &mask, &score, &guidance, &history}) block->randomise();
+    Block next(state, 0), x0(state, 0), next_history(GuidedStep::remembered * state, 0), inputs(copies * state, input_dtype);
+    for (Block* block : {&next, &x0, &next_history, &inputs}) block->fill(NAN);
+    std::unique_ptr<i64[]> step(new i64[std::size_t(images)]), seeds(new i64[std::size_t(images)]);
+    for (i64 i = 0; i < images; ++i) {
+        step[std::size_t(i)] = between(0, table_rows - 1);
+        seeds[std::size_t(i)] = i64(draw() >> 1);
+    }
+    const i64 source = between(0, 2);  // of the noise: none, memory, seeds
+    glide_fast::guided_step(
+        images, channels, positions, x.address(), model_out.address(), model_dtype, strides(2 * channels), guided, 3.0f,
+        coin() ? guidance.address() : 0, 1, table.address(), table_rows, reinterpret_cast<std::uintptr_t>(step.get()), 1,
+        source == 1 ? noise.address() : 0, source == 2 ? reinterpret_cast<std::uintptr_t>(seeds.get()) : 0,
+        std::uint32_t(draw()), known ? known_x.address() : 0, known ? mask.address() : 0, scored ? score.address() : 0,
+        remembers ? history.address() : 0, coin(), coin(), next.address(), x0.address(),
+        remembers ? next_history.address() : 0, copies ? inputs.address() : 0, input_dtype, strides(channels), copies,
+        int(between(1, 3)), isa);
+    for (Block* block : {&next, &x0, &next_history, &inputs}) {
+        if (block == &next_history && !remembers) continue;
+        for (i64 i = 0; i < block->count(); ++i) check(!std::isnan(block->get(i)), "an element was not written");
+    }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    check(count == 4, "usage: driver ISA CASES SEED");
+    draw.seed(std::strtoull(arguments[3], nullptr, 10));
+    const std::string isa = arguments[1];
+    for (int i = 0; i < std::atoi(arguments[2]); ++i) {
+        group_norm_act_case(isa);
+        guided_step_case(isa);
+    }
+    std::printf("ok\n");
+}
