@@ -704,9 +704,11 @@ def _label(samples: int, positions: int, channels: int, element: str, options: O
     return ", ".join([f"[{samples}, {channels}, {positions}] {element}", *extras])
 
 
-# Where the models use the op. A block's first norm has no FiLM, its second does.
+# Where the models use the op. A block's first norm has no FiLM, its second has, and the bias of the convolution before it.
+BETWEEN_CONVOLUTIONS = Options(x_bias=True)
 AFTER_A_BLOCK = Options(film=False, residual=True, x_bias=True, keep_sum=True)
 BEFORE_ATTENTION = AFTER_A_BLOCK._replace(silu=False)
+AFTER_ATTENTION = AFTER_A_BLOCK._replace(x_bias=False)
 OUTPUT = Options(film=False, wide=True)
 
 
@@ -723,14 +725,16 @@ def default_builds() -> list[Build]:
         AFTER_A_BLOCK,
         AFTER_A_BLOCK._replace(resample="nearest_x2"),
         AFTER_A_BLOCK._replace(resample="mean_2x2"),
-        Options(residual=True, x_bias=True),
+        BETWEEN_CONVOLUTIONS,
         OUTPUT,
     ):
         for n, side, c in ((2, 64, 192), (2, 8, 768)):
             found += builds(n, side * side, c, glide_shapes.GROUPS, options=options)
     for n, side, c in ((2, 64, 576), (2, 16, 1152), (2, 8, 1536)):
         found += builds(n, side * side, c, glide_shapes.GROUPS, options=_skip(c))
-    return found + builds(2, 16 * 16, 576, glide_shapes.GROUPS, options=BEFORE_ATTENTION)
+    for options in (BEFORE_ATTENTION, AFTER_ATTENTION):
+        found += builds(2, 16 * 16, 576, glide_shapes.GROUPS, options=options)
+    return found
 
 
 def shipped_builds() -> list[Build]:

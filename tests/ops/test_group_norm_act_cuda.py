@@ -90,6 +90,26 @@ def test_a_library_for_other_devices_is_declined(
     assert answer is None if reason is None else reason in str(answer)
 
 
+def test_the_library_takes_what_the_backend_passes() -> None:
+    """The bindings need no device; tests/csrc runs the kernels on the same arguments."""
+    library = native.load()
+    if library is None or not hasattr(library, "cuda"):
+        pytest.skip("the native library was built without CUDA")
+    x = torch.zeros(2, 96, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)
+    call = Call(
+        x, torch.ones(192), torch.ones(192), 32, scale=torch.ones(2, 192), shift=torch.ones(2, 192), silu=True,
+        x2=x, residual=x, x_bias=torch.ones(96), keep_sum=True, resample="mean_2x2", out_dtype=torch.float32,
+    )  # fmt: skip
+    given = group_norm_act_cuda.arguments(call, call.empty_result())
+    hopper = library.cuda.Device(multiprocessors=132, shared_bytes=232448, clusters=True)
+    for variant in ("one_pass", "two_pass"):
+        plan = library.cuda.plan_group_norm_act(library.cuda.GroupNormAct(**given), hopper, variant)
+        assert plan.one_pass == (variant == "one_pass")
+    wrong = library.cuda.GroupNormAct(**given | {"y_dtype": 1})
+    with pytest.raises(ValueError, match="y has the type of x, or fp32"):
+        library.cuda.plan_group_norm_act(wrong, hopper)
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "residual": {"residual": True, "x_bias": True, "keep_sum": True},
