@@ -40,7 +40,7 @@ class Case:
     """
 
     op: str
-    model: str  # base or upsampler
+    model: str  # base, upsampler, clip text or clip image
     shape: str
     dtype: torch.dtype
     device: str

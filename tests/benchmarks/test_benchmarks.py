@@ -14,7 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks import ceilings, provenance, record, timing
 from benchmarks.case import COPY, PLAIN, Case, error, measure
 from benchmarks.ops import run_suite
-from benchmarks.suites import group_norm_act, guided_step, resample, text_attention
+from benchmarks.suites import group_norm_act, guided_step, masked_attention, resample, text_attention
 from benchmarks.timing import QUEUE, Effort, interleaved, summarise
 
 TINY = Effort(warm=1, samples=3, sample_seconds=0.0)
@@ -164,6 +164,8 @@ def test_ceilings() -> None:
         lambda: text_attention.case("base", 1, 4, 1, "cpu", False),
         lambda: resample.case("base", 1, 4, 64, "mean_2x2", True, "cpu", False),
         lambda: resample.case("base", 2, 4, 16, "nearest_x2", False, "cpu", False),
+        lambda: masked_attention.case("clip text", 2, 16, 1, True, "cpu", False),
+        lambda: masked_attention.case("clip image", 2, 5, 1, False, "cpu", False),
         lambda: guided_step.case("base", 1, 8, False, "cpu", False),
         lambda: guided_step.case("base", 2, 8, True, "cpu", False),
         lambda: guided_step.case("upsampler", 1, 8, False, "cpu", False),
@@ -210,9 +212,10 @@ def test_a_crash_of_ours_is_red_and_stops_nobody(tmp_path: Path) -> None:
 
 
 def test_suites_cover_both_models() -> None:
-    for suite in command.SUITES.values():
+    for name, suite in command.SUITES.items():
         built = list(suite.cases("cpu", False, True))
-        assert {made.model for made in built} == {"base", "upsampler"}
+        both = {"clip text", "clip image"} if name == "masked_attention" else {"base", "upsampler"}
+        assert {made.model for made in built} == both
 
 
 def test_the_command_records_what_it_measured_on(
