@@ -89,7 +89,12 @@ def clip_towers(dtype: torch.dtype, device: str) -> list[tuple[Callable[[], torc
 @pytest.mark.parametrize("dtype", TYPES)
 def test_text_transformer(dtype: torch.dtype) -> None:
     found = copies(text_attention, *text_transformer(dtype, "cpu"))
-    assert "sdpa" in found and not any(found.values()), found
+    assert {"cpu", "sdpa"} <= set(found) and not any(found.values()), found
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_text_transformer_as_the_rule_has_it(dtype: torch.dtype) -> None:
+    assert copies_of_activations(*text_transformer(dtype, "cpu")) == []
 
 
 @pytest.mark.parametrize("dtype", TYPES)
