@@ -1,4 +1,9 @@
-"""group_norm_act with FiLM and SiLU at the sizes of GLIDE's residual blocks, channels-last."""
+"""group_norm_act with FiLM and SiLU at the sizes of GLIDE's residual blocks, channels-last.
+
+Every contestant allocates its result at each call, as in a model, and plain torch its intermediate results too; the copy writes
+to memory that is there. For results of tens of megabytes the allocator may return the memory in between, and the page
+faults of getting it again are then part of a contestant's time.
+"""
 
 from __future__ import annotations
 
