@@ -185,7 +185,7 @@ struct Task {
 
     const Rows<Element> at;
     const std::int64_t keys_count;
-    const Vec scale = Vec::all(1.44269504f / __builtin_sqrtf(float(head)));
+    const Vec scale = Vec::all(1.44269504f / __builtin_sqrtf(float(head)));  // log2(e) is in it
     Word *keys, *values;                      // [keys][words], [keys / depth][head]
     Word* queries;                            // [words][tile]
     float* logits;                            // [keys of a block][tile]
@@ -278,12 +278,15 @@ struct Task {
         }
     }
 
-    // e^(scale of heads * (logit - most)), not below 2^-126; the difference comes first, so that logits of any size are exact
-    // relative to the largest. NaN stays NaN.
-    Vec weight(Vec logit, Vec most) const {
-        const Vec t = larger(Vec::all(-126.0f), (logit - most) * scale);
-        const Vec whole = round(t);
-        return power_of_two(whole, t - whole, Element{});
+    // e^((logit - most) / sqrt(head)). The difference comes first, so that logits of any size are exact relative to the
+    // largest. NaN stays NaN.
+    Vec weight(Vec logit, Vec most) const { return exponential((logit - most) * scale, Element{}); }
+
+    static Vec exponential(Vec t, bf16) { return power_of_two(t, bf16{}); }
+    static Vec exponential(Vec t, float) {
+        const Vec bounded = larger(Vec::all(-126.0f), t);  // t is not positive
+        const Vec whole = round(bounded);
+        return power_of_two(whole, bounded - whole, 0.0f);
     }
 
     // Logits of a vector of queries become weights, in place: row i is written after rows `depth` * i and on were read.
