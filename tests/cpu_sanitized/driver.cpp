@@ -136,6 +136,27 @@ void group_norm_act_case(const std::string& isa) {
     if (kept) sum.check_written();
 }
 
+void resample_case(const std::string& isa) {
+    const int dtype = int(between(0, 1)), small = int(between(0, 1));
+    const bool up = coin(), added = coin(), biased = coin();
+    const i64 images = between(1, 3), channels = among({1, 3, 15, 16, 17, 64, 67, 192}), step = up ? 1 : 2;
+    const i64 width = step * between(1, 6), height = step * between(1, 6);
+    const i64 y_width = up ? 2 * width : width / 2, y_height = up ? 2 * height : height / 2;
+    Rows x(images, width * height, channels, dtype), residual(images, width * height, channels, dtype);
+    Rows y(images, y_width * y_height, channels, dtype);
+    x.randomise();
+    residual.randomise();
+    Block bias(channels, small);
+    bias.randomise();
+    const auto strides = [](const Rows& of, i64 columns) {
+        return glide_fast::Strides{of.sample_stride, columns * of.row_stride, of.row_stride};
+    };
+    glide_fast::resample(x.block.address(), y.block.address(), added ? residual.block.address() : 0, dtype,
+                         biased ? bias.address() : 0, small, up, {images, height, width, channels}, strides(x, width),
+                         strides(y, y_width), strides(residual, width), int(between(1, 3)), isa);
+    y.check_written();
+}
+
 void guided_step_case(const std::string& isa) {
     using glide_fast::GuidedStep;
     const i64 images = between(1, 3), channels = among({1, 3, 4}), positions = between(1, 400);
@@ -180,6 +201,7 @@ int main(int count, char** arguments) {
     const std::string isa = arguments[1];
     for (int i = 0; i < std::atoi(arguments[2]); ++i) {
         group_norm_act_case(isa);
+        resample_case(isa);
         guided_step_case(isa);
     }
     std::printf("ok\n");

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from glide_fast.kernels import conv3x3 as kernels
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
 
@@ -128,7 +128,8 @@ def cuts(draw: st.DrawFn) -> tuple[dict[str, int], kernels.Plan | None]:
     return shape, kernels.Plan(draw(tile), draw(tile), step, splits, 4, 2)
 
 
-@settings(max_examples=20 if interpreting() else 100)
+# Making a failure small takes the interpreter minutes.
+@settings(max_examples=20 if interpreting() else 100, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     shape_and_cut=cuts(),
     dtype=st.sampled_from([torch.float16, torch.bfloat16]),
