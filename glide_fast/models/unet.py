@@ -6,6 +6,7 @@ Module and parameter names are those of the released checkpoints, so their state
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, S
 from glide_fast.models.layers import GroupNorm32, timestep_embedding, zero_module
 from glide_fast.models.precision import convert_convolutions
 from glide_fast.ops import text_attention
+from glide_fast.ops.resample import resample
 
 _CONVOLUTION: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _AVERAGE_POOL: dict[int, Callable[..., nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -127,8 +129,8 @@ class ResBlock(TimestepBlock):
         self.h_upd: nn.Module = nn.Identity()
         self.x_upd: nn.Module = nn.Identity()
         if self.updown:
-            resample = Upsample if up else Downsample
-            self.h_upd, self.x_upd = resample(channels, False, dims), resample(channels, False, dims)
+            kind = Upsample if up else Downsample
+            self.h_upd, self.x_upd = kind(channels, False, dims), kind(channels, False, dims)
         film = 2 if use_scale_shift_norm else 1
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, film * self.out_channels))
         self.out_layers = nn.Sequential(
@@ -142,16 +144,24 @@ class ResBlock(TimestepBlock):
             kernel = {"kernel_size": 3, "padding": 1} if use_conv else {"kernel_size": 1}
             self.skip_connection = conv_nd(dims, channels, self.out_channels, **kernel)
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        """``x`` ``[N, channels, ...]`` and ``emb`` ``[N, emb_channels]`` give ``[N, out_channels, ...]``."""
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, emb, use_reentrant=False)
-        return self._forward(x, emb)
+        self.resampled = ("nearest_x2" if up else "mean_2x2") if self.updown and dims == 2 else None
 
-    def _forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        h = self.h_upd(self.in_layers[0](x))
-        x = self.x_upd(x)
-        h = self.in_layers[2](h)
+    def forward(self, x: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        """``x`` ``[N, channels, ...]`` and ``emb`` ``[N, emb_channels]`` give ``[N, out_channels, ...]``.
+
+        A ``skip`` is read behind x, with which it has ``channels`` together; a block that resamples takes none.
+        """
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, emb, skip, use_reentrant=False)
+        return self._forward(x, emb, skip)
+
+    def _forward(self, x: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
+        first, convolution = self.in_layers[0], self.in_layers[2]
+        # The norm writes its result at the new size; other than two dimensions go through the modules.
+        h = first(x, skip=skip, resample=self.resampled)
+        if self.resampled is None:
+            h = self.h_upd(h)
+        h = convolution(h)
         norm, dropout, convolution = self.out_layers[0], self.out_layers[2], self.out_layers[3]
         emb_out = self.emb_layers(emb)
         if self.use_scale_shift_norm:
@@ -159,7 +169,19 @@ class ResBlock(TimestepBlock):
             h = norm(h, scale, shift, silu=True)
         else:
             h = norm(h + emb_out.to(h.dtype).view(*emb_out.shape, *([1] * (h.dim() - 2))))
-        return self.skip_connection(x) + convolution(dropout(h))
+        return self._shortcut(x, skip) + convolution(dropout(h))
+
+    def _shortcut(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
+        module: Any = self.skip_connection
+        if self.updown:
+            x = self.x_upd(x) if self.resampled is None else resample(x, self.resampled)
+        if skip is None:
+            return module(x)
+        if isinstance(module, nn.Identity):
+            return torch.cat([x, skip], dim=1)
+        # A convolution of what is concatenated is the sum of two.
+        own, others = module.weight.split([x.shape[1], skip.shape[1]], dim=1)
+        return module._conv_forward(x, own, module.bias) + module._conv_forward(skip, others, None)
 
 
 class QKVAttention(nn.Module):
@@ -219,13 +241,19 @@ class AttentionBlock(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
-    """Runs its layers in order, handing each the embedding or the text it takes."""
+    """Runs its layers in order, handing each the embedding or the text it takes; a skip goes to the first residual block."""
 
     def forward(  # type: ignore[override]
-        self, x: torch.Tensor, emb: torch.Tensor, encoder_out: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        emb: torch.Tensor,
+        encoder_out: torch.Tensor | None = None,
+        skip: torch.Tensor | None = None,
     ) -> torch.Tensor:
         for layer in self:
-            if isinstance(layer, TimestepBlock):
+            if isinstance(layer, ResBlock):
+                x, skip = layer(x, emb, skip), None
+            elif isinstance(layer, TimestepBlock):
                 x = layer(x, emb)
             elif isinstance(layer, AttentionBlock):
                 x = layer(x, encoder_out)
@@ -387,8 +415,11 @@ class UNetModel(nn.Module):
             skips.append(h)
         h = self.middle_block(h, emb, encoder_out)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb, encoder_out)
-        return self.out(h.to(x.dtype))
+            h = block(h, emb, encoder_out, skips.pop())
+        norm, activation, convolution = self.out
+        if x.dtype == torch.float32 != h.dtype:
+            return convolution(activation(norm(h, out_dtype=x.dtype)))
+        return convolution(activation(norm(h.to(x.dtype))))
 
     def forward(
         self, x: torch.Tensor, timesteps: torch.Tensor, y: torch.Tensor | None = None

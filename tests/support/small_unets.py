@@ -24,10 +24,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(kind: str, seed: int = 0, vocab_rows: int = 8) -> Text2ImUNet:
-    """A plain model in evaluation mode whose every layer matters; ``vocab_rows`` 0 gives the official embedding."""
+def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Text2ImUNet:
+    """A plain model in evaluation mode whose every layer matters; ``changes`` of its options."""
     torch.manual_seed(seed)
-    model, _ = build(MODEL | {"vocab_rows": vocab_rows, "use_fp16": False} | KINDS[kind])
+    model, _ = build(MODEL | {"vocab_rows": 8, "use_fp16": False} | KINDS[kind] | changes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from glide_fast.ops.packed_weight import PackedWeight
+
 aten = torch.ops.aten
 
 # What moves values from one place in memory to another and computes nothing.
@@ -58,6 +60,8 @@ class _Recorder(TorchDispatchMode):
         return packet in MOVES and bool(read)
 
     def _is_activation(self, x: torch.Tensor) -> bool:
+        if x.layout != torch.strided or isinstance(x, PackedWeight):
+            return False  # only weights are packed
         return x.is_floating_point() and x.dim() > 0 and x.untyped_storage()._cdata not in self.weights
 
 
@@ -73,7 +77,8 @@ def copies_of_activations(
     """
     if isinstance(weights, nn.Module):
         weights = [*weights.parameters(), *weights.buffers()]
-    recorder = _Recorder({x.untyped_storage()._cdata for x in weights})
+    plain = [x for x in weights if not isinstance(x, PackedWeight)]
+    recorder = _Recorder({x.untyped_storage()._cdata for x in plain})
     with torch.inference_mode(), recorder:
         run()
     return recorder.copies
