@@ -86,6 +86,12 @@ def relative(case: dict[str, Row], name: str, column: str = "median_us") -> floa
     return float(case[name][column]) / float(case[PLAIN]["median_us"])
 
 
+def limits(made: Sequence[Panel]) -> tuple[float, float]:
+    """The axis' ends: all medians are on it, and room around 1; a quartile may be beyond."""
+    ratios = [relative(case, name) for panel in made for case in panel.cases for name in case]
+    return min(0.5, *ratios) / 1.2, max(2.0, *ratios) * 1.2
+
+
 def draw(table: Sequence[Row], file: Path) -> bool:
     """Write the picture of one op's table; False where there is nothing to compare."""
     made = panels(table)
@@ -103,10 +109,12 @@ def draw(table: Sequence[Row], file: Path) -> bool:
         1,
         figsize=(max(8.0, 2.2 * most), 1.4 + 2.6 * len(made)),
         squeeze=False,
+        sharey=True,
         layout="constrained",
     )
     for axis, panel in zip(axes[:, 0], made, strict=True):
         _draw_panel(axis, panel, colours(names))
+    axes[0, 0].set_ylim(*limits(made))
     handles = {
         label: handle
         for axis in axes[:, 0]
@@ -131,6 +139,8 @@ def draw(table: Sequence[Row], file: Path) -> bool:
 
 
 def _draw_panel(axis: Any, panel: Panel, colour: dict[str, str]) -> None:
+    from matplotlib.ticker import LogLocator
+
     names = [name for name in colour if any(name in case for case in panel.cases)]
     width = GROUP / len(names)
     for i, name in enumerate(names):
@@ -170,9 +180,10 @@ def _draw_panel(axis: Any, panel: Panel, colour: dict[str, str]) -> None:
             )
     axis.axhline(1, color="#333333", linewidth=0.9)
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}x")
     axis.yaxis.set_minor_formatter("")
-    axis.grid(axis="y", which="both", color="#dddddd", linewidth=0.5)
+    axis.grid(axis="y", color="#dddddd", linewidth=0.5)
     axis.set_axisbelow(True)
     axis.set_xticks(range(len(panel.labels)), panel.labels, fontsize="small")
     axis.set_xlim(-0.55, len(panel.labels) - 0.45)

@@ -52,6 +52,7 @@ def test_panels_are_the_models_batches() -> None:
     assert made[0].labels == ["192x64x64", "384x32x32"]
     assert plot.contestants(made) == ["glide_fast cpu", "official fp32 chain", "wrong"]
     assert plot.relative(made[0].cases[0], "glide_fast cpu") == pytest.approx(0.25)
+    assert plot.limits(made) == pytest.approx((0.1 / 1.2, 6 * 1.2), rel=0.01)
     assert plot.batch_of("8x8") == ("8", "8") and plot.batch_of("T = 64") == ("", "T = 64")
 
 
