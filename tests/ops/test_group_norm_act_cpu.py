@@ -166,8 +166,10 @@ def test_error_is_at_most_twice_that_of_plain_torch(
 
     truth, dtype = exact(a, **options), y.dtype
     allowed = 2 * worst(plain_chain(**a, **options), truth)
-    # Where the chain happens to be lucky, a few roundings of intermediates that are larger than the result still pass.
-    floor = {torch.float32: 10, torch.bfloat16: 1.2}[dtype] * HALF_UNIT[dtype]
+    # Where the chain happens to be lucky: the fp32 roundings of intermediates, which weight and FiLM may make larger than the
+    # result, and the result's own.
+    gain = float(a["weight"].abs().max() * (1 + a["scale"].abs().max() if "scale" in a else 1))
+    floor = 10 * max(gain, 1.0) * 2.0**-24 + (1.2 * HALF_UNIT[dtype] if dtype != torch.float32 else 0.0)
     assert worst(y, truth) <= max(allowed, floor)
     if keep_sum and ("residual" in a or "x_bias" in a):
         assert torch.equal(total, op.reference_sum(a["x"], a.get("residual"), a.get("x_bias")))
