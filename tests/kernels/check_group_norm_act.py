@@ -278,10 +278,10 @@ def test_a_batch_beyond_a_grid_is_cut(monkeypatch: pytest.MonkeyPatch, lines: tu
         assert together is not None and cut is not None and torch.equal(together, cut)
 
 
-@pytest.mark.parametrize("lines", [(6, 8), (16, 22)], ids=["one pass", "two passes"])
-def test_runs_agree_to_the_bit(lines: tuple[int, int]) -> None:
-    arguments = inputs(2, 96, lines, torch.float16, True, x2=32, residual=True, x_bias=True)
+@pytest.mark.parametrize("cut", [None, kernels.Plan(48, 16, 16, 16, 3)], ids=["one pass", "two passes"])
+def test_runs_agree_to_the_bit(cut: kernels.Plan | None) -> None:
+    arguments = inputs(2, 96, (6, 8), torch.float16, True, x2=32, residual=True, x_bias=True)
     arguments |= {"groups": 16, "silu": True, "keep_sum": True}
-    first, *others = (launched(**arguments) for _ in range(2 if interpreting() else 20))
+    first, *others = (launched(cut, **arguments) for _ in range(2 if interpreting() else 20))
     for other in others:
         assert torch.equal(first[0], other[0]) and torch.equal(first[1], other[1])
