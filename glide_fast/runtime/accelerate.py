@@ -14,6 +14,7 @@ from glide_fast.models.conditioning import SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import lay_out, structure_of
 from glide_fast.runtime.model import ENGINE_STATE, Accelerated
 from glide_fast.runtime.placement import resolve_device, resolve_dtype
@@ -29,6 +30,7 @@ def accelerate(
     batch: int | None = None,
     image_size: int | None = None,
     take: bool = False,
+    features: Features = ALL,
 ) -> UNetModel:
     """A drop-in for ``model``: same call, same arguments, same state dict, for inference.
 
@@ -41,6 +43,7 @@ def accelerate(
         batch, image_size: what weights are packed for on a CPU; others work as well, perhaps a little slower. None is GLIDE's: 2
             pictures (guidance) of 64 pixels, or 1 of 256 for upsamplers.
         take: take the weights out of ``model``, which is of no use afterwards, instead of copying them: saves its memory.
+        features: what to leave out, for measurements.
 
     Returns:
         A model of a subclass of glide_fast's class, in evaluation mode. What it remembers of prompts and pictures is known by
@@ -64,10 +67,19 @@ def accelerate(
     if ours is not model:  # the official one: its parameters under our modules
         _adopt(twin, model)
         source = model
-    lay_out(twin, source, dtype=kind, device=place, batch=batch, image_size=image_size, take=take)
+    lay_out(
+        twin,
+        source,
+        dtype=kind,
+        device=place,
+        batch=batch,
+        image_size=image_size,
+        take=take,
+        pack=features.packed_weights,
+    )
     twin.__class__ = _accelerated_class(cast(Any, type(ours)))
     assert isinstance(twin, Accelerated)
-    twin.start(defer=place.type == "cuda", batch=batch, image_size=image_size)
+    twin.start(defer=place.type == "cuda", batch=batch, image_size=image_size, features=features)
     return twin.eval()
 
 

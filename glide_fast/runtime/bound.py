@@ -39,14 +39,14 @@ class Bound:
         device = next(model.parameters()).device
         self._timesteps = torch.as_tensor(timesteps, device=device)
         films = model._films
-        self._tabulated = (
-            len(self._timesteps) * batch * films.width * films.bias.element_size() <= TABLE_BYTES
-        )
+        table_bytes = len(self._timesteps) * batch * films.width * films.bias.element_size()
+        self._tabulated = model.features.tabulated_films and table_bytes <= TABLE_BYTES
         self._film = torch.empty(batch, films.width, dtype=films.bias.dtype, device=device)
         self._table: torch.Tensor | None = None
         self._emb: torch.Tensor | None = None
         self._text: list[torch.Tensor | None] = []
         self._share: torch.Tensor | None = None
+        self._beside: torch.Tensor | None = None
         self._given: dict[int, Given] = {}
         self.deep: Deep | None = None
         self.renew(text=text, **pictures)
@@ -77,18 +77,23 @@ class Bound:
             self._table = _put(self._table, model._films.rows(emb).view(steps, -1))
         else:
             self._emb = _put(self._emb, emb.view(steps, -1))
-        keys = model.text_keys(text)
+        self.tell(text)
+        if names:
+            x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
+            given = [pictures.get(name) for name in names]
+            share, beside = model.share(x, given), model.pictures_beside(x, given)
+            self._share = None if share is None else _put(self._share, share)
+            self._beside = None if beside is None else _put(self._beside, beside)
+
+    def tell(self, text: TextEmbedding | None) -> None:
+        """Write the attention layers' keys and values of other prompts alone; their part in the tables stays."""
+        keys = self.model.text_keys(text)
         if self._text:
             for mine, new in zip(self._text, keys, strict=True):
                 if mine is not None and new is not None:
                     mine.copy_(new)
         else:
             self._text = [None if key is None else key.clone() for key in keys]
-        if names:
-            x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
-            share = model.share(x, [pictures.get(name) for name in names])
-            assert share is not None
-            self._share = _put(self._share, share)
 
     def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
         """Memory for the network's input, as it reads it fastest: ``[count, C, H, W]``."""
@@ -127,6 +132,7 @@ class Bound:
                 self.model._films.split(self._film[:count]),
                 [None if keys is None else keys[:count] for keys in self._text],
                 None if self._share is None else self._share[:count],
+                None if self._beside is None else self._beside[:count],
             )
         return self._given[count]
 

@@ -43,12 +43,13 @@ def lay_out(
     batch: int,
     image_size: int,
     take: bool,
+    pack: bool = True,
 ) -> None:
     """Give ``model``, a :func:`structure_of` ``source``, weights of its own on ``device``.
 
     The torso's convolutions, the text transformer's matrices, its projection and the token embedding are of ``dtype``, all else
     keeps its type (as :mod:`glide_fast.models.precision` has it). Convolutions are channels-last on a GPU, and in oneDNN's
-    layout for ``batch`` pictures of ``image_size`` pixels on a CPU, where they are read whole.
+    layout for ``batch`` pictures of ``image_size`` pixels on a CPU, where they are read whole (unless ``pack`` is False).
 
     With ``take`` the source's parameters are freed one by one, so that little is ever held twice.
     """
@@ -71,7 +72,7 @@ def lay_out(
                 module._parameters[name] = done[id(original)]
                 continue
             value = parameter.detach().to(device=device, dtype=new_type or parameter.dtype)
-            if name == "weight" and module in sizes and why_not(value.dtype, device) is None:
+            if pack and name == "weight" and module in sizes and why_not(value.dtype, device) is None:
                 size, stride = sizes[module]
                 channels = module.weight.shape[1]
                 value = PackedWeight.pack(

@@ -15,6 +15,7 @@ from glide_fast.models.text2im import TextEmbedding
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
 from glide_fast.runtime.derived import written
+from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.torso import Given, Torso
@@ -42,10 +43,10 @@ else:
 class Accelerated(_Model):
     """Mixed into a UNet class in front of it; see :func:`glide_fast.runtime.accelerate`."""
 
-    def start(self, *, defer: bool, batch: int, image_size: int) -> None:
+    def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
         """Set the engine up over weights that :mod:`glide_fast.runtime.layout` has laid out."""
-        self._defer, self._batch, self._image_size = defer, batch, image_size
-        self._torso = Torso(self, defer)
+        self._defer, self._batch, self._image_size, self.features = defer, batch, image_size, features
+        self._torso = Torso(self, defer, features)
         self._films = Films(self._torso.residuals)
         self._remembered_text: Remembered[Any] = Remembered()
         self._remembered_keys: Remembered[list[torch.Tensor]] = Remembered()
@@ -78,6 +79,8 @@ class Accelerated(_Model):
 
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work."""
+        if not self.features.cached_text:
+            return super().encode_text(tokens, mask)
         embedding: TextEmbedding = self._remembered_text.get(
             (tokens, mask), lambda: super(Accelerated, self).encode_text(tokens, mask), self._text_stamp()
         )
@@ -103,12 +106,14 @@ class Accelerated(_Model):
             rows = xf_out.to(self.dtype).transpose(1, 2)
             return [F.linear(rows, p.weight.flatten(1), p.bias).transpose(1, 2) for p in projections]
 
+        if not self.features.cached_text:
+            return make()
         stamp = tuple(written(p) for projection in projections for p in projection.parameters())
         return self._remembered_keys.get((xf_out,), make, stamp)
 
     def share(self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """What the pictures beside ``x`` add to the first convolution; None for models that read none."""
-        if not isinstance(self, WiderInput):
+        """What the pictures beside ``x`` add to the first convolution; None for models that read none, or read them with x."""
+        if not isinstance(self, WiderInput) or not self.features.share:
             return None
         first = self._torso.first
         return self._remembered_shares.get(
@@ -116,6 +121,15 @@ class Accelerated(_Model):
             lambda: self._torso.share(torch.cat(self.beside(x, *pictures), dim=1)),
             (tuple(x.shape), written(first.weight), written(first.bias)),
         )
+
+    def pictures_beside(
+        self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor | None:
+        """The pictures themselves, as they stand beside ``x``: for models that read them with it, None for others."""
+        if not isinstance(self, WiderInput) or self.features.share:
+            return None
+        joined = torch.cat(self.beside(x, *pictures), dim=1)
+        return joined.to(self.dtype, memory_format=torch.channels_last)
 
     def embedding(
         self, timesteps: torch.Tensor, xf_proj: torch.Tensor | None, y: torch.Tensor | None = None
@@ -166,6 +180,7 @@ class Accelerated(_Model):
             self._films.split(self._films.rows(emb)),
             self.text_keys(text),
             self.share(x, pictures),
+            self.pictures_beside(x, pictures),
         )
         inputs = x.to(dtype=self.dtype, memory_format=torch.channels_last)
         return self._torso(inputs, told).to(x.dtype, memory_format=torch.contiguous_format)
@@ -225,7 +240,13 @@ class Accelerated(_Model):
         batch, image_size = self.accelerated_for
         device = next(self.parameters()).device
         twin = accelerate(
-            self.plain(), dtype=self.dtype, device=device, batch=batch, image_size=image_size, take=True
+            self.plain(),
+            dtype=self.dtype,
+            device=device,
+            batch=batch,
+            image_size=image_size,
+            take=True,
+            features=self.features,
         )
         assert isinstance(twin, Accelerated)
         return twin

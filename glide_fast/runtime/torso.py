@@ -22,6 +22,7 @@ from glide_fast.ops import group_norm_act, text_attention
 from glide_fast.ops.convolution import convolution
 from glide_fast.ops.resample import resample
 from glide_fast.runtime.derived import Derived
+from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.stream import Stream
 
 
@@ -33,11 +34,13 @@ class Given:
         films: for each residual block, ``[N, 2 C]`` (scale, then shift) or, without FiLM, ``[N, C]``.
         text: for each attention block, its text keys and values ``[N, 2 C, S]``, or None without text.
         share: what the pictures beside x and the bias add to the first convolution, ``[N, C, H, W]``, or None.
+        beside: the pictures themselves, ``[N, P, H, W]``, where they are read with x instead.
     """
 
     films: Sequence[torch.Tensor]
     text: Sequence[torch.Tensor | None]
     share: torch.Tensor | None = None
+    beside: torch.Tensor | None = None
 
 
 class Deep:
@@ -103,21 +106,43 @@ def matrix(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1)
 
 
+def _plus(value: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    return value if residual is None else value + residual
+
+
 class Convolver:
     """How convolutions are run: with their sums in the epilogue, or owed to the next norm.
 
     Args:
         defer: leave biases and residuals of 3x3 convolutions to the next norm, and run projections as matrix products.
+        features: what to leave out.
     """
 
-    def __init__(self, defer: bool) -> None:
-        self.defer = defer
+    def __init__(self, defer: bool, features: Features = ALL) -> None:
+        self.defer, self.features = defer, features
+
+    @property
+    def packs(self) -> bool:
+        """Whether parts of weights are to be held as oneDNN reads them."""
+        return not self.defer and self.features.packed_weights
 
     def __call__(
         self, module: Any, x: torch.Tensor, residual: torch.Tensor | None = None, stride: int = 1
     ) -> Stream:
         """A 3x3 convolution of ``x``."""
-        weight, bias = module.weight, module.bias
+        return self.convolve(module.weight, module.bias, x, residual, stride)
+
+    def convolve(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        stride: int = 1,
+    ) -> Stream:
+        """The same of a weight."""
+        if not self.features.fused_sums:
+            return Stream(_plus(convolution(x, weight, bias, stride=stride), residual))
         if self.defer:
             return Stream(convolution(x, weight, stride=stride), bias, residual)
         return Stream(convolution(x, weight, bias, residual=residual, stride=stride))
@@ -130,11 +155,14 @@ class Convolver:
         onto: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """A 1x1 convolution of ``x`` ``[N, C, H, W]``, added to ``onto``, which it may overwrite."""
+        fused = self.features.fused_sums
         if not self.defer:
-            return convolution(x, weight, bias, residual=onto)
+            return _plus(
+                convolution(x, weight, bias, residual=onto if fused else None), None if fused else onto
+            )
         rows = x.permute(0, 2, 3, 1)
-        if onto is None:
-            return F.linear(rows, matrix(weight), bias).permute(0, 3, 1, 2)
+        if onto is None or not fused:
+            return _plus(F.linear(rows, matrix(weight), bias).permute(0, 3, 1, 2), onto)
         flat = onto.permute(0, 2, 3, 1).flatten(0, 2)
         flat.addmm_(rows.flatten(0, 2), matrix(weight).t())
         return onto
@@ -185,7 +213,7 @@ class Residual:
         """The shortcut's weight for the stream's ``channels`` and for the skip's."""
         if channels not in self._halves:
             module: Any = self.block.skip_connection
-            packed = not self.convolve.defer
+            packed = self.convolve.packs
             self._halves[channels] = (
                 Derived(lambda: module.weight, lambda w: w[:, :channels], packed),
                 Derived(lambda: module.weight, lambda w: w[:, channels:], packed),
@@ -208,9 +236,9 @@ class Attention:
         h = text_attention(qkv, block.num_heads, given.text[self.index])
         h = h.unflatten(2, (height, width))
         out = block.proj_out
-        if self.convolve.defer:
+        if self.convolve.defer and self.convolve.features.fused_sums:
             return Stream(self.convolve.project(out.weight, out.bias, h), residual=x)
-        return Stream(convolution(h, out.weight, out.bias, residual=x))
+        return Stream(self.convolve.project(out.weight, out.bias, h, x))
 
 
 class Resampling:
@@ -243,14 +271,14 @@ class Torso:
 
     Args:
         model: two-dimensional, its weights laid out by :mod:`glide_fast.runtime.layout`.
-        defer: see :class:`Convolver`.
+        defer, features: see :class:`Convolver`.
 
     Raises:
         InvalidInputError: for a model with a layer that has no fused form.
     """
 
-    def __init__(self, model: UNetModel, defer: bool) -> None:
-        self.model, self.convolve = model, Convolver(defer)
+    def __init__(self, model: UNetModel, defer: bool, features: Features = ALL) -> None:
+        self.model, self.convolve = model, Convolver(defer, features)
         self.residuals: list[ResBlock] = []
         self.attentions: list[AttentionBlock] = []
         first, *rest = model.input_blocks
@@ -284,7 +312,7 @@ class Torso:
             return weight
         if channels not in self._shares:
             self._shares[channels] = Derived(
-                lambda: self.first.weight, lambda w: w[:, :channels], not self.convolve.defer
+                lambda: self.first.weight, lambda w: w[:, :channels], self.convolve.packs
             )
         return self._shares[channels].get(x.shape)
 
@@ -303,12 +331,10 @@ class Torso:
 
         A full step leaves its deep features in ``deep``; a ``shallow`` one takes them from there.
         """
-        weight = self.own_weight(x)
+        if given.beside is not None:
+            x = torch.cat([x, given.beside], dim=1)
         bias = self.first.bias if given.share is None else None
-        if self.convolve.defer:
-            stream = Stream(convolution(x, weight), bias, given.share)
-        else:
-            stream = Stream(convolution(x, weight, bias, residual=given.share))
+        stream = self.convolve.convolve(self.own_weight(x), bias, x, given.share)
         # A stream is settled by the norm that reads it next, before its block's turn as a skip comes.
         skips = [stream]
         keep = len(self.up) if deep is None else deep.keep

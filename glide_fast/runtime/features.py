@@ -1,0 +1,27 @@
+"""What the runtime does beyond running the network, each of which can be left out to see what it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Features:
+    """All on; ``glide-fast bench step --ablate`` measures the step with each of them off."""
+
+    cached_text: bool = True
+    """A prompt is encoded once; otherwise the text transformer, and all keys and values of the text, at every call."""
+    tabulated_films: bool = True
+    """Scale and shift of all residual blocks are computed for all steps before the loop; otherwise at each step."""
+    share: bool = True
+    """The pictures' part of the first convolution (the low-resolution picture's, say) is computed before the loop; otherwise
+    they are joined to the state and read again at each step."""
+    packed_weights: bool = True
+    """Convolutions' weights are held as oneDNN reads them (CPU); otherwise it packs them at every call."""
+    fused_sums: bool = True
+    """Biases and residuals are added by the convolution that writes their sum, or by the norm that reads it; residuals are
+    otherwise added by a pass of their own."""
+
+
+ALL = Features()
+"""What :func:`glide_fast.runtime.accelerate` does unless it is told otherwise."""
