@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import ceilings, ops, record, suites
-from benchmarks.provenance import provenance, results_folder, same_run
-from benchmarks.timing import FULL, QUICK
+from benchmarks import ops, record, suites
+from benchmarks.folders import results_folder
+from glide_fast.bench import ceilings
+from glide_fast.bench.provenance import provenance, same_run
+from glide_fast.bench.timing import FULL, QUICK
 
 SUITES = suites.found()
 UNFINISHED = 3

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.contestants import Description, Unable, peers
-from benchmarks.timing import Call, Effort, Timing, interleaved
+from glide_fast.bench.timing import Call, Effort, Timing, interleaved
 from glide_fast.errors import BackendError
 from glide_fast.ops.backends import force, ops
 

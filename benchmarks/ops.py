@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import record
 from benchmarks.case import Case, Result, measure
-from benchmarks.provenance import same_run
-from benchmarks.timing import Effort
+from glide_fast.bench.provenance import same_run
+from glide_fast.bench.timing import Effort
 
 
 class Done(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.case import COPY, OURS, PLAIN
-from benchmarks.provenance import RESULTS
+from benchmarks.folders import RESULTS
 from benchmarks.record import Row, read
 
 GROUP = 0.84  # of the distance between cases, taken by their bars

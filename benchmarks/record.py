@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.case import COPY, Case, Result
+from glide_fast.bench.files import Row, read, write
 
-Row = dict[str, str]
+__all__ = ["CASE", "Row", "complete", "key", "of_case", "read", "rows", "write"]
+
 CASE = ("op", "model", "shape", "dtype")
 """The columns that name a case."""
 
@@ -72,22 +72,3 @@ def of_case(table: Sequence[Row], case: Case) -> list[Row]:
 def complete(table: Sequence[Row], case: Case) -> bool:
     """Whether the table has this case, with all who compete or would."""
     return {row["contestant"] for row in of_case(table, case)} >= case.names
-
-
-def read(file: Path) -> list[Row]:
-    """The rows of a CSV; none where there is no file."""
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def write(file: Path, table: Sequence[Row]) -> None:
-    """Replace ``file`` by these rows, which have the same columns."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    partial.replace(file)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.folders import results_folder
 from benchmarks.gpu import command
 from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
 from benchmarks.gpu.parts import parts
 from benchmarks.gpu.table import Table
-from benchmarks.provenance import provenance, results_folder
+from glide_fast.bench.provenance import provenance
 
 GRACE = 25.0
 """Seconds beyond its own that a part has to come to an end by itself."""

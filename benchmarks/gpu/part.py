@@ -17,7 +17,7 @@ class Setting(NamedTuple):
 
     device: str  # "cuda" or "cpu"
     folder: Path  # where results are written
-    facts: dict[str, str]  # see benchmarks.provenance
+    facts: dict[str, str]  # see glide_fast.bench.provenance
     small: bool = False  # sizes that only try the plumbing
     again: bool = False  # what the results have already is measured again
     until: float = float("inf")  # time.monotonic() at which nothing more is to be begun

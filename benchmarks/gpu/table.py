@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.gpu.part import Setting
-from benchmarks.provenance import same_run
 from benchmarks.record import Row, read, write
+from glide_fast.bench.provenance import same_run
 
 
 class Table:

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import ceilings, provenance, record, timing
+from benchmarks import folders, record
 from benchmarks.case import COPY, PLAIN, Case, error, measure
 from benchmarks.ops import run_suite
 from benchmarks.suites import group_norm_act, guided_step, masked_attention, resample, text_attention
-from benchmarks.timing import QUEUE, Effort, interleaved, summarise
+from glide_fast.bench import ceilings, provenance, timing
+from glide_fast.bench.timing import QUEUE, Effort, interleaved, summarise
 
 TINY = Effort(warm=1, samples=3, sample_seconds=0.0)
 
@@ -310,5 +311,5 @@ def test_the_code_has_a_hash_of_its_own() -> None:
 
 
 def test_folders_are_named_after_devices() -> None:
-    assert provenance.slug("NVIDIA H200 (MIG 1g.18gb)") == "nvidia-h200-mig-1g-18gb"
-    assert provenance.slug(provenance.device_name("cpu"))
+    assert folders.slug("NVIDIA H200 (MIG 1g.18gb)") == "nvidia-h200-mig-1g-18gb"
+    assert folders.slug(provenance.device_name("cpu"))

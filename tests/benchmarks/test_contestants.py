@@ -23,7 +23,7 @@ from benchmarks.contestants import (
     torchnorm,
     xformers,
 )
-from benchmarks.timing import Effort
+from glide_fast.bench.timing import Effort
 from glide_fast.ops import packed_heads
 from glide_fast.ops.group_norm_act import reference as norm_reference
 from glide_fast.ops.text_attention import reference as attention_reference

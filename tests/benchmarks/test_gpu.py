@@ -18,8 +18,8 @@ from benchmarks.gpu.parts import accuracy, build, ops, parts, sanitizer, tests, 
 from benchmarks.gpu.probes import Found, Probe
 from benchmarks.gpu.table import Table
 from benchmarks.ops import Done
-from benchmarks.provenance import provenance
 from benchmarks.record import read
+from glide_fast.bench.provenance import provenance
 from glide_fast.ops.backends import ops as registered
 
 SMALL = ["--device", "cpu", "--small", "--out"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 
-from benchmarks import ceilings, suites
+from benchmarks import suites
 from benchmarks.gpu.part import GREEN, Outcome, Part, Setting, conclude
 from benchmarks.gpu.table import Table
 from benchmarks.ops import run_suite
-from benchmarks.timing import FULL, QUICK
+from glide_fast.bench import ceilings
+from glide_fast.bench.timing import FULL, QUICK
 
 
 def run(op: str, setting: Setting) -> Outcome:

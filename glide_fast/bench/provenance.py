@@ -6,7 +6,6 @@ import datetime
 import functools
 import hashlib
 import platform
-import re
 import subprocess
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import torch
 import glide_fast
 from glide_fast.env import environment
 
-HOME = Path(__file__).resolve().parent
-RESULTS = HOME / "results"
+ROOT = Path(glide_fast.__file__).resolve().parents[1]
 SOURCES = ("glide_fast", "kernels", "csrc", "benchmarks")
 SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 
@@ -30,20 +28,15 @@ def device_name(device: str) -> str:
     return f"{model} {'+'.join(cpu.get('features', []))}".strip()
 
 
-def slug(name: str) -> str:
-    """``name`` as a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def results_folder(device: str) -> Path:
-    """Where the results of this device lie in the repository."""
-    return RESULTS / slug(device_name(device))
+def _in_repository() -> bool:
+    """Whether this is a working tree, not an installed package."""
+    return (ROOT / ".git").exists() and (ROOT / "benchmarks").is_dir()
 
 
 def _git(*arguments: str) -> str:
     try:
         return subprocess.run(
-            ["git", *arguments], cwd=HOME, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -52,20 +45,19 @@ def _git(*arguments: str) -> str:
 @functools.cache
 def code() -> str:
     """A hash of the sources: unlike a commit it tells uncommitted states apart, and stays when results are committed."""
-    root, total = HOME.parent, hashlib.sha256()
-    files = (path for folder in SOURCES for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
+    root, total = ROOT, hashlib.sha256()
+    folders = SOURCES if _in_repository() else SOURCES[:1]
+    files = (path for folder in folders for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
     for path in sorted(files):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()[:12]
 
 
 def _commit() -> str:
-    commit = _git("rev-parse", "--short=12", "HEAD")
+    commit = _git("rev-parse", "--short=12", "HEAD") if _in_repository() else ""
     if not commit:
         return "unknown"
-    changed = _git(
-        "status", "--porcelain", "--untracked-files=no", "--", *(f"../{s}" for s in SOURCES), ":!results"
-    )
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES, ":!benchmarks/results")
     return commit + ("+changes" if changed else "")
 
 
