@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from glide_fast.cli.bench import bench
 from glide_fast.cli.bundle import bundle
 from glide_fast.cli.command import Command
 from glide_fast.cli.convert import convert
@@ -31,6 +32,7 @@ for name, function in (
     ("train", train),
     ("convert", convert),
     ("bundle", bundle),
+    ("bench", bench),
     ("env", environment),
 ):
     app.command(name, cls=Command)(function)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from glide_fast.checkpoints import load_into
 from glide_fast.diffusion.respacing import SpacedDiffusion
@@ -15,6 +14,7 @@ from glide_fast.errors import CheckpointError, invalid
 from glide_fast.models.config import Options, complete
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.text2im import Text2ImUNet
+from glide_fast.models.uninitialised import Uninitialised
 from glide_fast.pipelines.conditioning import PromptEncoder
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.loops import LoopCache
@@ -23,27 +23,6 @@ from glide_fast.runtime.recording import Recorder
 
 KIND = "unet"
 """What a stage is called in a pipeline directory."""
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Leaves new layers' memory as it comes: random values for half a billion weights take seconds.
-
-    (The meta device would do, but imports torch's decompositions, which takes seconds too.)
-    """
-
-    _SKIPPED = (
-        torch.Tensor.normal_,
-        torch.Tensor.uniform_,
-        nn.init.normal_,
-        nn.init.uniform_,
-        nn.init.kaiming_uniform_,
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._SKIPPED:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 class Stage:
@@ -75,7 +54,7 @@ class Stage:
     @classmethod
     def from_state(cls, options: Mapping[str, Any], state: Mapping[str, Tensor], *, source: str) -> Stage:
         """A stage with given weights, fp32 on the CPU; CheckpointError naming ``source`` where they do not fit."""
-        with _Uninitialised():  # load_into replaces every value, or raises
+        with Uninitialised():  # load_into replaces every value, or raises
             model, _ = build(complete(options))
         load_into(model, state, source=source)
         model.convert_to(torch.float32)

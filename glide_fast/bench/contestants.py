@@ -1,0 +1,136 @@
+"""Who is compared on a model's step or loop: glide_fast, with or without one of its features, and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from glide_fast.bench.baselines import Baseline, Declined, half_dtype, released_dtype
+from glide_fast.bench.subject import Subject
+from glide_fast.bench.work import Work
+from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
+from glide_fast.runtime.accelerate import accelerate
+from glide_fast.runtime.bound import Bound
+from glide_fast.runtime.features import ALL, Features
+from glide_fast.runtime.model import Accelerated
+
+OURS = "glide_fast"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network for :class:`~glide_fast.diffusion.sampling.SamplingLoop`, and how the rest of the step is run.
+
+    Attributes:
+        forced: backends of ops, by name (:func:`glide_fast.ops.backends.force`).
+        captured: its step is replayed on a GPU.
+        drawn: the step's noise is torch's, drawn at each step, as the released loop does; else it comes of seeds.
+    """
+
+    name: str
+    denoiser: LoopDenoiser
+    dtype: torch.dtype
+    forced: Mapping[str, str] = field(default_factory=dict)
+    captured: bool = False
+    drawn: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is glide_fast's."""
+        return self.name.startswith(OURS)
+
+
+class _TextAtEachStep:
+    """A bound model that encodes its prompt anew at every call."""
+
+    def __init__(self, bound: Bound, work: Work) -> None:
+        self._bound, self._work = bound, work
+
+    def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        """The bound model's."""
+        return self._bound.empty_inputs(count, shape)
+
+    def __call__(
+        self, inputs: torch.Tensor, timesteps: torch.Tensor, rows: torch.Tensor, *, shallow: bool = False
+    ) -> torch.Tensor:
+        """Encode, then predict."""
+        if self._work.tokens is not None:
+            self._bound.tell(self._bound.model.encode_text(self._work.tokens, self._work.mask))
+        return self._bound(inputs, timesteps, rows, shallow=shallow)
+
+
+def accelerated(
+    subject: Subject, work: Work, dtype: torch.dtype, features: Features = ALL, *, take: bool = False
+) -> Accelerated:
+    """The subject's model on the fast runtime."""
+    model = accelerate(
+        subject.model,
+        dtype=dtype,
+        device=work.device,
+        batch=work.batch,
+        image_size=subject.image_size,
+        take=take,
+        features=features,
+    )
+    assert isinstance(model, Accelerated)
+    return model
+
+
+def bind(model: Accelerated, work: Work) -> Bound:
+    """The model with all that is known before the loop."""
+    told: dict[str, Any] = dict(work.pictures)
+    if work.tokens is not None:
+        with torch.inference_mode():
+            told["text"] = model.encode_text(work.tokens, work.mask)
+    return model.bind(work.process.timestep_map, work.batch, work.shape, **told)
+
+
+def ours(subject: Subject, work: Work, dtype: torch.dtype) -> Contestant:
+    """glide_fast as it is."""
+    bound = bind(accelerated(subject, work, dtype), work)
+    return Contestant(OURS, bound, dtype, captured=True)
+
+
+ABLATIONS: tuple[tuple[str, Features, Mapping[str, str], bool], ...] = (
+    ("text encoded at each step", Features(cached_text=False), {}, True),
+    ("scales and shifts computed at each step", Features(tabulated_films=False), {}, True),
+    ("low-res picture read at each step", Features(share=False), {}, True),
+    ("weights not packed", Features(packed_weights=False), {}, True),
+    ("sums in passes of their own", Features(fused_sums=False), {}, True),
+    ("norms in plain torch", ALL, {"group_norm_act": "reference"}, True),
+    ("attention in plain torch", ALL, {"text_attention": "reference"}, True),
+    ("guided step in plain torch", ALL, {"guided_step": "reference"}, True),
+    ("step launched kernel by kernel", ALL, {}, False),
+)
+"""Name, features, forced backends, and whether the step is captured on a GPU: each leaves out one thing."""
+
+
+def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Contestant:
+    """glide_fast without one thing of :data:`ABLATIONS`.
+
+    Raises:
+        Declined: where there is no such thing on this model or device.
+    """
+    features, forced, captured = next((f, b, c) for n, f, b, c in ABLATIONS if n == name)
+    if not features.cached_text and work.tokens is None:
+        raise Declined("this model reads no text")
+    if not features.share and not work.pictures:
+        raise Declined("this model reads no picture beside x")
+    if work.device.type == "cuda" and not features.packed_weights:
+        raise Declined("weights are packed on CPUs only")
+    if work.device.type != "cuda" and not captured:
+        raise Declined("steps are captured on GPUs only")
+    bound = bind(accelerated(subject, work, dtype, features), work)
+    denoiser: LoopDenoiser = bound if features.cached_text else _TextAtEachStep(bound, work)
+    return Contestant(f"{OURS}, {name}", denoiser, dtype, forced, captured)
+
+
+def baseline(made: Baseline, subject: Subject, work: Work) -> Contestant:
+    """One of the baselines; Declined where it cannot run."""
+    half = made.name in ("eager-half", "compile-strong", "inductor-frozen", "openvino")
+    dtype = half_dtype(work.device) if half else released_dtype(work.device)
+    denoiser = PlainDenoiser(made.make(subject, work), work.device)
+    return Contestant(made.title, denoiser, dtype, {"guided_step": "reference"}, drawn=True)

@@ -1,0 +1,47 @@
+"""What a run of the benchmarks is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from glide_fast.bench.timing import Effort
+from glide_fast.runtime.placement import resolve_device, resolve_dtype
+from glide_fast.runtime.precision import fastest_dtype
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of ``glide-fast bench``; None is each part's or the device's own choice."""
+
+    models: tuple[str, ...] = ("small",)
+    device: str | None = None
+    dtype: str | None = None  # of glide_fast's contestants
+    batch: int | None = None
+    steps: int | None = None
+    baselines: tuple[str, ...] = ("default",)
+    ablate: bool = False
+    samples: int = 7
+    seconds: float = 120.0  # of one comparison; three samples are taken in any case
+
+    @property
+    def place(self) -> torch.device:
+        """The device to measure on."""
+        return resolve_device(self.device)
+
+    @property
+    def kind(self) -> torch.dtype:
+        """The type of the accelerated models."""
+        return fastest_dtype(self.place) if self.dtype is None else resolve_dtype(self.dtype, self.place)
+
+    @property
+    def effort(self) -> Effort:
+        """How often to repeat."""
+        return Effort(
+            warm=3,
+            samples=self.samples,
+            sample_seconds=2e-3,
+            seconds=self.seconds,
+            least=min(3, self.samples),
+        )

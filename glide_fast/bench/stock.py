@@ -1,0 +1,141 @@
+"""A model whose layers are torch's own, as the released code has them: what glide_fast is measured against.
+
+The plain models of :mod:`glide_fast.models` run glide_fast's ops, so they are no baseline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from glide_fast.models.layers import GroupNorm32, LayerNorm
+from glide_fast.models.text2im import Text2ImUNet
+from glide_fast.models.text_transformer import QKVMultiheadAttention
+from glide_fast.models.unet import QKVAttention, ResBlock
+from glide_fast.ops.text_attention import reference
+from glide_fast.runtime.layout import structure_of
+
+
+class ReleasedNorm(GroupNorm32):
+    """Group norm in fp32, between two conversions."""
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm alone."""
+        return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        scale: torch.Tensor | None = None,
+        shift: torch.Tensor | None = None,
+        silu: bool = False,
+        *,
+        skip: torch.Tensor | None = None,
+        resample: str | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        # Stock blocks join their skips and resample by themselves.
+        assert skip is None and resample is None
+        y = self.normalised(x if out_dtype is None else x.to(out_dtype))
+        if scale is not None and shift is not None:
+            per_channel = (*scale.shape, *([1] * (x.dim() - 2)))
+            y = y * (1 + scale.to(y.dtype).view(per_channel)) + shift.to(y.dtype).view(per_channel)
+        if silu or self.swish == 1.0:
+            return F.silu(y)
+        return y * torch.sigmoid(y * self.swish) if self.swish else y
+
+
+class OwnTypeNorm(ReleasedNorm):
+    """Group norm in the activations' type, whose kernels sum in fp32."""
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class ReleasedBlock(ResBlock):
+    """A residual block that joins its skip, resamples and adds in steps of their own."""
+
+    def _forward(self, x: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        h = self.in_layers[2](self.h_upd(self.in_layers[0](x)))
+        x = self.x_upd(x)
+        norm, dropout, convolution = self.out_layers[0], self.out_layers[2], self.out_layers[3]
+        emb_out = self.emb_layers(emb).to(h.dtype)
+        if self.use_scale_shift_norm:
+            h = norm(h, *emb_out.chunk(2, dim=1), silu=True)
+        else:
+            h = norm(h + emb_out.view(*emb_out.shape, *([1] * (h.dim() - 2))))
+        return self.skip_connection(x) + convolution(dropout(h))
+
+
+class ReleasedLayerNorm(LayerNorm):
+    """Layer norm in fp32, between two conversions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = F.layer_norm(
+            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+        )
+        return wide.to(x.dtype)
+
+
+class ReleasedAttention(QKVAttention):
+    """Two products and a softmax."""
+
+    def forward(self, qkv: torch.Tensor, encoder_kv: torch.Tensor | None = None) -> torch.Tensor:
+        return reference(qkv, self.n_heads, encoder_kv)
+
+
+class SdpaAttention(QKVAttention):
+    """``scaled_dot_product_attention``."""
+
+    def forward(self, qkv: torch.Tensor, encoder_kv: torch.Tensor | None = None) -> torch.Tensor:
+        return sdpa(qkv, self.n_heads, encoder_kv)
+
+
+class ReleasedTextAttention(QKVMultiheadAttention):
+    """Two products and a softmax, in the text transformer."""
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        return reference(qkv.transpose(1, 2), self.n_heads).transpose(1, 2)
+
+
+def sdpa(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> torch.Tensor:
+    """Attention over packed ``qkv`` and ``encoder_kv`` (see :func:`glide_fast.ops.text_attention`) by torch's fused kernels."""
+    n, width, tokens = qkv.shape
+    size = width // (3 * heads)
+    q, k, v = qkv.view(n, heads, 3 * size, tokens).transpose(2, 3).split(size, dim=3)
+    if encoder_kv is not None:
+        text_k, text_v = encoder_kv.view(n, heads, 2 * size, -1).transpose(2, 3).split(size, dim=3)
+        k, v = torch.cat([text_k, k], dim=2), torch.cat([text_v, v], dim=2)
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(2, 3).reshape(n, heads * size, tokens)
+
+
+def stock(
+    model: Text2ImUNet, *, dtype: torch.dtype, device: torch.device, tuned: bool = False
+) -> Text2ImUNet:
+    """``model`` of torch's layers, sharing its weights where neither type nor device differ.
+
+    Args:
+        tuned: channels-last, group norm in the activations' type and fused attention; otherwise as released.
+    """
+    kinds: dict[type[nn.Module], type[nn.Module]] = {
+        GroupNorm32: OwnTypeNorm if tuned else ReleasedNorm,
+        LayerNorm: ReleasedLayerNorm,
+        ResBlock: ReleasedBlock,
+        QKVAttention: SdpaAttention if tuned else ReleasedAttention,
+        QKVMultiheadAttention: ReleasedTextAttention,
+    }
+    twin: Any = structure_of(model)
+    for module in twin.modules():
+        if type(module) in kinds:
+            module.__class__ = kinds[type(module)]
+    twin.to(device)
+    if tuned:
+        twin.to(memory_format=torch.channels_last)
+    twin.convert_to(dtype)
+    return twin.eval()  # type: ignore[no-any-return]

@@ -1,0 +1,81 @@
+"""One step's inputs, the same for all who are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from glide_fast.bench.subject import Subject
+from glide_fast.diffusion.respacing import SpacedDiffusion
+from glide_fast.diffusion.rules import get_rule
+from glide_fast.models.factory import create_gaussian_diffusion
+from glide_fast.text import get_encoder, tokenize
+
+PROMPT = "a red cube on top of a blue cube"
+STEPS = 100
+"""Of the process that a single step is taken from."""
+
+
+class Work:
+    """What the network is told.
+
+    Args:
+        subject: what model it is for.
+        batch: rows of the network's call; None is what one picture takes: 2 for guided base models, 1 for upsamplers.
+        steps: of the respaced process; the step in its middle is taken.
+
+    Attributes:
+        guided: the first half of an even batch is conditional, the second not, as in classifier-free guidance; upsamplers
+            are not guided.
+        x: ``[batch, 3, S, S]`` fp32.
+        timesteps, rows: int64 ``[batch]``, of the original and of the respaced process.
+        tokens, mask: ``[batch, text_ctx]``; None for models without text.
+        pictures: those that the model reads beside x.
+        count: states, ``batch`` or half of it.
+    """
+
+    def __init__(
+        self, subject: Subject, batch: int | None, device: torch.device, steps: int = STEPS, seed: int = 0
+    ) -> None:
+        self.device = device
+        self.batch = batch or (1 if subject.upsamples else 2)
+        self.guided = not subject.upsamples and self.batch % 2 == 0
+        self.count = self.batch // 2 if self.guided else self.batch
+        self.shape = (3, subject.image_size, subject.image_size)
+        generator = torch.Generator().manual_seed(seed)
+        state = torch.randn(self.count, *self.shape, generator=generator)
+        self.x = state.repeat(self.batch // self.count, 1, 1, 1).to(device)
+        self.process: SpacedDiffusion = create_gaussian_diffusion(
+            int(subject.options["diffusion_steps"]), subject.options["noise_schedule"], str(steps)
+        )
+        row = self.process.num_timesteps // 2
+        self.rows = torch.full((self.batch,), row, device=device)
+        self.timesteps = torch.full((self.batch,), int(self.process.timestep_map[row]), device=device)
+        table = get_rule("ddpm").build(self.process, self.process.num_timesteps - 1)
+        self.table = torch.from_numpy(table).to(device, torch.float32)
+        self.seeds = torch.arange(self.count, device=device)
+        self.tokens: torch.Tensor | None = None
+        self.mask: torch.Tensor | None = None
+        if subject.model.xf_width:
+            prompts = [PROMPT] * self.count + [""] * (self.batch - self.count)
+            tokens, mask = tokenize(prompts, get_encoder(), subject.model.text_ctx)
+            self.tokens, self.mask = tokens.to(device), mask.to(device)
+        self.pictures: dict[str, torch.Tensor] = {}
+        if subject.upsamples:
+            self.pictures["low_res"] = self._picture(generator, 3, max(1, subject.image_size // 4))
+        if subject.options["inpaint"]:
+            self.pictures["inpaint_image"] = self._picture(generator, 3, subject.image_size)
+            self.pictures["inpaint_mask"] = (self._picture(generator, 1, subject.image_size) > 0).float()
+
+    def _picture(self, generator: torch.Generator, channels: int, size: int) -> torch.Tensor:
+        picture = torch.rand(self.batch, channels, size, size, generator=generator) * 2 - 1
+        return picture.to(self.device)
+
+    @property
+    def prompt(self) -> dict[str, Any]:
+        """The prompt as arguments of a call."""
+        return {} if self.tokens is None else {"tokens": self.tokens, "mask": self.mask}
+
+    def __str__(self) -> str:
+        return f"{self.batch} x {self.shape[1]} px"

@@ -1,0 +1,145 @@
+"""``glide-fast bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glide_fast.cli import options as opt
+from glide_fast.errors import invalid
+
+EPILOG = """Parts: ops, step, loop, pipeline, cold-start, memory, quality (see docs/tools.md)."""
+
+
+def bench(
+    parts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PART...",
+            help="ops, step, loop, pipeline, cold-start, memory, quality.",
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="base, upsample, ... (a preset at full size, with random weights), small, or a pipeline's directory. May "
+            "be given again.",
+        ),
+    ] = ["small"],  # noqa: B006  # typer reads the default and never changes it
+    device: opt.Device = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of glide_fast's contestants: fp32, bf16 or fp16.",
+            show_default="what the device is fastest in",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows of the network's call (ops, step) or pictures (loop, pipeline).",
+            show_default="what one picture takes",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of loops and pipelines.", show_default="each part's own")
+    ] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="default, all, none, or a comma list of eager, eager-cached-text, eager-half, official, compile, "
+            "compile-strong, inductor-frozen, openvino. Compiled ones take minutes to start."
+        ),
+    ] = "default",
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="step: also without each thing that the runtime does.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=2, help="Of each contestant, in turns.")] = 7,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="No new round of a comparison after this time.")
+    ] = 120.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of torch on a CPU.", show_default="torch's own choice")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows here.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw them (.png, .svg or .pdf; needs matplotlib).")
+    ] = None,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Measure speed, memory and errors on this device.
+
+    Contestants take turns, and the median and quartiles are told. A speed-up is told only of results whose error against
+    fp32 is no larger than that of torch's own eager code in the same precision.
+    """
+    from glide_fast.cli.files import refuse_existing
+
+    refuse_existing([file for file in (csv, plot) if file is not None], overwrite)
+    import torch
+
+    from glide_fast.bench.baselines import chosen
+    from glide_fast.bench.measurement import Measurement, table
+    from glide_fast.bench.parts import PARTS, measure
+    from glide_fast.bench.settings import Settings
+
+    for part in parts:
+        if part not in PARTS:
+            raise invalid("part", part, ", ".join(PARTS))
+    asked = tuple(name.strip() for name in baselines.split(","))
+    chosen(asked)
+    if plot is not None:
+        from glide_fast.bench.plot import check
+
+        check(plot)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = Settings(
+        models=tuple(model),
+        device=device,
+        dtype=dtype,
+        batch=batch,
+        steps=steps,
+        baselines=asked,
+        ablate=ablate,
+        samples=samples,
+        seconds=seconds,
+    )
+    settings.kind  # noqa: B018  # refuses a device or type that does not do, before any work
+    found: list[Measurement] = []
+    try:
+        for part in parts:
+            comparison: list[Measurement] = []
+            for measurement in measure(part, settings):
+                if comparison and not _belongs(comparison[-1], measurement):
+                    typer.echo(table(comparison) + "\n")
+                    comparison = []
+                comparison.append(measurement)
+                found.append(measurement)
+            if comparison:
+                typer.echo(table(comparison) + "\n")
+    finally:
+        # An interruption after an hour does not lose the hour.
+        if found:
+            _keep(found, settings.place.type, csv, plot)
+
+
+def _belongs(one: Any, other: Any) -> bool:
+    return (one.part, one.model, one.work) == (other.part, other.model, other.work)
+
+
+def _keep(found: list[Any], device: str, csv: Path | None, plot: Path | None) -> None:
+    from glide_fast.bench import files
+    from glide_fast.bench.provenance import provenance
+
+    if csv is not None:
+        facts = provenance(device)
+        files.write(csv, [facts | measurement.row() for measurement in found])
+        typer.echo(str(csv))
+    if plot is not None:
+        from glide_fast.bench.plot import draw
+
+        draw(found, plot)
+        typer.echo(str(plot))
