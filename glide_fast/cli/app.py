@@ -11,6 +11,7 @@ from glide_fast.cli.bundle import bundle
 from glide_fast.cli.command import Command
 from glide_fast.cli.convert import convert
 from glide_fast.cli.environment import environment
+from glide_fast.cli.explain import explain
 from glide_fast.cli.inpaint import inpaint
 from glide_fast.cli.sample import sample
 from glide_fast.cli.train import train
@@ -33,6 +34,7 @@ for name, function in (
     ("convert", convert),
     ("bundle", bundle),
     ("bench", bench),
+    ("explain", explain),
     ("env", environment),
 ):
     app.command(name, cls=Command)(function)

@@ -10,8 +10,6 @@ import typer
 from glide_fast.cli import options as opt
 from glide_fast.errors import invalid
 
-EPILOG = """Parts: ops, step, loop, pipeline, cold-start, memory, quality (see docs/tools.md)."""
-
 
 def bench(
     parts: Annotated[
@@ -21,21 +19,9 @@ def bench(
             help="ops, step, loop, pipeline, cold-start, memory, quality.",
         ),
     ],
-    model: Annotated[
-        list[str],
-        typer.Option(
-            help="base, upsample, ... (a preset at full size, with random weights), small, or a pipeline's directory. May "
-            "be given again.",
-        ),
-    ] = ["small"],  # noqa: B006  # typer reads the default and never changes it
+    model: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
     device: opt.Device = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Of glide_fast's contestants: fp32, bf16 or fp16.",
-            show_default="what the device is fastest in",
-        ),
-    ] = None,
+    dtype: opt.FastDtype = None,
     batch: Annotated[
         int | None,
         typer.Option(

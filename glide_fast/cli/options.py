@@ -64,6 +64,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print files, seeds, settings
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")
 ]
+MeasuredModel = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        help="base, upsample, ... (a preset at full size, with random weights), small, or a directory of a pipeline or "
+        "model. May be given again.",
+    ),
+]
+FastDtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="fp32, bf16 or fp16.", show_default="what the device is fastest in"),
+]
+Rows = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, help="Rows of the network's call.", show_default="what one picture takes"),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 

@@ -91,17 +91,21 @@ class Op(Generic[Facts]):
         self._backends.append(Backend(name, supports, run))
         self._choices.clear()
 
-    def choose(self, facts: Facts) -> Backend[Facts]:
-        """The backend for calls with these facts.
+    def choose(self, facts: Facts, *arguments: Any, **options: Any) -> Backend[Facts]:
+        """The backend for calls with these facts; ``arguments`` and ``options`` of the call are for :func:`listen` only.
 
         Raises:
             BackendError: one is forced that is unknown or declines, or every backend declines.
         """
         forced = self.forced()
         try:
-            return self._choices[facts, forced]
+            backend = self._choices[facts, forced]
         except KeyError:
-            return self._choices.setdefault((facts, forced), self._decide(facts, forced))
+            backend = self._choices.setdefault((facts, forced), self._decide(facts, forced))
+        listener = _listener.get()
+        if listener is not None:
+            listener(Choice(self, facts, backend, arguments, options))
+        return backend
 
     def explain(self, facts: Facts) -> Explanation:
         """Each backend and why it declines these facts. Never raises for facts that no backend takes."""
@@ -146,6 +150,33 @@ class Op(Generic[Facts]):
                 f"backend {forced!r} of {self.name} is forced but cannot run: {'; '.join(reasons)}"
             )
         raise BackendError(f"no backend of {self.name} can run: {'; '.join(reasons) or 'none is registered'}")
+
+
+class Choice(NamedTuple):
+    """A call of an op and who ran it; ``backend.run(*arguments, **options)`` makes the call again."""
+
+    op: Op[Any]
+    facts: Any
+    backend: Backend[Any]
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+Listener = Callable[[Choice], object]
+_listener: ContextVar[Listener | None] = ContextVar("glide_fast_listener", default=None)
+
+
+@contextmanager
+def listen(listener: Listener) -> Iterator[None]:
+    """Within the block, tell ``listener`` of every call of an op before it runs, in place of outer blocks' listeners.
+
+    Calls that a captured graph replays, or that torch.compile has taken apart, are not calls of an op any more.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 _ops: dict[str, Op[Any]] = {}

@@ -171,7 +171,15 @@ def convolution(
         # On a CPU the compiler packs and fuses torch's own; on a device it is to see one opaque op, and no graph break.
         run = _custom_op if x.is_cuda else convolution_cudnn.run
         return run(x, weight, bias, residual, made.stride, made.padding)
-    backend = OP.choose(facts(x, weight, bias, residual, made.stride, made.padding))
+    backend = OP.choose(
+        facts(x, weight, bias, residual, made.stride, made.padding),
+        x,
+        weight,
+        bias,
+        residual,
+        made.stride,
+        made.padding,
+    )
     result: torch.Tensor = backend.run(x, weight, bias, residual, made.stride, made.padding)
     return result
 
@@ -190,7 +198,9 @@ def _custom_op(
     padding: Sequence[int],
 ) -> torch.Tensor:
     """The op for ``torch.compile``: the backend is chosen when it runs. Gradients are the reference's, computed again."""
-    backend = OP.choose(facts(x, weight, bias, residual, stride, padding))
+    backend = OP.choose(
+        facts(x, weight, bias, residual, stride, padding), x, weight, bias, residual, stride, padding
+    )
     result: torch.Tensor = backend.run(x, weight, bias, residual, tuple(stride), tuple(padding))
     promised = _promised(x, weight, stride, padding)
     return result if result.stride() == promised.stride() else promised.copy_(result)

@@ -240,7 +240,7 @@ def group_norm_act(
 
 
 def _run(call: Call) -> Result:
-    result: Result = OP.choose(call.facts()).run(call)
+    result: Result = OP.choose(call.facts(), call).run(call)
     return result
 
 

@@ -380,7 +380,9 @@ def _run(
     options: dict[str, Any],
 ) -> Step:
     """Choose a backend and run it."""
-    backend = OP.choose(facts(x, model_out, table, step, noise, **options))
+    backend = OP.choose(
+        facts(x, model_out, table, step, noise, **options), x, model_out, table, step, noise, **options
+    )
     result: Step = backend.run(x, model_out, table, step, noise, **options)
     return result
 

@@ -152,7 +152,9 @@ def masked_attention(
         if q.is_cuda:
             return _custom_op(q, k, v, heads, causal, lengths)
         return reference(q, k, v, heads, causal=causal, lengths=lengths)
-    backend = OP.choose(facts(q, k, v, heads, causal=causal, lengths=lengths))
+    backend = OP.choose(
+        facts(q, k, v, heads, causal=causal, lengths=lengths), q, k, v, heads, causal=causal, lengths=lengths
+    )
     result: torch.Tensor = backend.run(q, k, v, heads, causal=causal, lengths=lengths)
     return result
 
@@ -166,7 +168,9 @@ def _custom_op(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, causal: bool, lengths: torch.Tensor | None
 ) -> torch.Tensor:
     """The op for ``torch.compile``: the backend is chosen when it runs. Gradients are the reference's, computed again."""
-    backend = OP.choose(facts(q, k, v, heads, causal=causal, lengths=lengths))
+    backend = OP.choose(
+        facts(q, k, v, heads, causal=causal, lengths=lengths), q, k, v, heads, causal=causal, lengths=lengths
+    )
     result: torch.Tensor = backend.run(q, k, v, heads, causal=causal, lengths=lengths)
     return result.contiguous()
 

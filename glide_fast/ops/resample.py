@@ -139,7 +139,8 @@ def resample(
         if x.is_cuda:
             return _custom_op(x, mode, bias, residual)
         return reference(x, mode, bias=bias, residual=residual)
-    result: torch.Tensor = OP.choose(facts(x, bias, residual)).run(x, mode, bias=bias, residual=residual)
+    backend = OP.choose(facts(x, bias, residual), x, mode, bias=bias, residual=residual)
+    result: torch.Tensor = backend.run(x, mode, bias=bias, residual=residual)
     return result
 
 
@@ -152,7 +153,8 @@ def _custom_op(
     x: torch.Tensor, mode: str, bias: torch.Tensor | None, residual: torch.Tensor | None
 ) -> torch.Tensor:
     """The op for ``torch.compile``: the backend is chosen when it runs."""
-    result: torch.Tensor = OP.choose(facts(x, bias, residual)).run(x, mode, bias=bias, residual=residual)
+    backend = OP.choose(facts(x, bias, residual), x, mode, bias=bias, residual=residual)
+    result: torch.Tensor = backend.run(x, mode, bias=bias, residual=residual)
     # With one channel, say, the same memory has two descriptions.
     promised = empty_pixels(x, result_shape(x, mode))
     return result if result.stride() == promised.stride() else promised.copy_(result)

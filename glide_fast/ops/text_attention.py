@@ -130,7 +130,7 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
     if torch.compiler.is_compiling():
         # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
         return _custom_op(qkv, heads, encoder_kv) if qkv.is_cuda else reference(qkv, heads, encoder_kv)
-    backend = OP.choose(facts(qkv, heads, encoder_kv))
+    backend = OP.choose(facts(qkv, heads, encoder_kv), qkv, heads, encoder_kv)
     result: torch.Tensor = backend.run(qkv, heads, encoder_kv)
     return result
 
@@ -142,7 +142,7 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
 )
 def _custom_op(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> torch.Tensor:
     """The op for ``torch.compile``: the backend is chosen when it runs. Gradients are the reference's, computed again."""
-    backend = OP.choose(facts(qkv, heads, encoder_kv))
+    backend = OP.choose(facts(qkv, heads, encoder_kv), qkv, heads, encoder_kv)
     result: torch.Tensor = backend.run(qkv, heads, encoder_kv)
     promised = packed_heads.empty_result(qkv)
     return result if result.stride() == promised.stride() else promised.copy_(result)

@@ -22,6 +22,7 @@ from glide_fast.runtime.torso import Given, Torso
 
 if TYPE_CHECKING:
     from glide_fast.runtime.bound import Bound
+    from glide_fast.runtime.explain import Explained
 
 NO_GRADIENTS = (
     "x: gradients are wanted, and an accelerated model computes none; accepted: a call under torch.no_grad(), "
@@ -218,6 +219,16 @@ class Accelerated(_Model):
         from glide_fast.runtime.bound import Bound
 
         return Bound(self, timesteps, batch, shape, text=text, **pictures)
+
+    def explain(self, batch: int | None = None) -> Explained:
+        """Run one step on made-up values and tell which backend ran each op, and why; ``print`` it.
+
+        Args:
+            batch: rows of the network's call; None is what the weights are laid out for.
+        """
+        from glide_fast.runtime.explain import explain
+
+        return explain(self, batch)
 
     # What changes weights.
 

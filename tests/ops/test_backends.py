@@ -8,7 +8,7 @@ import pytest
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import backends
-from glide_fast.ops.backends import Op, force
+from glide_fast.ops.backends import Choice, Op, force, listen
 
 asked: list[int] = []
 
@@ -137,3 +137,17 @@ def test_when_every_backend_declines_all_reasons_are_given() -> None:
             op.choose(1)
     finally:
         del backends._ops["picky"]
+
+
+def test_a_listener_is_told_of_every_call(op: Op[int]) -> None:
+    told: list[Choice] = []
+    with listen(told.append):
+        for width in (16, 16, 9):
+            op.choose(width, 3)
+    op.choose(16, 4)
+    assert [(c.op, c.facts, c.backend.name, c.arguments) for c in told] == [
+        (op, 16, "fast", (3,)),
+        (op, 16, "fast", (3,)),
+        (op, 9, "reference", (3,)),
+    ]
+    assert told[0].backend.run(*told[0].arguments, **told[0].options) == ("fast", 6)

@@ -1,0 +1,30 @@
+"""``glide-fast explain``."""
+
+from __future__ import annotations
+
+import typer
+
+from glide_fast.cli import options as opt
+
+
+def explain(
+    model: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
+    device: opt.Device = None,
+    dtype: opt.FastDtype = None,
+    batch: opt.Rows = None,
+) -> None:
+    """Say which backend runs each operation of a step, and why not another.
+
+    One step is run on made-up values, on the device that is asked about.
+    """
+    from glide_fast.bench.contestants import accelerated
+    from glide_fast.bench.settings import Settings
+    from glide_fast.bench.subject import subjects
+    from glide_fast.bench.work import Work
+
+    settings = Settings(models=tuple(model), device=device, dtype=dtype, batch=batch)
+    kind, place = settings.kind, settings.place
+    for subject in subjects(settings.models):
+        work = Work(subject, batch, place)
+        explained = accelerated(subject, work, kind, take=True).explain(work.batch)
+        typer.echo(f"{subject.name}: {explained}\n")

@@ -1,0 +1,155 @@
+"""What ran where, and why: the backend of every op of one step, and of what comes before the loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from glide_fast.models.conditioning import WiderInput
+from glide_fast.ops import guided_step
+from glide_fast.ops.backends import Choice, listen
+from glide_fast.ops.described import described, first_tensor
+from glide_fast.ops.guided_step import Column, Step
+
+if TYPE_CHECKING:
+    from glide_fast.runtime.model import Accelerated
+
+BEFORE, EACH = "before the loop", "each step"
+
+
+class Row(NamedTuple):
+    """Calls that are alike."""
+
+    when: str  # BEFORE or EACH
+    op: str
+    shape: str
+    dtype: str
+    backend: str
+    why: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Rows in the order of the calls, those of one op together; ``str()`` is a table for people."""
+
+    rows: tuple[Row, ...]
+    head: str
+
+    def __str__(self) -> str:
+        lines = [self.head]
+        for when, part in groupby(self.rows, lambda row: row.when):
+            lines += ["", f"{when[0].upper()}{when[1:]}"]
+            for (op, backend, why), group in groupby(part, lambda row: (row.op, row.backend, row.why)):
+                members = list(group)
+                lines.append(f"  {op}: {backend}, {sum(row.calls for row in members)} calls ({why})")
+                lines += [f"    {row.calls:4} x  {row.dtype:9} {row.shape}" for row in members]
+        return "\n".join(lines)
+
+
+class Calls:
+    """Listens to the ops and counts."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Row] = Counter()
+
+    @contextmanager
+    def during(self, when: str) -> Iterator[None]:
+        """Count the calls within the block as of this time."""
+        with listen(lambda choice: self._count(when, choice)):
+            yield
+
+    def _count(self, when: str, choice: Choice) -> None:
+        dtype = str(first_tensor(choice).dtype).removeprefix("torch.")
+        row = Row(when, choice.op.name, described(choice), dtype, choice.backend.name, why(choice), 0)
+        self._counts[row] += 1
+
+    def rows(self) -> tuple[Row, ...]:
+        """What was counted: those before the loop first, those of one op, backend and reason together."""
+        rows = [row._replace(calls=calls) for row, calls in self._counts.items()]
+        places: dict[tuple[str, ...], int] = {}
+        for row in rows:
+            places.setdefault((row.when, row.op, row.backend, row.why), len(places))
+        return tuple(
+            sorted(rows, key=lambda row: (row.when != BEFORE, places[row.when, row.op, row.backend, row.why]))
+        )
+
+
+def why(choice: Choice) -> str:
+    """Why this backend: the reasons of those that are preferred to it."""
+    if choice.op.forced() is not None:
+        return "forced"
+    reasons = []
+    for verdict in choice.op.explain(choice.facts).verdicts:
+        if verdict.chosen:
+            break
+        reasons.append(f"{verdict.backend}: {verdict.reason}")
+    return "; ".join(reasons) or "first choice"
+
+
+def explain(model: Accelerated, batch: int | None = None) -> Explained:
+    """Run one step of ``model`` on made-up values and tell which backend ran each op, and why.
+
+    Args:
+        batch: rows of the network's call; None is what the weights are laid out for.
+
+    Returns:
+        :class:`Explained`; ``str()`` of it is a table, ``rows`` the same for programs.
+    """
+    laid_out_for, size = model.accelerated_for
+    batch = batch or laid_out_for
+    device = next(model.parameters()).device
+    calls = Calls()
+    channels = model.out_channels // 2
+    shape = (channels, size, size)
+    told: dict[str, Any] = _pictures(model, batch, shape, device)
+    with torch.inference_mode():
+        with calls.during(BEFORE):
+            if getattr(model, "xf_width", 0):
+                # New tensors, so that nothing is remembered of them.
+                tokens = torch.zeros(batch, model.text_ctx, dtype=torch.long, device=device)
+                told["text"] = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool))
+            bound = model.bind([0], batch, shape, **told)
+        inputs = bound.empty_inputs(batch, shape).zero_()
+        rows = torch.zeros(batch, dtype=torch.long, device=device)
+        with calls.during(EACH):
+            out = bound(inputs, rows, rows)
+            _update(out, inputs, batch, guided="low_res" not in told and batch % 2 == 0)
+    dtype = str(model.dtype).removeprefix("torch.")
+    head = f"{type(model).__name__}, {batch} x {size} px, {dtype} on {device}"
+    return Explained(calls.rows(), head)
+
+
+def _pictures(
+    model: Accelerated, batch: int, shape: tuple[int, int, int], device: torch.device
+) -> dict[str, Any]:
+    channels, size, _ = shape
+    made: dict[str, Any] = {}
+    for name in model.picture_names if isinstance(model, WiderInput) else ():
+        of_mask, of_low_res = name.endswith("mask"), name == "low_res"
+        side = max(1, size // 4) if of_low_res else size
+        made[name] = torch.zeros(batch, 1 if of_mask else channels, side, side, device=device)
+    return made
+
+
+def _update(out: torch.Tensor, inputs: torch.Tensor, batch: int, *, guided: bool) -> None:
+    """The loop's part of the step, on the prediction."""
+    count = batch // 2 if guided else batch
+    state = torch.zeros(count, out.shape[1] // 2, *out.shape[2:], device=out.device)
+    places = torch.zeros(count, dtype=torch.long, device=out.device)
+    guided_step(
+        state,
+        out,
+        torch.zeros(1, Column.COUNT, device=out.device),
+        places,
+        seeds=places,
+        guidance_scale=torch.ones(1, device=out.device) if guided else None,
+        inputs=inputs,
+        out=Step.like(state, None),
+    )
