@@ -32,6 +32,7 @@ _ROOMS = {
     "glide_fast.diffusion": ("GaussianDiffusion", "SpacedDiffusion"),
     "glide_fast.checkpoints": ("load_checkpoint",),
     "glide_fast.env": ("environment", "report"),
+    "glide_fast.runtime": ("accelerate",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         preset,
     )
     from glide_fast.pipelines import GlidePipeline, PipelineOutput
+    from glide_fast.runtime import accelerate
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,12 +21,19 @@ from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.torso import Given, Torso
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from glide_fast.runtime.bound import Bound
     from glide_fast.runtime.explain import Explained
 
 NO_GRADIENTS = (
     "x: gradients are wanted, and an accelerated model computes none; accepted: a call under torch.no_grad(), "
     "or the model before accelerate()"
+)
+
+LAID_OUT = (
+    "as accelerate() has laid the weights out; for another device or type call it after .to() and convert_to_fp16(), "
+    "or give it device= and dtype= (model.plain() is the plain model)"
 )
 
 ENGINE_STATE = ("_torso", "_films", "_remembered_text", "_remembered_keys", "_remembered_shares")
@@ -235,9 +242,30 @@ class Accelerated(_Model):
     def convert_to(self, dtype: torch.dtype) -> None:
         """Accelerated weights have their type already; another one is an error."""
         if dtype != self.dtype:
-            raise invalid(
-                "dtype", dtype, f"{self.dtype}, or accelerate() of the plain model with another dtype"
-            )
+            raise invalid("dtype", _name(dtype), f"{_name(self.dtype)}, {LAID_OUT}")
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """What ``to``, ``cuda``, ``half`` and the like are made of: nothing to do where all is there already, else an error."""
+        for dtype, device in {(p.dtype, p.device) for p in (*self.parameters(), *self.buffers())}:
+            moved = fn(torch.empty(0, dtype=dtype, device=device))
+            if (moved.dtype, moved.device) != (dtype, device):
+                raise invalid(
+                    "to",
+                    f"{_name(moved.dtype)} on {moved.device} for weights that are {_name(dtype)} on {device}",
+                    f"where and as they are, {LAID_OUT}",
+                )
+        return self
+
+    def share_memory(self) -> Self:
+        """Raises InvalidInputError: packed weights cannot lie in shared memory."""
+        raise invalid(
+            "share_memory", "an accelerated model", "a plain one; call accelerate() in each process"
+        )
+
+    def del_cache(self) -> None:
+        """Forget the cached prompt, as the plain model does, and all else that was remembered of prompts and pictures."""
+        self.cache = None
+        self.refresh()
 
     def plain(self) -> UNetModel:
         """A plain model of the class this one was made from, with a copy of the weights in their present types."""
@@ -261,3 +289,7 @@ class Accelerated(_Model):
         )
         assert isinstance(twin, Accelerated)
         return twin
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,82 +1,23 @@
-"""The calls of the three official notebooks, in their order, on small models, with only the package's name changed.
-
-Weights come from files that stand in the download cache under the released names, so everything but the download itself is the
-real path. Each flow runs under both names of the package and must draw the same picture under both.
-"""
+"""The three official notebooks with only the package's name changed: each draws the same picture under both names."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
-import torch.nn.functional as F
-from PIL import Image
-from support import golden
+from support import notebooks
+from support.notebooks import ClipGuided, create, load, meadow, picture, sample_base
 
 from glide_fast.compat import install, uninstall
-
-DEVICE = th.device("cpu")
-# What a notebook leaves at its defaults and a test cannot afford.
-SMALL = {
-    "num_channels": 32,
-    "num_res_blocks": 1,
-    "num_head_channels": 32,
-    "text_ctx": 24,
-    "xf_width": 32,
-    "xf_layers": 2,
-    "xf_heads": 2,
-    "use_fp16": False,
-}
-SMALL_BASE = SMALL | {"image_size": 16, "channel_mult": "1,2", "attention_resolutions": "8,4"}
-SMALL_UP = SMALL | {"image_size": 32, "channel_mult": "1,1,2", "attention_resolutions": "8"}
-SMALL_CLIP = """
-image_size: 16
-n_vocab: 49408
-n_embd: 32
-n_head_state_text: 16
-n_head_text: 2
-n_xf_blocks_text: 2
-n_head_state_image: 16
-n_head_image: 2
-n_xf_blocks_image: 2
-"""
-
-
-def load(package: str) -> SimpleNamespace:
-    """The names that the notebooks import."""
-
-    def module(name: str) -> Any:
-        return importlib.import_module(f"{package}.{name}")
-
-    return SimpleNamespace(
-        **vars(module("model_creation")),
-        load_checkpoint=module("download").load_checkpoint,
-        create_clip_model=module("clip.model_creation").create_clip_model,
-    )
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A download cache with small checkpoints under the released file names, and a configuration for CLIP."""
-    glide = load("glide_fast.compat")
     folder = tmp_path_factory.mktemp("cache")
-    (folder / "clip.yaml").write_text(SMALL_CLIP)
-    for inpaint, suffix in ((False, ""), (True, "_inpaint")):
-        for name, options in (
-            ("base", glide.model_and_diffusion_defaults() | SMALL_BASE),
-            ("upsample", glide.model_and_diffusion_defaults_upsampler() | SMALL_UP),
-        ):
-            model, _ = glide.create_model_and_diffusion(**(options | {"inpaint": inpaint}))
-            th.save(golden.fill(model).state_dict(), folder / f"{name}{suffix}.pt")
-    clip = glide.create_clip_model(str(folder / "clip.yaml"), device=DEVICE)
-    th.save(golden.fill(clip.image_encoder).state_dict(), folder / "clip_image_enc.pt")
-    th.save(golden.fill(clip.text_encoder).state_dict(), folder / "clip_text_enc.pt")
+    notebooks.write_cache(folder)
     return folder
 
 
@@ -101,113 +42,6 @@ def package(
     uninstall()
 
 
-def create(package: SimpleNamespace, name: str, *, inpaint: bool = False) -> tuple[dict[str, Any], Any, Any]:
-    """The notebooks' second and third cells."""
-    if name == "base":
-        options = package.model_and_diffusion_defaults()
-        options["timestep_respacing"] = "8"
-        options.update(SMALL_BASE)
-    else:
-        options = package.model_and_diffusion_defaults_upsampler()
-        options["timestep_respacing"] = "fast27"
-        options.update(SMALL_UP)
-    options["inpaint"] = inpaint
-    model, diffusion = package.create_model_and_diffusion(**options)
-    model.eval()
-    model.to(DEVICE)
-    model.load_state_dict(package.load_checkpoint(name + "-inpaint" * inpaint, DEVICE))
-    return options, model, diffusion
-
-
-def guided(model: Any, scale: float) -> Callable[..., th.Tensor]:
-    """The notebooks' classifier-free guidance around a model."""
-
-    def model_fn(x_t: th.Tensor, ts: th.Tensor, **kwargs: Any) -> th.Tensor:
-        half = x_t[: len(x_t) // 2]
-        model_out = model(th.cat([half, half], dim=0), ts, **kwargs)
-        eps, rest = model_out[:, :3], model_out[:, 3:]
-        cond_eps, uncond_eps = th.split(eps, len(eps) // 2, dim=0)
-        half_eps = uncond_eps + scale * (cond_eps - uncond_eps)
-        return th.cat([th.cat([half_eps, half_eps], dim=0), rest], dim=1)
-
-    return model_fn
-
-
-def text_kwargs(model: Any, options: dict[str, Any], texts: list[str]) -> dict[str, th.Tensor]:
-    """Tokens and mask of each text; the notebooks give the empty text as an empty list of tokens."""
-    rows = [
-        model.tokenizer.padded_tokens_and_mask(
-            model.tokenizer.encode(text) if text else [], options["text_ctx"]
-        )
-        for text in texts
-    ]
-    return {
-        "tokens": th.tensor([tokens for tokens, _ in rows], device=DEVICE),
-        "mask": th.tensor([mask for _, mask in rows], dtype=th.bool, device=DEVICE),
-    }
-
-
-def sample_base(
-    package: SimpleNamespace, prompt: str, scale: float, *, extra: dict[str, th.Tensor] | None = None
-) -> th.Tensor:
-    options, model, diffusion = create(package, "base", inpaint=extra is not None)
-    model_kwargs = text_kwargs(model, options, [prompt, ""])
-    for key, value in (extra or {}).items():
-        model_kwargs[key] = value.repeat(2, 1, 1, 1)
-    model.del_cache()
-    samples = diffusion.p_sample_loop(
-        guided(model, scale),
-        (2, 3, options["image_size"], options["image_size"]),
-        device=DEVICE,
-        clip_denoised=True,
-        progress=True,
-        model_kwargs=model_kwargs,
-        cond_fn=None,
-        denoised_fn=keeping(model_kwargs) if extra else None,
-    )[:1]
-    model.del_cache()
-    return samples
-
-
-def keeping(model_kwargs: dict[str, th.Tensor]) -> Callable[[th.Tensor], th.Tensor]:
-    """The inpainting notebook's denoised_fn: what is known is known exactly."""
-    return lambda x_start: (
-        x_start * (1 - model_kwargs["inpaint_mask"])
-        + model_kwargs["inpaint_image"] * model_kwargs["inpaint_mask"]
-    )
-
-
-def upsample(
-    package: SimpleNamespace, prompt: str, samples: th.Tensor, *, extra: dict[str, th.Tensor] | None = None
-) -> th.Tensor:
-    options, model, diffusion = create(package, "upsample", inpaint=extra is not None)
-    low_res = ((samples + 1) * 127.5).round() / 127.5 - 1
-    model_kwargs = {"low_res": low_res, **text_kwargs(model, options, [prompt]), **(extra or {})}
-    model.del_cache()
-    shape = (1, 3, options["image_size"], options["image_size"])
-    loop = diffusion.p_sample_loop if extra else diffusion.ddim_sample_loop
-    more = {"denoised_fn": keeping(model_kwargs)} if extra else {}
-    up_samples = loop(
-        model,
-        shape,
-        noise=th.randn(shape, device=DEVICE) * 0.997,
-        device=DEVICE,
-        clip_denoised=True,
-        progress=True,
-        model_kwargs=model_kwargs,
-        cond_fn=None,
-        **more,
-    )[:1]
-    model.del_cache()
-    return up_samples
-
-
-def picture(batch: th.Tensor) -> Image.Image:
-    """The notebooks' show_images, less the showing."""
-    scaled = ((batch + 1) * 127.5).round().clamp(0, 255).to(th.uint8).cpu()
-    return Image.fromarray(scaled.permute(2, 0, 3, 1).reshape([batch.shape[2], -1, 3]).numpy())
-
-
 def assert_is_picture(batch: th.Tensor, side: int) -> None:
     assert batch.shape == (1, 3, side, side)
     assert batch.isfinite().all()
@@ -224,75 +58,32 @@ def same_under_every_name(flow: str, result: th.Tensor) -> None:
 
 
 def test_text2im(package: SimpleNamespace) -> None:
-    samples = sample_base(package, "an oil painting of a corgi", 3.0)
+    samples, up_samples = notebooks.text2im(package)
     assert_is_picture(samples, 16)
-    up_samples = upsample(package, "an oil painting of a corgi", samples)
     assert_is_picture(up_samples, 32)
     same_under_every_name("text2im", up_samples)
     th.manual_seed(0)
-    assert not th.allclose(sample_base(package, "two red cubes", 3.0), samples, atol=0.01)
+    assert not th.allclose(sample_base(create(package, "base"), "two red cubes", 3.0), samples, atol=0.01)
 
 
 def test_inpaint(package: SimpleNamespace, tmp_path: Path) -> None:
-    path = tmp_path / "grass.png"
-    picture(golden.tensor("grass", 1, 3, 48, 48).clamp(-1, 1)).save(path)
-
-    def read_image(size: int) -> th.Tensor:
-        resized = Image.open(path).convert("RGB").resize((size, size), resample=Image.BICUBIC)
-        return th.from_numpy(np.array(resized))[None].permute(0, 3, 1, 2).float() / 127.5 - 1
-
-    image, image_up = read_image(16), read_image(32)
-    mask = th.ones_like(image)[:, :1]
-    mask[:, :, 5:] = 0
-    mask_up = F.interpolate(mask, (32, 32), mode="nearest")
-
-    samples = sample_base(
-        package, "a corgi in a field", 5.0, extra={"inpaint_image": image * mask, "inpaint_mask": mask}
-    )
+    samples, up_samples = notebooks.inpaint(package, tmp_path)
+    image, image_up = (extra["inpaint_image"] for extra in meadow(tmp_path))
     assert_is_picture(samples, 16)
     th.testing.assert_close(samples[:, :, :5], image[:, :, :5])
-    assert not th.allclose(samples[:, :, 5:], image[:, :, 5:], atol=0.05)
-    up_samples = upsample(
-        package,
-        "a corgi in a field",
-        samples,
-        extra={"inpaint_image": image_up * mask_up, "inpaint_mask": mask_up},
-    )
+    assert samples[:, :, 5:].std() > 0.05
     assert_is_picture(up_samples, 32)
     th.testing.assert_close(up_samples[:, :, :10], image_up[:, :, :10])
     same_under_every_name("inpaint", up_samples)
 
 
 def test_clip_guided(package: SimpleNamespace, cache: Path) -> None:
-    prompt = "an oil painting of a corgi"
-    options, model, diffusion = create(package, "base")
-    clip_model = package.create_clip_model(str(cache / "clip.yaml"), device=DEVICE)
-    clip_model.image_encoder.load_state_dict(package.load_checkpoint("clip/image-enc", DEVICE))
-    clip_model.text_encoder.load_state_dict(package.load_checkpoint("clip/text-enc", DEVICE))
-
-    def sample(scale: float) -> th.Tensor:
-        th.manual_seed(0)
-        model.del_cache()
-        return diffusion.p_sample_loop(
-            model,
-            (1, 3, options["image_size"], options["image_size"]),
-            device=DEVICE,
-            clip_denoised=True,
-            progress=True,
-            model_kwargs=text_kwargs(model, options, [prompt]),
-            cond_fn=clip_model.cond_fn([prompt], scale),
-        )
-
-    def likeness(batch: th.Tensor) -> float:
-        with th.no_grad():
-            image = clip_model.image_embeddings(batch, th.tensor([0]))
-            return float((image * clip_model.text_embeddings([prompt])).sum())
-
-    samples = sample(3.0)
+    flow = ClipGuided(package, cache)
+    samples = flow.sample(3.0)
     assert samples.isfinite().all()
     assert samples.shape == (1, 3, 16, 16)
-    assert likeness(sample(30.0)) > likeness(samples) > likeness(sample(0.0)) > likeness(sample(-30.0))
-    th.manual_seed(1)
-    up_samples = upsample(package, prompt, samples.clamp(-1, 1))
+    likenesses = [flow.likeness(flow.sample(scale)) for scale in (-30.0, 0.0, 3.0, 30.0)]
+    assert likenesses == sorted(likenesses) and len(set(likenesses)) == 4
+    up_samples = flow.enlarge(samples)
     assert_is_picture(up_samples, 32)
     same_under_every_name("clip_guided", up_samples)
