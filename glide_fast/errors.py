@@ -39,6 +39,12 @@ class BackendError(GlideFastError, RuntimeError):
     exit_code: ClassVar[int] = 5
 
 
+class OutOfMemoryError(GlideFastError, MemoryError):
+    """Not even one image fits into the memory of the device."""
+
+    exit_code: ClassVar[int] = 6
+
+
 def invalid(argument: str, given: object, accepted: str) -> InvalidInputError:
     """Build (not raise) the error for a bad argument.
 

@@ -49,8 +49,10 @@ def save_directory(
         _fill(temporary, config, state_dict)
 
 
-def read_directory(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Read what :func:`save_directory` wrote: (kind, options, state dict on the CPU).
+def read_directory(
+    path: str | os.PathLike[str], *, mmap: bool = True
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Read what :func:`save_directory` wrote: (kind, options, state dict on the CPU); `mmap` as for `read_state_dict`.
 
     Raises CheckpointError where the directory is missing, incomplete, damaged, foreign, or written by a newer
     version.
@@ -64,7 +66,7 @@ def read_directory(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], d
     kind, options = config.get("kind"), config.get("options")
     if not isinstance(kind, str) or not isinstance(options, dict):
         raise CheckpointError(f"{folder / CONFIG_NAME} lacks 'kind' (text) or 'options' (a mapping)")
-    return kind, options, read_state_dict(folder / WEIGHTS_NAME)
+    return kind, options, read_state_dict(folder / WEIGHTS_NAME, mmap=mmap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +80,13 @@ class PipelineDirectory:
     settings: dict[str, Any]
     components: dict[str, Path]
 
-    def read(self, name: str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    def read(self, name: str, *, mmap: bool = True) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
         """(kind, options, state dict) of one component; CheckpointError as :func:`read_directory`."""
         if name not in self.components:
             raise CheckpointError(
                 f"{self.path} has no component {name!r}; it has: {', '.join(self.components)}"
             )
-        return read_directory(self.components[name])
+        return read_directory(self.components[name], mmap=mmap)
 
 
 def save_pipeline_directory(

@@ -225,11 +225,12 @@ def load_checkpoint(
     *,
     sha256: str | None = None,
     force: bool = False,
+    mmap: bool = True,
 ) -> dict[str, Tensor]:
     """The state dict of a released model by its official name (a key of :data:`MODEL_PATHS`), on `device`.
 
     The first five arguments are those of ``glide_text2im.download.load_checkpoint``; `sha256` and `force` are
-    those of :func:`fetch_file_cached`. The file is read with ``weights_only=True``.
+    those of :func:`fetch_file_cached`, `mmap` that of :func:`read_state_dict`. The file is read with ``weights_only=True``.
 
     Returns {name: tensor} with the released shapes and dtypes. Raises InvalidInputError for an unknown name
     or a device this machine lacks (before any download), DownloadError, and CheckpointError for a file that
@@ -247,7 +248,7 @@ def load_checkpoint(
         force=force,
     )
     try:
-        state = read_state_dict(path)
+        state = read_state_dict(path, mmap=mmap)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. It is the cached {checkpoint_name!r}; force=True downloads it again"

@@ -51,9 +51,9 @@ def read_state_dict(
     """Read a state dict onto the CPU from a torch (.pt) or safetensors file, told apart by content.
 
     Torch files are read with ``weights_only=True``: a file that would run code is refused. `key` picks the
-    state dict out of a checkpoint that holds several things (``{"ema": {...}, "step": 10}``). With `mmap` the
-    tensors of a .pt file are paged in as they are used (copy on write: changing one does not change the
-    file).
+    state dict out of a checkpoint that holds several things (``{"ema": {...}, "step": 10}``). With `mmap` tensors are
+    paged in as they are used (copy on write: changing one does not change the file), and the file stays in
+    memory as long as any of them; without it each has memory of its own, which dropping it gives back.
 
     Returns {name: tensor} with the file's shapes and dtypes, gradients off. Raises CheckpointError for a file
     that is missing, empty, truncated, a web page, unsafe, or not a state dict.
@@ -79,7 +79,7 @@ def read_state_dict(
             "a download saved an error page"
         )
     if _is_safetensors(head, file):
-        content: object = _read_safetensors(file)
+        content: object = _read_safetensors(file, mmap)
     else:
         content = _read_torch(file, head, mmap)
     return _as_state_dict(content, file, key)
@@ -90,9 +90,14 @@ def _is_safetensors(head: bytes, file: Path) -> bool:
     return not head.startswith(_ZIP) and (file.suffix == ".safetensors" or head[8:9] == b"{")
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, mmap: bool) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load_file(file)
+        if mmap:
+            return safetensors.torch.load_file(file)
+        try:
+            return safetensors.torch.load_file(file, backend="pread")
+        except TypeError:  # before safetensors 0.8
+            return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{file} is not a whole safetensors file ({file.stat().st_size} bytes): {error}. It may be "

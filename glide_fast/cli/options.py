@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from glide_fast.errors import invalid
+
 Output = Annotated[
     Path,
     typer.Option(
@@ -49,7 +51,34 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
 ]
 Dtype = Annotated[
-    str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp16 on a GPU, fp32 elsewhere")
+    str | None,
+    typer.Option(
+        help="fp32, bf16 or fp16.",
+        show_default="fp16 on a GPU; when accelerated bf16 on a CPU that multiplies it; else fp32",
+    ),
+]
+Accelerate = Annotated[
+    bool,
+    typer.Option(
+        "--accelerate/--no-accelerate",
+        help="Fused operations and captured loops, or the plain models.",
+    ),
+]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH",
+        help="Guide only in this part of the process, from 0 (clean) to 1 (noise); steps outside it cost half.",
+        show_default="the model's own",
+    ),
+]
+CacheInterval = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Compute every n-th step in full and reuse its deep features in between; needs --accelerate.",
+        show_default="the model's own",
+    ),
 ]
 Grid = Annotated[
     bool | None,
@@ -81,6 +110,19 @@ Rows = Annotated[
     typer.Option("--batch", min=1, help="Rows of the network's call.", show_default="what one picture takes"),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def interval(text: str | None) -> tuple[float, float] | None:
+    """``LOW,HIGH`` as two numbers; InvalidInputError for anything else (their order is the pipeline's to check)."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise invalid(
+            "guidance_interval", text, "two numbers with a comma between, such as 0.1,0.8"
+        ) from None
+    return low, high
 
 
 def given(**options: Any) -> dict[str, Any]:

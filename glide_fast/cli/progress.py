@@ -50,7 +50,9 @@ class PictureBar:
         """A step of the present batch has ended."""
         names = list(self._stages)
         before = sum(self._stages[name] for name in names[: names.index(end.stage)])
-        share = (before + end.index + 1) / sum(self._stages.values())
+        # Of the batch's images, those of the parts before this one are through this stage.
+        through = (end.first + len(end.x0) * (end.index + 1) / end.total) / self._batch
+        share = (before + self._stages[end.stage] * through) / sum(self._stages.values())
         self._bar.set_postfix_str(f"{end.stage} {end.index + 1}/{end.total}", refresh=False)
         done = self._finished + self._batch * share
         self._bar.update(done - self.done)

@@ -14,7 +14,7 @@ _SHOWN_SEEDS = 4
 
 @dataclass(frozen=True)
 class Report:
-    """Of a finished run; ``load_seconds`` and ``sample_seconds`` are wall-clock time."""
+    """Of a finished run: ``load_seconds`` and ``sample_seconds`` of wall-clock time, ``peak_memory`` of the largest call."""
 
     request: Request
     settings: dict[str, Any]
@@ -22,6 +22,7 @@ class Report:
     device: str
     load_seconds: float
     sample_seconds: float
+    peak_memory: int | None
 
     @property
     def made(self) -> list[Picture]:
@@ -34,7 +35,7 @@ class Report:
         return len(self.made) / self.sample_seconds if self.made else None
 
     def as_json(self) -> dict[str, Any]:
-        """Files, seeds, settings and timings."""
+        """Files, seeds, settings, timings, and memory in bytes."""
         speed, grid = self.images_per_second, self.request.layout.grid
         return {
             "version": __version__,
@@ -44,6 +45,7 @@ class Report:
             "grid": None if grid is None else str(grid),
             "seconds": {"load": round(self.load_seconds, 3), "sample": round(self.sample_seconds, 3)},
             "images_per_second": None if speed is None else round(speed, 4),
+            "peak_memory": self.peak_memory,
         }
 
     def _entry(self, picture: Picture) -> dict[str, Any]:
@@ -66,4 +68,7 @@ class Report:
             parts[0] += f" in {self.sample_seconds:.1f} s ({speed:.2g} images/s)"
             seeds = ", ".join(str(picture.seed) for picture in made[:_SHOWN_SEEDS])
             parts.append(f"seeds {seeds}" + (", ..." if len(made) > _SHOWN_SEEDS else ""))
-        return "; ".join([*parts, f"{self.device}, {self.settings['dtype']}"])
+        place = f"{self.device}, {self.settings['dtype']}"
+        if self.peak_memory is not None:
+            place += f", {self.peak_memory / 1e9:.2g} GB at the peak"
+        return "; ".join([*parts, place])

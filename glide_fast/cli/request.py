@@ -30,6 +30,7 @@ class Request:
     model: str
     device: str | None
     dtype: str | None
+    accelerate: bool
     prompts: list[str]
     each: int
     seed: int | None

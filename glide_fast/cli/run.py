@@ -26,6 +26,10 @@ _SETTINGS = {
     "upsampler": ("upsample_steps", "upsample_sampler", "upsample_temp", "upsample_strength"),
 }
 _OPTIONAL = ("negative_prompt", "clip_guidance_scale")  # recorded where they were given
+_FAST = {
+    "base": ("guidance_interval", "cache_interval"),
+    "upsampler": ("cache_interval",),
+}  # and where they differ
 _STEPS = {"base": "num_inference_steps", "upsampler": "upsample_steps"}
 
 
@@ -43,16 +47,17 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
     if "upsampler" in stages:
         stages["upsampler"] = max(1, round(settings["upsample_strength"] * stages["upsampler"]))
+    peak: int | None = None
     with PictureBar(len(waiting), stages, enabled=not quiet) as bar:
         for first in range(0, len(waiting), request.batch_size):
             batch = waiting[first : first + request.batch_size]
             bar.start(len(batch))
-            _make(request, pipeline, batch, bar)
+            peak = max(peak or 0, _make(request, pipeline, batch, bar) or 0) or None
             for picture in batch:
                 _write(request, picture, settings)
     sampled = time.perf_counter()
     _write_grid(request, pictures, settings)
-    done = Report(request, settings, pictures, str(pipeline.device), loaded - start, sampled - loaded)
+    done = Report(request, settings, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak)
     if as_json:
         typer.echo(json.dumps(done.as_json(), indent=2))
     elif not quiet:
@@ -77,7 +82,11 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
     from glide_fast.pipelines import GlidePipeline
 
     pipeline = GlidePipeline.from_pretrained(
-        request.model, device=request.device, dtype=request.dtype, progress=progress
+        request.model,
+        device=request.device,
+        dtype=request.dtype,
+        accelerate=request.accelerate,
+        progress=progress,
     )
     if request.low_res and (pipeline.base is None or pipeline.upsampler is None):
         raise InvalidInputError(
@@ -89,7 +98,7 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
 def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], list[Picture]]:
     """All that decides the pictures besides prompt and seed, with the model's own defaults; and each picture with its
     seed, those that are there already marked. Raises InvalidInputError as the pipeline's call would."""
-    from glide_fast.pipelines.plan import make_plan
+    from glide_fast.pipelines.plan import DEFAULTS, make_plan
 
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
@@ -97,12 +106,15 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
     settings: dict[str, Any] = {
         "model": Path(request.model).resolve().name,  # not where it lies: pictures are passed on
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        **({} if request.accelerate else {"accelerate": False}),
         **(request.about or {}),
     }
     present = {"base": pipeline.base, "upsampler": pipeline.upsampler}
     for stage in request.stages:
         if present[stage] is not None:
             settings |= {name: getattr(plan, name) for name in _SETTINGS[stage]}
+            fast = {name: getattr(plan, name) for name in _FAST[stage]}
+            settings |= {name: value for name, value in fast.items() if value != DEFAULTS[name]}
     settings |= {name: value for name, value in request.options.items() if name in _OPTIONAL}
     pictures = [
         Picture(prompt, seed, file)
@@ -113,7 +125,8 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
     return settings, pictures
 
 
-def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> None:
+def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:
+    """Make a batch; bytes of memory it took at its peak."""
     result = request.call(
         pipeline,
         [picture.prompt for picture in batch],
@@ -125,6 +138,7 @@ def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: 
     )
     for picture, image, low_res in zip(batch, result.images, result.low_res, strict=True):
         picture.image, picture.low_res = image, low_res
+    return result.peak_memory
 
 
 def _write(request: Request, picture: Picture, settings: dict[str, Any]) -> None:

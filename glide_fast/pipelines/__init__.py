@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from glide_fast.pipelines.output import PipelineOutput, StepEnd
+from glide_fast.pipelines.parts import SmallerBatchWarning
 from glide_fast.pipelines.pipeline import GlidePipeline
 from glide_fast.pipelines.stage import Stage
 
-__all__ = ["GlidePipeline", "PipelineOutput", "Stage", "StepEnd"]
+__all__ = ["GlidePipeline", "PipelineOutput", "SmallerBatchWarning", "Stage", "StepEnd"]

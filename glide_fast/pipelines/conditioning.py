@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
+from glide_fast.runtime.derived import written
 from glide_fast.runtime.model import Accelerated
 from glide_fast.text import get_encoder, tokenize
 
@@ -54,11 +55,7 @@ class PromptEncoder:
             return text
 
     def _weights_key(self) -> object:
-        # Parameters made in inference mode count no versions; those cannot be trained either.
-        return self.model.dtype, tuple(
-            (p.data_ptr(), p.device, p.dtype, 0 if p.is_inference() else p._version)
-            for p in self.model.parameters()
-        )
+        return self.model.dtype, tuple((p.device, written(p)) for p in self.model.parameters())
 
 
 def doubled(conditional: TextEmbedding | None, unconditional: TextEmbedding | None) -> TextEmbedding | None:

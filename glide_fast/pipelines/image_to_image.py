@@ -25,6 +25,5 @@ def image_to_image(
     require_square(pictures, "image")
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
     start = resize_images(pictures, base.image_size)[plan.sources]
-    low_res = run_base(base, plan, image=start, strength=strength)
-    images = None if pipeline.upsampler is None else run_upsampler(pipeline.upsampler, plan, low_res)
-    return finish(plan, low_res, images)
+    low_res = run_base(pipeline, plan, image=start, strength=strength)
+    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res))

@@ -26,17 +26,14 @@ def inpaint(
     **options: Any,
 ) -> PipelineOutput:
     """See :meth:`glide_fast.pipelines.GlidePipeline.inpaint`."""
-    base = pipeline.require_base()
+    pipeline.require_base()
     pictures = read_images(image)
     require_square(pictures, "image")
     masks = _keep(pictures, keep_mask, repaint_mask)
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
     known = Known(pictures[plan.sources], masks[plan.sources])
-    low_res = run_base(base, plan, known=known)
-    images = (
-        None if pipeline.upsampler is None else run_upsampler(pipeline.upsampler, plan, low_res, known=known)
-    )
-    return finish(plan, low_res, images)
+    low_res = run_base(pipeline, plan, known=known)
+    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res, known=known))
 
 
 def _keep(

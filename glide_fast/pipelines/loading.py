@@ -14,14 +14,14 @@ from glide_fast.checkpoints.directory import CONFIG_NAME, PIPELINE_NAME
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
-from glide_fast.pipelines.stage import Stage
+from glide_fast.pipelines.stage import Ready, Stage
 
 BASE, UPSAMPLER, CLIP = "base", "upsampler", "clip"
 """Components of a pipeline directory."""
 
 
 class Parts(NamedTuple):
-    """What a pipeline is made of; all fp32 on the CPU."""
+    """What a pipeline is made of; the CLIP in fp32 on the CPU."""
 
     base: Stage | None
     upsampler: Stage | None
@@ -52,19 +52,23 @@ def names() -> list[str]:
 
 
 def load_parts(
-    name: str | os.PathLike[str], *, progress: bool = True, cache_dir: str | os.PathLike[str] | None = None
+    name: str | os.PathLike[str],
+    ready: Ready,
+    *,
+    progress: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Parts:
     """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
-    which becomes a pipeline of one stage.
+    which becomes a pipeline of one stage. Each stage is made ``ready`` before the next is read.
 
     A name wins over a directory called the same in the working directory; write ``./name`` for that.
 
     Raises InvalidInputError for a name that is neither, and CheckpointError and DownloadError.
     """
     if isinstance(name, str) and name in _OFFICIAL:
-        return _released(_OFFICIAL[name], progress, cache_dir)
+        return _released(_OFFICIAL[name], ready, progress, cache_dir)
     if isinstance(name, str) and name in weights.available():
-        return _directory(weights.path(name))
+        return _directory(weights.path(name), ready)
     try:
         found = os.fspath(name) != "" and current_directory(name).exists()
     except (TypeError, ValueError, OSError):
@@ -74,18 +78,18 @@ def load_parts(
             f"name: got {name!r}, which is no directory; accepted: {', '.join(map(repr, names()))}, or a directory that "
             "save_pretrained, glide-fast train or glide-fast convert wrote"
         )
-    return _directory(Path(name))
+    return _directory(Path(name), ready)
 
 
-def _directory(path: Path) -> Parts:
+def _directory(path: Path, ready: Ready) -> Parts:
     folder = current_directory(path)
     if (folder / CONFIG_NAME).exists() and not (folder / PIPELINE_NAME).exists():
-        stage = Stage.from_component(read_directory(path), source=str(path))
+        stage = Stage.from_component(read_directory(path, mmap=False), source=str(path), ready=ready)
         return Parts(None, stage, None, {}) if stage.upsamples else Parts(stage, None, None, {})
-    return _pipeline(path)
+    return _pipeline(path, ready)
 
 
-def _pipeline(path: Path) -> Parts:
+def _pipeline(path: Path, ready: Ready) -> Parts:
     directory = read_pipeline_directory(path)
     unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
     if unknown or not set(directory.components) & {BASE, UPSAMPLER}:
@@ -97,7 +101,9 @@ def _pipeline(path: Path) -> Parts:
     def stage(component: str) -> Stage | None:
         if component not in directory.components:
             return None
-        return Stage.from_component(directory.read(component), source=str(path / component))
+        return Stage.from_component(
+            directory.read(component, mmap=False), source=str(path / component), ready=ready
+        )
 
     clip = None
     if CLIP in directory.components:
@@ -105,10 +111,10 @@ def _pipeline(path: Path) -> Parts:
     return Parts(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
 
 
-def _released(release: _Release, progress: bool, cache_dir: Any) -> Parts:
+def _released(release: _Release, ready: Ready, progress: bool, cache_dir: Any) -> Parts:
     def stage(checkpoint: str) -> Stage:
-        state = load_checkpoint(checkpoint, "cpu", progress, cache_dir)
-        return Stage.from_state(preset(checkpoint), state, source=f"checkpoint {checkpoint!r}")
+        state = load_checkpoint(checkpoint, "cpu", progress, cache_dir, mmap=False)
+        return Stage.from_state(preset(checkpoint), state, source=f"checkpoint {checkpoint!r}", ready=ready)
 
     clip = clip_component.official(progress=progress, cache_dir=cache_dir) if release.clip else None
     return Parts(stage(release.base), stage(release.upsampler), clip, dict(release.settings))

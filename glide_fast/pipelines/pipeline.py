@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from glide_fast.pipelines.image_to_image import image_to_image
 from glide_fast.pipelines.images import ImageInput
 from glide_fast.pipelines.inpaint import inpaint
 from glide_fast.pipelines.loading import BASE, CLIP, UPSAMPLER, load_parts
+from glide_fast.pipelines.memory import peak_memory, start_measuring
 from glide_fast.pipelines.output import PipelineOutput, StepCallback
 from glide_fast.pipelines.plan import DEFAULTS, Clip
 from glide_fast.pipelines.seeds import Generator, Seed
@@ -25,6 +28,8 @@ from glide_fast.pipelines.upsample import upsample
 from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs
+
+_HOST = torch.device("cpu")
 
 
 class GlidePipeline:
@@ -66,6 +71,7 @@ class GlidePipeline:
             raise invalid("upsampler", "a base model", "an upsampler (super_res)")
         self.base, self.upsampler, self.clip = base, upsampler, clip
         self.settings: dict[str, Any] = dict(settings or {})
+        self._sequential_on: torch.device | None = None  # where each stage runs in its turn
 
     @classmethod
     def from_pretrained(
@@ -98,7 +104,14 @@ class GlidePipeline:
         place = resolve_device(device)
         fastest = dtype is None and accelerate
         precision = fastest_dtype(place) if fastest else resolve_dtype(dtype, place)
-        pipeline = cls(*load_parts(name, progress=progress, cache_dir=cache_dir))
+
+        def ready(stage: Stage) -> None:
+            if accelerate:
+                stage.accelerate(place, precision)
+            else:
+                stage.to(place, precision)
+
+        pipeline = cls(*load_parts(name, ready, progress=progress, cache_dir=cache_dir))
         return pipeline.accelerate(place, precision) if accelerate else pipeline.to(place, precision)
 
     def accelerate(
@@ -113,7 +126,8 @@ class GlidePipeline:
         refuse_half_on_cpu(precision, place)
         recorder = CudaGraphs(place) if place.type == "cuda" else None
         for stage in self.stages:
-            stage.accelerate(place, precision)
+            with self._at_home(stage):
+                stage.accelerate(place, precision)
             stage.recorder = recorder
         return self.to(place, precision)
 
@@ -131,6 +145,48 @@ class GlidePipeline:
         """Give the memory of captured loops and their buffers back; the next call makes them anew."""
         for stage in self.stages:
             stage.loops.release()
+
+    def enable_sequential_stages(self) -> None:
+        """Keep one of the two models on the GPU at a time, for cards of about 4 GB: the other waits in host memory.
+
+        Each call then moves both models once and captures its loops anew, which costs time; pictures stay the same. On a CPU
+        there is nowhere to move to, and nothing changes.
+        """
+        if self._sequential_on is None:
+            self._sequential_on = self.device
+            for stage in self.stages[1:]:
+                stage.move(_HOST)
+
+    def disable_sequential_stages(self) -> None:
+        """Keep all models on the device again."""
+        place, self._sequential_on = self._sequential_on, None
+        if place is not None:
+            for stage in self.stages:
+                stage.move(place)
+
+    @property
+    def sequential_stages(self) -> bool:
+        """Whether one model at a time is on the device."""
+        return self._sequential_on is not None
+
+    def bring(self, stage: Stage) -> None:
+        """Have ``stage`` on the device before it runs, with sequential stages in place of the others."""
+        if self._sequential_on is not None:
+            for other in self.stages:
+                if other is not stage:
+                    other.move(_HOST)
+            stage.move(self._sequential_on)
+
+    @contextlib.contextmanager
+    def _at_home(self, stage: Stage) -> Iterator[None]:
+        """A stage that waits is on the device meanwhile."""
+        if self._sequential_on is None:
+            yield
+            return
+        self.bring(stage)
+        yield
+        if stage is not self._first:
+            stage.move(_HOST)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a directory that :meth:`from_pretrained` reads, whole or not at all.
@@ -153,15 +209,18 @@ class GlidePipeline:
         precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
         refuse_half_on_cpu(precision, place)
         for stage in self.stages:
-            stage.to(place, precision)
+            with self._at_home(stage):
+                stage.to(place, precision)
+        if self._sequential_on is not None:
+            self._sequential_on = place
         if self.clip is not None:
             clip_component.move(self.clip, place)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the first stage is."""
-        return self._first.device
+        """Where the stages run."""
+        return self._first.device if self._sequential_on is None else self._sequential_on
 
     @property
     def dtype(self) -> torch.dtype:
@@ -246,13 +305,15 @@ class GlidePipeline:
             progress: show bars.
 
         Returns:
-            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts`` and ``seeds``.
+            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds`` and
+            ``peak_memory``.
 
         Raises:
             InvalidInputError: before any work.
+            OutOfMemoryError: where not even one image fits. (Batches that do not fit are made in parts, with a warning.)
         """
-        return text_to_image(
-            self,
+        return self._measured(
+            text_to_image,
             prompt,
             num_inference_steps=num_inference_steps,
             upsample_steps=upsample_steps,
@@ -298,7 +359,7 @@ class GlidePipeline:
         Raises:
             InvalidInputError: before any work.
         """
-        return inpaint(self, prompt, image, keep_mask, repaint_mask, **options)
+        return self._measured(inpaint, prompt, image, keep_mask, repaint_mask, **options)
 
     def image_to_image(
         self, prompt: str | Sequence[str], image: ImageInput, strength: float = 0.6, **options: Any
@@ -315,7 +376,7 @@ class GlidePipeline:
         Raises:
             InvalidInputError: before any work.
         """
-        return image_to_image(self, prompt, image, strength, **options)
+        return self._measured(image_to_image, prompt, image, strength, **options)
 
     def upsample(self, image: ImageInput, prompt: str | Sequence[str] = "", **options: Any) -> PipelineOutput:
         """Enlarge pictures with the upsampler alone.
@@ -328,4 +389,10 @@ class GlidePipeline:
         Raises:
             InvalidInputError: before any work.
         """
-        return upsample(self, image, prompt, **options)
+        return self._measured(upsample, image, prompt, **options)
+
+    def _measured(self, run: Callable[..., PipelineOutput], *args: Any, **options: Any) -> PipelineOutput:
+        """What ``run(self, ...)`` makes, with the memory it took."""
+        start_measuring(self.device)
+        output = run(self, *args, **options)
+        return dataclasses.replace(output, peak_memory=peak_memory(self.device))

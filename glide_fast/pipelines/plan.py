@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from glide_fast.diffusion.plan import Interval, check_interval
@@ -70,6 +70,14 @@ class Plan:
     output_type: str
     callback: StepCallback | None
     progress: bool
+    first: int = 0
+    """Place of the first image in the call that this is a part of."""
+
+    def part(self, chosen: slice) -> Plan:
+        """The plan for some of the images."""
+        lists = ("prompts", "negative_prompts", "seeds", "sources")
+        first = self.first + range(len(self.seeds))[chosen].start
+        return replace(self, first=first, **{name: getattr(self, name)[chosen] for name in lists})
 
 
 def make_plan(

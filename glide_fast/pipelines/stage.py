@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from glide_fast.checkpoints import load_into
+from glide_fast.checkpoints.fit import require_fit
 from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.errors import CheckpointError, invalid
 from glide_fast.models.config import Options, complete
@@ -17,12 +17,17 @@ from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.uninitialised import Uninitialised
 from glide_fast.pipelines.conditioning import PromptEncoder
 from glide_fast.runtime.accelerate import accelerate
+from glide_fast.runtime.layout import converted_modules
 from glide_fast.runtime.loops import LoopCache
 from glide_fast.runtime.model import Accelerated
 from glide_fast.runtime.recording import Recorder
 
 KIND = "unet"
 """What a stage is called in a pipeline directory."""
+
+Ready = Callable[["Stage"], object]
+"""Puts a stage whose weights have the types of a file into a type and a place to run in, with :meth:`Stage.to` or
+:meth:`Stage.accelerate`."""
 
 
 class Stage:
@@ -42,6 +47,8 @@ class Stage:
         self.loops = LoopCache()
         self.recorder: Recorder | None = None
         """What captures the loops; the stages of a pipeline share one."""
+        self.part_size: int | None = None
+        """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
         self._processes: dict[str, SpacedDiffusion] = {}
 
     @classmethod
@@ -52,23 +59,52 @@ class Stage:
         return cls(model, options)
 
     @classmethod
-    def from_state(cls, options: Mapping[str, Any], state: Mapping[str, Tensor], *, source: str) -> Stage:
-        """A stage with given weights, fp32 on the CPU; CheckpointError naming ``source`` where they do not fit."""
-        with Uninitialised():  # load_into replaces every value, or raises
+    def from_state(
+        cls, options: Mapping[str, Any], state: dict[str, Tensor], *, source: str, ready: Ready | None = None
+    ) -> Stage:
+        """A stage made of given weights, of which nothing is held twice.
+
+        Args:
+            options: of the model.
+            state: emptied: its tensors become the model's own.
+            source: names the checkpoint in errors.
+            ready: puts the new stage where it is to run; None is in fp32 on the CPU.
+
+        Raises:
+            CheckpointError: where the weights do not fit; ``state`` is then as it was.
+        """
+        with Uninitialised():  # every value is replaced
             model, _ = build(complete(options))
-        load_into(model, state, source=source)
-        model.convert_to(torch.float32)
-        return cls(model, options)
+        require_fit(model, state, source=source)
+        converted = {
+            id(parameter)
+            for module in converted_modules(model)
+            for parameter in module.parameters(recurse=False)
+        }
+        for name, own in model.state_dict(keep_vars=True).items():
+            value = state.pop(name).detach()
+            # What is converted later keeps the file's type until then.
+            own.data = value if id(own) in converted else value.to(own.dtype)
+        stage = cls(model, options)
+        if ready is None:
+            stage.to(torch.device("cpu"), torch.float32)
+        else:
+            ready(stage)
+        return stage
 
     @classmethod
     def from_component(
-        cls, component: tuple[str, Mapping[str, Any], Mapping[str, Tensor]], *, source: str
+        cls,
+        component: tuple[str, Mapping[str, Any], dict[str, Tensor]],
+        *,
+        source: str,
+        ready: Ready | None = None,
     ) -> Stage:
-        """A stage from what a pipeline directory holds."""
+        """A stage from what a pipeline directory holds; see :meth:`from_state`."""
         kind, options, state = component
         if kind != KIND:
             raise CheckpointError(f"{source} is of kind {kind!r}, where a {KIND!r} is needed")
-        return cls.from_state(options, state, source=source)
+        return cls.from_state(options, state, source=source, ready=ready)
 
     def component(self) -> tuple[str, Options, dict[str, Tensor]]:
         """What :meth:`from_component` reads; the weights in the precision they have now."""
@@ -106,11 +142,26 @@ class Stage:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the model, and convert its torso."""
+        self.part_size = None
         if not isinstance(self.model, Accelerated):
             self.model.to(device)
             self.model.convert_to(dtype)
         elif (self.device, self.model.dtype) != (device, dtype):
             self._accelerate(self.model.plain(), device, dtype)
+
+    def move(self, device: torch.device) -> None:
+        """Bring the model to ``device`` as it is laid out, to run there or to wait. Its loops are released.
+
+        (An accelerated model that is to *run* on another kind of device is laid out anew: :meth:`to`.)
+        """
+        if self.device == device:
+            return
+        self.loops.release()
+        self.model.to(device)
+        if isinstance(self.model, Accelerated):
+            # What the engine had made of the weights is still where they were.
+            self.model.restart()
+        self.prompts = PromptEncoder(self.model)
 
     def accelerate(self, device: torch.device, dtype: torch.dtype | None) -> None:
         """Put the model on the fast runtime, with its weights taken over; see :func:`glide_fast.runtime.accelerate`."""
@@ -119,6 +170,7 @@ class Stage:
 
     def _accelerate(self, plain: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
         self.loops.release()
+        self.part_size = None
         model = accelerate(
             plain,
             dtype=dtype,

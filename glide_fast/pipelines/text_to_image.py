@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 def text_to_image(pipeline: GlidePipeline, prompt: str | Sequence[str], **options: Any) -> PipelineOutput:
     """See :meth:`glide_fast.pipelines.GlidePipeline.__call__`."""
-    base = pipeline.require_base()
+    pipeline.require_base()
     plan = make_plan(pipeline, prompt, **options)
-    low_res = run_base(base, plan)
-    images = None if pipeline.upsampler is None else run_upsampler(pipeline.upsampler, plan, low_res)
-    return finish(plan, low_res, images)
+    low_res = run_base(pipeline, plan)
+    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res))

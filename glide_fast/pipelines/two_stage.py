@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
@@ -12,8 +12,12 @@ from glide_fast.pipelines.conditioning import doubled
 from glide_fast.pipelines.images import quantise, resize_images, resize_masks, write_images
 from glide_fast.pipelines.looping import sample
 from glide_fast.pipelines.output import PipelineOutput, StepEnd
+from glide_fast.pipelines.parts import in_parts
 from glide_fast.pipelines.plan import Plan
 from glide_fast.pipelines.stage import Stage
+
+if TYPE_CHECKING:
+    from glide_fast.pipelines.pipeline import GlidePipeline
 
 _FAST27 = 27
 
@@ -29,6 +33,10 @@ class Known:
         size, device = stage.image_size, stage.device
         return resize_images(self.images, size).to(device), resize_masks(self.masks, size).to(device)
 
+    def part(self, chosen: slice) -> Known:
+        """Of some of the images."""
+        return Known(self.images[chosen], self.masks[chosen])
+
 
 def started_from(image: torch.Tensor, strength: float, steps: int) -> dict[str, Any]:
     """The loop's options for a run that takes the last ``strength`` of ``steps`` steps (one at least) from a noised picture."""
@@ -36,7 +44,7 @@ def started_from(image: torch.Tensor, strength: float, steps: int) -> dict[str, 
 
 
 def run_base(
-    stage: Stage,
+    pipeline: GlidePipeline,
     plan: Plan,
     *,
     known: Known | None = None,
@@ -47,6 +55,36 @@ def run_base(
 
     ``image`` ``[N, 3, size, size]`` is noised to the last ``strength`` of the process and sampled from there.
     """
+    stage = pipeline.require_base()
+    pipeline.bring(stage)
+
+    def make(chosen: slice) -> torch.Tensor:
+        here = None if known is None else known.part(chosen)
+        start = None if image is None else image[chosen]
+        return _base(stage, plan.part(chosen), here, start, strength)
+
+    return in_parts(stage, "base", len(plan.seeds), make, pipeline.release)
+
+
+def run_upsampler(
+    pipeline: GlidePipeline, plan: Plan, low_res: torch.Tensor, *, known: Known | None = None
+) -> torch.Tensor | None:
+    """Enlarge ``low_res`` ``[N, 3, h, w]`` in [-1, 1] to ``[N, 3, size, size]``; None for a pipeline without an upsampler."""
+    stage = pipeline.upsampler
+    if stage is None:
+        return None
+    pipeline.bring(stage)
+
+    def make(chosen: slice) -> torch.Tensor:
+        here = None if known is None else known.part(chosen)
+        return _upsampler(stage, plan.part(chosen), low_res[chosen], here)
+
+    return in_parts(stage, "upsampler", len(plan.seeds), make, pipeline.release)
+
+
+def _base(
+    stage: Stage, plan: Plan, known: Known | None, image: torch.Tensor | None, strength: float
+) -> torch.Tensor:
     process = stage.process(str(plan.num_inference_steps))
     # A scale of 1 is the conditional prediction itself, at half the cost.
     guidance_scale = None if plan.guidance_scale == 1.0 else plan.guidance_scale
@@ -77,10 +115,8 @@ def run_base(
     return quantise(images)
 
 
-def run_upsampler(
-    stage: Stage, plan: Plan, low_res: torch.Tensor, *, known: Known | None = None
-) -> torch.Tensor:
-    """Enlarge ``low_res`` ``[N, 3, h, w]`` in [-1, 1] to ``[N, 3, size, size]``; without guidance, as GLIDE does."""
+def _upsampler(stage: Stage, plan: Plan, low_res: torch.Tensor, known: Known | None) -> torch.Tensor:
+    """Without guidance, as GLIDE does."""
     steps = plan.upsample_steps
     whole = plan.upsample_strength == 1.0
     fits = stage.steps >= 5 * 10  # fast27 takes ten steps of one fifth of the process
@@ -135,7 +171,7 @@ def _run(
         def on_step(index: int, total: int, x0: torch.Tensor) -> None:
             bar.update()
             if plan.callback is not None:
-                plan.callback(StepEnd(name, index, total, x0))
+                plan.callback(StepEnd(name, index, total, x0, plan.first))
 
         watched = plan.progress or plan.callback is not None
         images_made = sample(

@@ -29,4 +29,4 @@ def upsample(
     require_size(pictures, (size, size), "image", "what the upsampler reads")
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
     low_res = quantise(pictures[plan.sources])
-    return finish(plan, low_res, run_upsampler(stage, plan, low_res))
+    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res))

@@ -88,6 +88,8 @@ class CapturedLoop:
                 self._record(whole)
             except RuntimeError as error:
                 self.release()
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise  # launch by launch it would fit no better; a smaller batch might
                 self.why_eager = f"capturing failed: {error}"
                 self._warn()
         if self.why_eager is not None:

@@ -53,16 +53,12 @@ def lay_out(
 
     With ``take`` the source's parameters are freed one by one, so that little is ever held twice.
     """
-    converted = {id(layer) for layer in torso_convolutions(model)}
+    converted = {id(module) for module in converted_modules(model)}
     sizes = dict(packed_convolutions(model, image_size))
-    text: set[int] = set()
-    if isinstance(model, Text2ImUNet) and model.xf_width:
-        heads = [model.transformer_proj, model.token_embedding, *([model.unemb] if model.xf_ar else [])]
-        text = {id(m) for room in (model.transformer, *heads) for m in room.modules() if not _is_norm(m)}
     originals = dict(source.named_modules())
     done: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for path, module in model.named_modules():
-        new_type = dtype if id(module) in converted or id(module) in text else None
+        new_type = dtype if id(module) in converted else None
         for name, parameter in module._parameters.items():
             if parameter is None:
                 continue
@@ -98,6 +94,15 @@ def lay_out(
 
 def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, (nn.LayerNorm, nn.GroupNorm))
+
+
+def converted_modules(model: UNetModel) -> Iterator[nn.Module]:
+    """Modules whose own parameters have the torso's type: its convolutions, and what the text transformer multiplies by."""
+    yield from torso_convolutions(model)
+    if isinstance(model, Text2ImUNet) and model.xf_width:
+        heads = [model.transformer_proj, model.token_embedding, *([model.unemb] if model.xf_ar else [])]
+        for room in (model.transformer, *heads):
+            yield from (module for module in room.modules() if not _is_norm(module))
 
 
 def torso_convolutions(model: UNetModel) -> Iterator[nn.Module]:

@@ -61,6 +61,10 @@ class Accelerated(_Model):
         self._remembered_shares: Remembered[torch.Tensor] = Remembered()
         dense_state_dict_hook(self)
 
+    def restart(self) -> None:
+        """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
+        self.start(defer=self._defer, batch=self._batch, image_size=self._image_size)
+
     @property
     def accelerated_for(self) -> tuple[int, int]:
         """Batch and image size that the weights are packed for; others work as well."""

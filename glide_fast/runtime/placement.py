@@ -19,10 +19,10 @@ _DTYPES = {
 def resolve_device(device: torch.device | str | None) -> torch.device:
     """A device that works here; None takes the GPU where there is one."""
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        # As a tensor there names it: with the number that "cuda" leaves out.
+        place = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise invalid("device", device, f"a device that torch can use here ({reason})") from error

@@ -20,7 +20,7 @@ def test_pictures_advance_with_the_steps_of_both_stages_batch_by_batch(
             bar.start(batch)
             for stage, total in (("base", 6), ("upsampler", 2)):
                 for index in range(total):
-                    bar.step(StepEnd(stage, index, total, X0))
+                    bar.step(StepEnd(stage, index, total, X0.expand(batch)))
                     seen.append(bar.done)
     eighths = [step / 8 for step in range(1, 9)]
     assert seen == pytest.approx([3 * part for part in eighths] + [3 + 2 * part for part in eighths])
@@ -28,6 +28,20 @@ def test_pictures_advance_with_the_steps_of_both_stages_batch_by_batch(
     assert "100%" in shown
     assert "5.0/5 images" in shown
     assert "images/s, upsampler 2/2" in shown
+
+
+def test_a_batch_made_in_parts_counts_the_parts_before(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+    with PictureBar(4, {"base": 3, "upsampler": 1}, enabled=True) as bar:
+        bar.start(4)
+        bar.step(StepEnd("base", 0, 3, X0.expand(4)))  # and then there was no memory left
+        for stage, total in (("base", 3), ("upsampler", 1)):
+            for first in (0, 2):
+                for index in range(total):
+                    bar.step(StepEnd(stage, index, total, X0.expand(2), first))
+                    seen.append(bar.done)
+    assert seen == pytest.approx([0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4])
+    assert "4.0/4 images" in capsys.readouterr().err
 
 
 def test_a_bar_that_never_moved_is_wiped_away(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,3 +112,22 @@ def pictures() -> torch.Tensor:
     y, x = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(0, 1, 32), indexing="ij")
     first = torch.stack([x, y, 1 - x])
     return torch.stack([first, (first > 0.5).float()])
+
+
+def fast(*stages: Stage | None, settings: dict[str, Any]) -> GlidePipeline:
+    """An accelerated pipeline of copies of the stages, in fp32, so that it can be compared with the plain one."""
+    copies = [
+        None if s is None else Stage.from_state(s.options, dict(s.model.state_dict()), source="")
+        for s in stages
+    ]
+    return GlidePipeline(*copies, settings=settings).accelerate("cpu", "fp32")
+
+
+@pytest.fixture
+def fast_pipe(base: Stage, upsampler: Stage, settings: dict[str, Any]) -> GlidePipeline:
+    return fast(base, upsampler, settings=settings)
+
+
+@pytest.fixture
+def fast_inpaint_pipe(inpaint_stages: tuple[Stage, Stage], settings: dict[str, Any]) -> GlidePipeline:
+    return fast(*inpaint_stages, settings=settings)

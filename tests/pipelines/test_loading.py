@@ -175,7 +175,9 @@ def test_released_models(
         golden.fill(tiny[name].model)
     encoders = {"clip/text-enc": clip.text_encoder, "clip/image-enc": clip.image_encoder}
 
-    def load(name: str, device: str, progress: bool, cache_dir: Any) -> dict[str, torch.Tensor]:
+    def load(
+        name: str, device: str, progress: bool, cache_dir: Any, *, mmap: bool = True
+    ) -> dict[str, torch.Tensor]:
         asked.append(name)
         return tiny[name].model.state_dict() if name in tiny else encoders[name].state_dict()
 

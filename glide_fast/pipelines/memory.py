@@ -1,0 +1,44 @@
+"""How much memory a call took at its peak."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+
+
+def start_measuring(device: torch.device) -> None:
+    """Let the peak be that of what follows, where it can be reset: on a GPU. (Resets torch's own peak statistics.)"""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the peak; None where the system does not say.
+
+    On a GPU what torch had allocated there since :func:`start_measuring`; elsewhere the resident set of this process since it
+    started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _peak_resident()
+
+
+def _peak_resident() -> int | None:
+    # getrusage counts what the program that started this one used, where that was more; the status file does not.
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    try:
+        import resource
+        import sys
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
