@@ -16,6 +16,7 @@ from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.uninitialised import Uninitialised
 from glide_fast.pipelines.conditioning import PromptEncoder
+from glide_fast.pipelines.memory import trim
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.layout import converted_modules
 from glide_fast.runtime.loops import LoopCache
@@ -90,6 +91,7 @@ class Stage:
             stage.to(torch.device("cpu"), torch.float32)
         else:
             ready(stage)
+        trim()
         return stage
 
     @classmethod
