@@ -30,6 +30,7 @@ _ROOMS = {
         "preset",
     ),
     "glide_fast.diffusion": ("GaussianDiffusion", "SpacedDiffusion"),
+    "glide_fast.runtime": ("accelerate",),
     "glide_fast.checkpoints": ("load_checkpoint",),
     "glide_fast.env": ("environment", "report"),
     "glide_fast.runtime": ("accelerate",),

@@ -10,12 +10,13 @@ from torch.overrides import TorchFunctionMode
 
 
 class Uninitialised(TorchFunctionMode):
-    """Within it, layers leave their memory as it comes: random values for half a billion weights take seconds.
+    """Within it, layers leave their memory as it comes: random values for half a billion weights take seconds, and zeros touch memory.
 
     (The meta device would do, but imports torch's decompositions, which takes seconds too.)
     """
 
     _SKIPPED = (
+        torch.Tensor.zero_,
         torch.Tensor.normal_,
         torch.Tensor.uniform_,
         nn.init.normal_,

@@ -1,25 +1,13 @@
-"""How much memory a call took at its peak, and giving back what nobody uses."""
+"""How much memory a call took at its peak."""
 
 from __future__ import annotations
 
-import ctypes
 import re
 from pathlib import Path
 
 import torch
 
 _STATUS = Path("/proc/self/status")
-
-
-def trim() -> None:
-    """Have the C library return freed memory to the system, where it would keep it for itself (glibc).
-
-    It keeps blocks of up to 32 MB, which most weights are: after loading a model about half its size.
-    """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
 
 
 def start_measuring(device: torch.device) -> None:

@@ -16,12 +16,12 @@ from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.uninitialised import Uninitialised
 from glide_fast.pipelines.conditioning import PromptEncoder
-from glide_fast.pipelines.memory import trim
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.layout import converted_modules
 from glide_fast.runtime.loops import LoopCache
 from glide_fast.runtime.model import Accelerated
 from glide_fast.runtime.recording import Recorder
+from glide_fast.runtime.trim import trim
 
 KIND = "unet"
 """What a stage is called in a pipeline directory."""

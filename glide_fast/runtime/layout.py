@@ -14,6 +14,7 @@ from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.unet import Downsample, ResBlock, UNetModel, Upsample
 from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.runtime.trim import TRIM_EVERY, trim
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,6 +57,7 @@ def lay_out(
     converted = {id(module) for module in converted_modules(model)}
     sizes = dict(packed_convolutions(model, image_size))
     originals = dict(source.named_modules())
+    freed = 0
     done: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for path, module in model.named_modules():
         new_type = dtype if id(module) in converted else None
@@ -83,7 +85,11 @@ def lay_out(
             module._parameters[name] = done[id(original)]
             del value, parameter
             if take:
+                freed += original.nbytes
                 free(original)
+                if freed >= TRIM_EVERY:
+                    trim()
+                    freed = 0
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = (

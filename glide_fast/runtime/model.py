@@ -63,7 +63,7 @@ class Accelerated(_Model):
 
     def restart(self) -> None:
         """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
-        self.start(defer=self._defer, batch=self._batch, image_size=self._image_size)
+        self.start(defer=self._defer, batch=self._batch, image_size=self._image_size, features=self.features)
 
     @property
     def accelerated_for(self) -> tuple[int, int]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.png import pixels, text_of
 
 from glide_fast.pipelines import GlidePipeline
+from glide_fast.runtime.precision import fastest_dtype
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_upsampling_makes_the_pipelines_picture(
     assert np.array_equal(pixels(tmp_path / "out.png"), np.asarray(wanted))
     assert text_of(tmp_path / "out.png")["settings"] == {
         "model": "tiny",
-        "dtype": "float32",
+        "dtype": str(fastest_dtype(torch.device("cpu"))).removeprefix("torch."),
         "image": "picture.png",
         "upsample_steps": 3,
         "upsample_sampler": "ddim",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.png import pixels, text_of
 from support.tiny import write_pipeline
@@ -17,10 +18,13 @@ from support.tiny import write_pipeline
 import glide_fast
 from glide_fast.checkpoints import read_pipeline_directory
 from glide_fast.pipelines import GlidePipeline
+from glide_fast.runtime.precision import fastest_dtype
 
-SETTINGS = {
+DTYPE = fastest_dtype(torch.device("cpu"))
+OTHER_DTYPE = "fp32" if DTYPE is torch.bfloat16 else "bf16"
+SETTINGS: dict[str, Any] = {
     "model": "tiny",
-    "dtype": "float32",
+    "dtype": str(DTYPE).removeprefix("torch."),
     "num_inference_steps": 4,
     "guidance_scale": 2.0,
     "sampler": "ddim",
@@ -38,7 +42,9 @@ def test_one_prompt_makes_the_pipelines_picture_with_how_it_was_made(
     result = invoke("sample", "a red square", "--model", model, "--seed", 7)
     assert result.exit_code == 0, result.output
     assert result.stdout == "out.png\n"
-    assert re.search(r"1 made in .* images/s\); seeds 7; cpu, float32", result.stderr)
+    assert re.search(
+        rf"1 made in .* images/s\); seeds 7; cpu, {SETTINGS['dtype']}, .* GB at the peak", result.stderr
+    )
     assert "1.0/1 images" in result.stderr
     wanted = GlidePipeline.from_pretrained(model, device="cpu")("a red square", seed=7, progress=False).images
     assert np.array_equal(pixels(tmp_path / "out.png"), np.asarray(wanted[0]))
@@ -70,6 +76,32 @@ def test_options_reach_the_pipeline_and_the_metadata(invoke: Any, model: Path, t
     wanted = pipe("a red square", seed=1, progress=False, **given).images[0]
     assert np.array_equal(pixels(tmp_path / "x.png"), np.asarray(wanted))
     assert text_of(tmp_path / "x.png")["settings"] == SETTINGS | given | {"dtype": "bfloat16"}
+
+
+def test_ways_to_be_faster_are_recorded_where_they_were_taken(
+    invoke: Any, model: Path, tmp_path: Path
+) -> None:
+    ways: list[tuple[tuple[object, ...], dict[str, Any], dict[str, Any]]] = [
+        (
+            ("--guidance-interval", "0.2,0.8"),
+            {"guidance_interval": (0.2, 0.8)},
+            {"guidance_interval": [0.2, 0.8]},
+        ),
+        (("--cache-interval", 2), {"cache_interval": 2}, {"cache_interval": 2}),
+        (("--no-accelerate",), {}, {"accelerate": False}),
+        (("--accelerate", "--cache-interval", 1), {}, {}),
+    ]
+    for number, (arguments, given, wanted) in enumerate(ways):
+        common = ("--model", model, "--seed", 7, "--dtype", "fp32", "--json", "-q", "-o", f"{number}.png")
+        result = invoke("sample", "a red square", *common, *arguments)
+        assert result.exit_code == 0, result.output
+        assert text_of(tmp_path / f"{number}.png")["settings"] == SETTINGS | wanted | {"dtype": "float32"}
+        assert json.loads(result.stdout)["settings"] == SETTINGS | wanted | {"dtype": "float32"}
+        pipe = GlidePipeline.from_pretrained(
+            model, device="cpu", dtype="fp32", accelerate=wanted.get("accelerate", True)
+        )
+        image = pipe("a red square", seed=7, progress=False, **given).images[0]
+        assert np.array_equal(pixels(tmp_path / f"{number}.png"), np.asarray(image))
 
 
 def test_several_pictures_in_one_file_are_a_grid(invoke: Any, model: Path, tmp_path: Path) -> None:
@@ -134,6 +166,7 @@ def test_json_says_files_seeds_settings_and_timings(invoke: Any, model: Path) ->
     assert report["version"] == glide_fast.__version__
     assert report["seconds"].keys() == {"load", "sample"}
     assert report["images_per_second"] > 0
+    assert report["peak_memory"] > 2**20
     assert "images/s" in result.stderr
 
 
@@ -198,6 +231,10 @@ def test_pictures_of_other_settings_are_not_taken_for_these(invoke: Any, model: 
         (("--steps", 2), "settings"),
         (("--seed", 2), "seed"),
         (("--negative-prompt", "x"), "settings"),
+        (("--dtype", OTHER_DTYPE), "settings"),
+        (("--no-accelerate", "--dtype", str(DTYPE).removeprefix("torch.")), "settings"),
+        (("--guidance-interval", "0,0.5"), "settings"),
+        (("--cache-interval", 3), "settings"),
     ):
         result = invoke(*arguments, *change)
         assert result.exit_code == 2
@@ -288,6 +325,18 @@ def test_nothing_is_overwritten_unless_asked(invoke: Any, model: Path, tmp_path:
         (("a", "--guidance-scale", "nan"), "guidance_scale: got nan; accepted: "),
         (("a", "--steps", "1001"), "num_inference_steps: got 1001; accepted: an integer from 1 to 1000"),
         (("a", "--seed", str(2**63)), "seed"),
+        (
+            ("a", "--guidance-interval", "0.2"),
+            "guidance_interval: got '0.2'; accepted: two numbers with a comma",
+        ),
+        (
+            ("a", "--guidance-interval", "0.8,0.2"),
+            "guidance_interval: got (0.8, 0.2); accepted: two numbers (low, high)",
+        ),
+        (
+            ("a", "--cache-interval", "2", "--no-accelerate"),
+            "cache_interval: got 2; accepted: 1 with a plain model",
+        ),
         (("a", "--clip-guidance-scale", "1"), "clip_guidance_scale: got 1.0; accepted: 0 without a CLIP"),
     ],
 )

@@ -124,7 +124,7 @@ def test_edited_weights_take_effect_in_kept_loops(fast_pipe: GlidePipeline) -> N
     assert fast_pipe.base is not None
     model = fast_pipe.base.model
     first = fast_pipe(PROMPTS, **OPTIONS)
-    saved = model.state_dict()
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
     for name in (
         "input_blocks.1.0.out_layers.3.weight",
         "middle_block.0.emb_layers.1.weight",

@@ -11,7 +11,7 @@ import torch
 from support import golden
 
 from glide_fast import weights
-from glide_fast.checkpoints import save_directory, save_pipeline_directory
+from glide_fast.checkpoints import read_pipeline_directory, save_directory, save_pipeline_directory
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.clip import CLIPModel
 from glide_fast.pipelines import GlidePipeline, Stage, clip_component, loading
@@ -35,6 +35,46 @@ def test_round_trip(pipe: GlidePipeline, tmp_path: Path) -> None:
         make(GlidePipeline.from_pretrained(str(tmp_path / "saved"), device="cpu", accelerate=False)),
         make(pipe),
     )
+
+
+def test_a_state_dict_is_taken_over_and_nothing_is_held_twice(base: Stage) -> None:
+    """No fp32 model on the way: what is converted comes straight from the file's tensors, which are let go."""
+    whole = {name: value.clone() for name, value in base.model.state_dict().items()}
+    half = {name: value.bfloat16() if value.dim() > 1 else value for name, value in whole.items()}
+    state = dict(half)
+    types: set[torch.dtype] = set()
+
+    def ready(stage: Stage) -> None:
+        assert state == {}
+        types.update(p.dtype for p in stage.model.input_blocks.parameters() if p.dim() == 4)
+        assert stage.model.out[2].weight.dtype == torch.float32
+        stage.accelerate(torch.device("cpu"), torch.float32)
+
+    stage = Stage.from_state(base.options, state, source="a file", ready=ready)
+    assert types == {torch.bfloat16}
+    for name, value in stage.model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, half[name].float()), name
+
+    cut = dict(whole)
+    del cut["out.2.bias"]
+    before = dict(cut)
+    with pytest.raises(CheckpointError, match=r"a file does not fit .*\n.*out\.2\.bias"):
+        Stage.from_state(base.options, cut, source="a file", ready=ready)
+    assert cut.keys() == before.keys()
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_weights_read_without_mapping_have_memory_of_their_own(
+    base_only: GlidePipeline, tmp_path: Path, mmap: bool
+) -> None:
+    base_only.save_pretrained(tmp_path / "saved")
+    _, _, state = read_pipeline_directory(tmp_path / "saved").read("base", mmap=mmap)
+    assert base_only.base is not None
+    for name, value in base_only.base.model.state_dict().items():
+        assert torch.equal(state[name], value), name
+    if not mmap:
+        assert all(value.untyped_storage().nbytes() == value.nbytes for value in state.values())
 
 
 def test_one_stage_and_a_clip(base: Stage, clip: CLIPModel, settings: dict[str, Any], tmp_path: Path) -> None:
