@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Uninitialised(TorchFunctionMode):
-    """Within it, layers leave their memory as it comes: random values for half a billion weights take seconds, and zeros touch memory.
+    """Within it, layers leave their memory as it comes: random values for half a billion weights take seconds, zeros half a GB.
 
     (The meta device would do, but imports torch's decompositions, which takes seconds too.)
     """
