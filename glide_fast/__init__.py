@@ -33,7 +33,6 @@ _ROOMS = {
     "glide_fast.runtime": ("accelerate",),
     "glide_fast.checkpoints": ("load_checkpoint",),
     "glide_fast.env": ("environment", "report"),
-    "glide_fast.runtime": ("accelerate",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
