@@ -53,13 +53,14 @@ def names() -> list[str]:
 
 def load_parts(
     name: str | os.PathLike[str],
-    ready: Ready,
+    ready: Ready | None = None,
     *,
     progress: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Parts:
     """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
-    which becomes a pipeline of one stage. Each stage is made ``ready`` before the next is read.
+    which becomes a pipeline of one stage. Each stage is made ``ready`` before the next is read; with
+    None they stay in fp32 on the CPU.
 
     A name wins over a directory called the same in the working directory; write ``./name`` for that.
 
@@ -81,7 +82,7 @@ def load_parts(
     return _directory(Path(name), ready)
 
 
-def _directory(path: Path, ready: Ready) -> Parts:
+def _directory(path: Path, ready: Ready | None) -> Parts:
     folder = current_directory(path)
     if (folder / CONFIG_NAME).exists() and not (folder / PIPELINE_NAME).exists():
         stage = Stage.from_component(read_directory(path, mmap=False), source=str(path), ready=ready)
@@ -89,7 +90,7 @@ def _directory(path: Path, ready: Ready) -> Parts:
     return _pipeline(path, ready)
 
 
-def _pipeline(path: Path, ready: Ready) -> Parts:
+def _pipeline(path: Path, ready: Ready | None) -> Parts:
     directory = read_pipeline_directory(path)
     unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
     if unknown or not set(directory.components) & {BASE, UPSAMPLER}:
@@ -111,7 +112,7 @@ def _pipeline(path: Path, ready: Ready) -> Parts:
     return Parts(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
 
 
-def _released(release: _Release, ready: Ready, progress: bool, cache_dir: Any) -> Parts:
+def _released(release: _Release, ready: Ready | None, progress: bool, cache_dir: Any) -> Parts:
     def stage(checkpoint: str) -> Stage:
         state = load_checkpoint(checkpoint, "cpu", progress, cache_dir, mmap=False)
         return Stage.from_state(preset(checkpoint), state, source=f"checkpoint {checkpoint!r}", ready=ready)
