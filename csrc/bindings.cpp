@@ -49,6 +49,11 @@ PYBIND11_MODULE(_C, module) {
                py::arg("sizes"), py::arg("x_strides"), py::arg("y_strides"), py::arg("residual_strides"),
                py::arg("threads"), py::arg("isa") = "",
                "y = x + bias + residual, repeated 2x2 times (up) or its means over 2x2 pixels, channels-last.");
+    module.def("masked_attention", &glide_fast::masked_attention, py::call_guard<py::gil_scoped_release>(), py::arg("q"),
+               py::arg("k"), py::arg("v"), py::arg("y"), py::arg("lengths"), py::arg("causal"), py::arg("dtype"),
+               py::arg("samples"), py::arg("heads"), py::arg("head_size"), py::arg("queries"), py::arg("keys"),
+               py::arg("threads"), py::arg("isa") = "",
+               "Attention of heads side by side under a mask. q, k, v and y are (address, sample stride, row stride).");
     module.def("text_attention", &glide_fast::text_attention, py::call_guard<py::gil_scoped_release>(), py::arg("qkv"),
                py::arg("text"), py::arg("y"), py::arg("dtype"), py::arg("samples"), py::arg("heads"),
                py::arg("head_size"), py::arg("tokens"), py::arg("text_tokens"), py::arg("qkv_sample_stride"),

@@ -710,6 +710,9 @@ AFTER_A_BLOCK = Options(film=False, residual=True, x_bias=True, keep_sum=True)
 BEFORE_ATTENTION = AFTER_A_BLOCK._replace(silu=False)
 AFTER_ATTENTION = AFTER_A_BLOCK._replace(x_bias=False)
 OUTPUT = Options(film=False, wide=True)
+LAYER_NORM = Options(film=False, silu=False)
+# Rows and their width: the text transformer's for two prompts, and one row of tokens through each of CLIP's towers.
+LAYER_NORMS = ((2 * 128, 512), (77, 512), (257, 768))
 
 
 def _skip(channels: int) -> Options:
@@ -754,4 +757,7 @@ def shipped_builds() -> list[Build]:
                 options = AFTER_A_BLOCK._replace(resample=resample)
                 found += builds(samples, side * side, channels, glide_shapes.GROUPS, element, options)
         found += builds(1, 256 * 256, 192, glide_shapes.GROUPS, element, OUTPUT)
+        if element != "fp32":  # there torch's own kernel serves
+            for rows, width in LAYER_NORMS:
+                found += builds(rows, 1, width, 1, element, LAYER_NORM)
     return found

@@ -37,6 +37,11 @@ void resample(std::uintptr_t x, std::uintptr_t y, std::uintptr_t residual, int d
               const Strides& x_strides, const Strides& y_strides, const Strides& residual_strides, int threads,
               const std::string& isa);
 
+// The rows of q, k, v and y are tokens. `lengths` has an int64 a sample: keys that it has.
+void masked_attention(const RowsAt& q, const RowsAt& k, const RowsAt& v, const RowsAt& y, std::uintptr_t lengths,
+                      bool causal, int dtype, std::int64_t samples, std::int64_t heads, std::int64_t head_size,
+                      std::int64_t queries, std::int64_t keys, int threads, const std::string& isa);
+
 void text_attention(std::uintptr_t qkv, std::uintptr_t text, std::uintptr_t y, int dtype, std::int64_t samples,
                     std::int64_t heads, std::int64_t head_size, std::int64_t tokens, std::int64_t text_tokens,
                     std::int64_t qkv_sample_stride, std::int64_t qkv_token_stride, std::int64_t text_sample_stride,

@@ -6,7 +6,7 @@ has no reason to decline them, and is remembered for each distinct value.
 
 Forcing: ``GLIDE_FAST_BACKEND=reference`` for every op, ``GLIDE_FAST_BACKEND=group_norm_act=cpu,text_attention=reference``
 for some, or :func:`force` in code, which goes before the environment. A forced backend that declines raises instead of
-falling back.
+falling back. A name for every op is meant for those that have such a backend: the others keep their own choice.
 """
 
 from __future__ import annotations
@@ -33,13 +33,20 @@ _forced: ContextVar[Mapping[str, str] | None] = ContextVar("glide_fast_forced_ba
 class Backend(Generic[Facts]):
     """One implementation of an op.
 
-    ``supports`` gives None or the reason why it cannot serve a call with these facts; the answer may depend on nothing else
-    that changes while the process runs. ``run`` takes the op's own arguments.
+    ``supports`` gives None or the reason why it cannot serve a call with these facts, ``worth`` None or the reason why a later
+    one is the better choice where nobody forces this one; the answers may depend on nothing else that changes while the process
+    runs. ``run`` takes the op's own arguments.
     """
 
     name: str
     supports: Callable[[Facts], str | None]
+    worth: Callable[[Facts], str | None]
     run: Callable[..., Any]
+
+    def declines(self, facts: Facts, forced: str | None) -> str | None:
+        """Why it does not run where ``forced`` is forced, or nothing is (None); None where it can."""
+        reason = self.supports(facts)
+        return reason if reason is not None or forced == self.name else self.worth(facts)
 
 
 class Verdict(NamedTuple):
@@ -83,12 +90,16 @@ class Op(Generic[Facts]):
         return tuple(backend.name for backend in self._backends)
 
     def register(
-        self, name: str, run: Callable[..., Any], supports: Callable[[Facts], str | None] = lambda facts: None
+        self,
+        name: str,
+        run: Callable[..., Any],
+        supports: Callable[[Facts], str | None] = lambda facts: None,
+        worth: Callable[[Facts], str | None] = lambda facts: None,
     ) -> None:
         """Add a backend after those already there."""
         if name in self.names:
             raise ValueError(f"{self.name} has a backend {name} already")
-        self._backends.append(Backend(name, supports, run))
+        self._backends.append(Backend(name, supports, worth, run))
         self._choices.clear()
 
     def choose(self, facts: Facts, *arguments: Any, **options: Any) -> Backend[Facts]:
@@ -112,26 +123,30 @@ class Op(Generic[Facts]):
         forced = self.forced()
         verdicts: list[Verdict] = []
         for backend in self._backends:
-            reason = backend.supports(facts)
+            reason = backend.declines(facts, forced)
             wanted = backend.name == forced if forced else not any(v.chosen for v in verdicts)
             verdicts.append(Verdict(backend.name, reason, reason is None and wanted))
         return Explanation(self.name, forced, tuple(verdicts))
 
     def forced(self) -> str | None:
-        """The backend that code or the environment forces for this op, or None."""
+        """The backend that code or the environment forces for this op, or None.
+
+        Raises:
+            BackendError: one is forced for every op that none of them has.
+        """
         code = _forced.get() or {}
         setting = os.environ.get(ENVIRONMENT)
         if not code and not setting:
             return None
         environment = _parse(setting or "")
-        for choice in (
-            code.get(self.name),
-            code.get(_ANY),
-            environment.get(self.name),
-            environment.get(_ANY),
-        ):
-            if choice is not None:
-                return choice
+        for choices in (code, environment):
+            own, general = choices.get(self.name), choices.get(_ANY)
+            if own is not None:
+                return own
+            if general in self.names:
+                return general
+            if general is not None:
+                _check_backend(general)
         return None
 
     def _decide(self, facts: Facts, forced: str | None) -> Backend[Facts]:
@@ -141,7 +156,7 @@ class Op(Generic[Facts]):
         for backend in self._backends:
             if forced is not None and backend.name != forced:
                 continue
-            reason = backend.supports(facts)
+            reason = backend.declines(facts, forced)
             if reason is None:
                 return backend
             reasons.append(f"{backend.name}: {reason}")
@@ -189,7 +204,7 @@ def ops() -> Mapping[str, Op[Any]]:
 
 @contextmanager
 def force(backend: str | None = None, **by_op: str) -> Iterator[None]:
-    """Within the block, run ``backend`` for every op, or ``op="backend"`` for some; inner blocks go before outer ones.
+    """Within the block, run ``backend`` for every op that has it, or ``op="backend"`` for some; inner blocks go first.
 
     Raises:
         BackendError: an op of that name does not exist. (That a backend cannot run is raised where the op is called.)
@@ -216,6 +231,12 @@ def _parse(setting: str) -> Mapping[str, str]:
         choices[op if equals else _ANY] = backend if equals else op
     _check_ops(op for op in choices if op != _ANY)
     return choices
+
+
+def _check_backend(name: str) -> None:
+    known = {backend for op in _ops.values() for backend in op.names}
+    if name not in known:
+        raise BackendError(f"no op has a backend {name!r}; there are {', '.join(sorted(known))}")
 
 
 def _check_ops(names: Any) -> None:

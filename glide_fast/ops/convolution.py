@@ -130,12 +130,6 @@ def _in_place(weight: torch.Tensor) -> bool:
     return not isinstance(weight, PackedWeight) and (weight.stride(1) == 1 or weight.shape[1] == 1)
 
 
-def _triton(call: Call) -> str | None:
-    """Why Triton's kernel cannot serve this call, or should not: a forced backend runs where it was never measured too."""
-    reason = convolution_triton.supports(call)
-    return reason if reason is not None or OP.forced() == "triton" else convolution_triton.UNMEASURED
-
-
 def convolution(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -242,5 +236,5 @@ _custom_op.register_autograd(_backward, setup_context=_save)
 
 OP.register("onednn", convolution_onednn.run, convolution_onednn.supports)
 OP.register("cudnn", convolution_cudnn.run, convolution_cudnn.supports)
-OP.register("triton", convolution_triton.run, _triton)
+OP.register("triton", convolution_triton.run, convolution_triton.supports, convolution_triton.worth)
 OP.register("reference", reference)

@@ -40,6 +40,11 @@ def supports(call: Call) -> str | None:
     return triton_runtime.why_not(call.device, "conv3x3")
 
 
+def worth(call: Call) -> str | None:
+    """Why another should run where nobody asks for these kernels."""
+    return UNMEASURED
+
+
 def run(
     x: torch.Tensor,
     weight: torch.Tensor,

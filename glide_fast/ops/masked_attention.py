@@ -12,10 +12,12 @@ import torch
 
 from glide_fast.errors import invalid
 from glide_fast.ops import (
+    masked_attention_cpu,
     masked_attention_sdpa,
     masked_attention_triton,
     masked_attention_xformers,
     recompute,
+    text_attention_cpu,
 )
 from glide_fast.ops.backends import Op
 from glide_fast.ops.masked_attention_layout import join, split
@@ -31,6 +33,7 @@ class Call(NamedTuple):
     head_size: int
     causal: bool
     lengths: bool  # are given
+    side_by_side: bool  # a token's channels are, in q, k and v
     huge: bool  # a sample spans more elements than 31 bits count
     empty: bool
     gradients: bool
@@ -107,6 +110,7 @@ def facts(
         q.shape[2] // heads,
         causal,
         lengths is not None,
+        all(x.stride(2) == 1 for x in (q, k, v)),
         any(_span(x) >= masked_attention_triton.MAX_OFFSET for x in (q, k, v)),
         q.numel() == 0,
         torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
@@ -199,13 +203,8 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 _custom_op.register_autograd(_backward, setup_context=_save)
 
 
-def _sdpa_declines(call: Call) -> str | None:
-    """Choices are remembered by what is forced, too, so a reason may depend on that."""
-    reason = masked_attention_sdpa.supports(call)
-    return reason if reason is not None or OP.forced() is not None else masked_attention_sdpa.worth(call)
-
-
 OP.register("triton", masked_attention_triton.run, masked_attention_triton.supports)
-OP.register("sdpa", masked_attention_sdpa.run, _sdpa_declines)
+OP.register("cpu", masked_attention_cpu.run, masked_attention_cpu.supports, text_attention_cpu.worth)
+OP.register("sdpa", masked_attention_sdpa.run, masked_attention_sdpa.supports, masked_attention_sdpa.worth)
 OP.register("xformers", masked_attention_xformers.run, masked_attention_xformers.supports)
 OP.register("reference", reference)

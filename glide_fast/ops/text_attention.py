@@ -7,7 +7,6 @@ Replaces the official chain of reshapes, splits, two concatenations, two scaling
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -168,21 +167,8 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 _custom_op.register_autograd(_backward, setup_context=_save)
 
 
-def _unless_worth(backend: Any) -> Callable[[Call], str | None]:
-    """Where nobody forces a backend it also declines where another was measured faster."""
-
-    def declines(call: Call) -> str | None:
-        # Choices are remembered by what is forced, too, so a reason may depend on that.
-        reason: str | None = backend.supports(call)
-        if reason is None and OP.forced() is None:
-            reason = backend.worth(call)
-        return reason
-
-    return declines
-
-
 OP.register("triton", text_attention_triton.run, text_attention_triton.supports)
-OP.register("cpu", text_attention_cpu.run, _unless_worth(text_attention_cpu))
-OP.register("sdpa", text_attention_sdpa.run, _unless_worth(text_attention_sdpa))
+OP.register("cpu", text_attention_cpu.run, text_attention_cpu.supports, text_attention_cpu.worth)
+OP.register("sdpa", text_attention_sdpa.run, text_attention_sdpa.supports, text_attention_sdpa.worth)
 OP.register("xformers", text_attention_xformers.run, text_attention_xformers.supports)
 OP.register("reference", reference)

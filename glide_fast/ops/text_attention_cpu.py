@@ -1,4 +1,4 @@
-"""The C++ backend of text_attention for CPUs; the kernel is csrc/cpu/text_attention.kernel.cpp."""
+"""The C++ backend of text_attention for CPUs; the kernel is csrc/cpu/attention.kernel.cpp."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def supports(call: Call) -> str | None:
     return native.why_missing()
 
 
-def worth(call: Call) -> str | None:
+def worth(call: object) -> str | None:
     """Why SDPA or the reference is the better choice where nobody asks for this one, or None.
 
     On an AVX-512 core SDPA with its concatenations took 4.6 times (bf16) as long as this kernel with AVX-512 BF16, 2.5 times with

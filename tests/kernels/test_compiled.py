@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from glide_fast.kernels import compile_report, text_attention
+from glide_fast.kernels import compile_report, group_norm_act, text_attention
 from glide_fast.kernels.compile_report import TARGETS, Row, default_builds, distinct, examine
 from glide_fast.kernels.occupancy import DEVICES
 
@@ -29,6 +29,15 @@ def test_default_configurations(build: compile_report.Build, target: int) -> Non
         # Its tiles of 32 queries are too low for the products of a warp group.
         expected = PRODUCT[target] if build.constants["QUERIES"] >= 64 else "mma.sync"
         assert expected in row.tensor_cores.split(), row
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_layer_norms_of_the_encoders(target: int) -> None:
+    shipped = compile_report.shipped_builds()
+    for rows, width in group_norm_act.LAYER_NORMS:
+        (build,) = group_norm_act.builds(rows, 1, width, 1, options=group_norm_act.LAYER_NORM)
+        assert build in shipped
+        assert examine(build, target).spill_instructions == 0
 
 
 def test_the_report_is_a_table_of_them(tmp_path: Path) -> None:

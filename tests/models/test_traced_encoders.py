@@ -101,11 +101,12 @@ def test_text_transformer_as_the_rule_has_it(dtype: torch.dtype) -> None:
 def test_clip(dtype: torch.dtype) -> None:
     for run, weights in clip_towers(dtype, "cpu"):
         found = copies(masked_attention, run, weights)
-        assert "sdpa" in found and not any(found.values()), found
+        assert {"cpu", "sdpa"} <= set(found) and not any(found.values()), found
 
 
-def test_clip_in_fp32_as_the_rule_has_it() -> None:
-    for run, weights in clip_towers(torch.float32, "cpu"):
+@pytest.mark.parametrize("dtype", TYPES)
+def test_clip_as_the_rule_has_it(dtype: torch.dtype) -> None:
+    for run, weights in clip_towers(dtype, "cpu"):
         assert copies_of_activations(run, weights) == []
 
 

@@ -104,8 +104,8 @@ def test_a_forced_backend_that_declines_raises_its_reason(op: Op[int]) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("slow", "double has no backend 'slow'; it has fast, reference"),
-        ("double=slow", "double has no backend 'slow'"),
+        ("slow", "no op has a backend 'slow'; there are fast, reference"),
+        ("double=slow", "double has no backend 'slow'; it has fast, reference"),
         ("triple=fast", "no op is named triple; the ops are double"),
         ("double=", "got 'double='; accepted: a backend, or op=backend"),
         ("=fast", "got '=fast'"),
@@ -117,6 +117,35 @@ def test_settings_that_name_nothing(
     monkeypatch.setenv(backends.ENVIRONMENT, setting)
     with pytest.raises(BackendError, match=message):
         op.choose(16)
+
+
+def test_a_name_for_every_op_leaves_alone_those_that_have_no_such_backend(
+    op: Op[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other: Op[int] = Op("other")
+    other.register("slow", print)
+    other.register("reference", print)
+    monkeypatch.setenv(backends.ENVIRONMENT, "slow")
+    assert op.choose(16).name == "fast" and op.explain(16).forced is None
+    assert other.choose(16).name == "slow"
+    with force("fast"):
+        assert op.choose(16).name == "fast" and other.choose(16).name == "slow"
+        with pytest.raises(BackendError, match="no multiple of 8"):
+            op.choose(9)
+    with force("fastest"), pytest.raises(BackendError, match="no op has a backend 'fastest'"):
+        other.choose(16)
+
+
+def test_a_backend_that_is_not_worth_it_runs_where_it_is_forced(op: Op[int]) -> None:
+    picky: Op[int] = Op("picky")
+    picky.register("odd", print, fast_supports, lambda width: "16 is a bad size" if width == 16 else None)
+    picky.register("reference", print)
+    assert [picky.choose(width).name for width in (8, 9, 16)] == ["odd", "reference", "reference"]
+    assert picky.explain(16).verdicts[0].reason == "16 is a bad size"
+    with force("odd"):
+        assert picky.choose(16).name == "odd" and picky.explain(16).verdicts[0].reason is None
+        with pytest.raises(BackendError, match="no multiple of 8"):
+            picky.choose(9)
 
 
 def test_names_are_unique(op: Op[int]) -> None:

@@ -1,4 +1,4 @@
-// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over two segments of keys.
+// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022) over one or two segments of keys.
 //
 // Queries lie across the lanes, so that keys can be broadcast from rows as they are in memory, and the softmax of a vector of
 // queries is as many independent lanes: no sum or maximum across a vector, and no transposed keys. The weights then lie as
@@ -10,7 +10,7 @@
 // fp32 number, to which bf16 is widened.
 //
 // A query's result depends on nothing but its own row and the keys: neither tasks nor threads change a bit of it.
-#include "text_attention.h"
+#include "attention.h"
 
 #include <omp.h>
 
@@ -20,8 +20,8 @@ namespace glide_fast {
 namespace GLIDE_FAST_ISA {
 namespace {
 
-constexpr std::int64_t tile = TextAttention::tile;
-constexpr int rows = TextAttention::rows;
+constexpr std::int64_t tile = Attention::tile;
+constexpr int rows = Attention::rows;
 #if defined(__AVX512F__)
 constexpr int columns = 4;  // with 6 rows: 24 sums, 4 vectors and a broadcast in 32 registers
 #else
@@ -40,7 +40,7 @@ struct Singles {
     typedef float Word;
     typedef Vec Lanes;
     static constexpr int depth = 1;                                  // elements in a word
-    static constexpr std::int64_t block = TextAttention::block / 2;  // keys at once: logits and values fit the first cache
+    static constexpr std::int64_t block = Attention::block / 2;  // keys at once: logits and values fit the first cache
 
     static Lanes all(Word x) { return Vec::all(x); }
     static Lanes load(const Word* p) { return Vec::load(p); }
@@ -66,7 +66,7 @@ struct Pairs {
     typedef std::uint32_t Word;
     typedef __m512bh Lanes;
     static constexpr int depth = 2;
-    static constexpr std::int64_t block = TextAttention::block;
+    static constexpr std::int64_t block = Attention::block;
 
     static Lanes all(Word x) { return (__m512bh)_mm512_set1_epi32(int(x)); }
     static Lanes load(const Word* p) { return (__m512bh)_mm512_loadu_si512(p); }
@@ -106,27 +106,43 @@ void product(const typename M::Word* a, const typename M::Word* b, std::int64_t 
 // One head of one sample: where its rows are.
 template <typename T>
 struct Rows {
-    const T *queries, *text;
-    T* y;
-    std::int64_t stride, text_stride, y_stride, text_tokens, head;
+    struct Part {
+        const T* first;
+        std::int64_t stride;
 
-    Rows(const TextAttention& g, std::int64_t sample, std::int64_t index)
-        : queries(static_cast<const T*>(g.qkv) + sample * g.qkv_sample_stride + index * 3 * g.head_size),
-          text(static_cast<const T*>(g.text)),
+        Part(const HeadRows& all, std::int64_t sample, std::int64_t index)
+            : first(static_cast<const T*>(all.data)), stride(all.token_stride) {
+            if (first) first += sample * all.sample_stride + index * all.head_stride;
+        }
+        const T* row(std::int64_t i) const { return first + i * stride; }
+    };
+    const Part queries, keys, values, text_keys, text_values;
+    T* const y;
+    const std::int64_t y_stride, text_tokens;
+
+    Rows(const Attention& g, std::int64_t sample, std::int64_t index)
+        : queries(g.queries, sample, index),
+          keys(g.keys, sample, index),
+          values(g.values, sample, index),
+          text_keys(g.text_keys, sample, index),
+          text_values(g.text_values, sample, index),
           y(static_cast<T*>(g.y) + sample * g.y_sample_stride + index * g.head_size),
-          stride(g.qkv_token_stride),
-          text_stride(g.text_token_stride),
           y_stride(g.y_token_stride),
-          text_tokens(g.text_tokens),
-          head(g.head_size) {
-        if (text) text += sample * g.text_sample_stride + index * 2 * head;
-    }
-    const T* query(std::int64_t i) const { return queries + i * stride; }
-    const T* key(std::int64_t i) const {
-        return i < text_tokens ? text + i * text_stride : query(i - text_tokens) + head;
-    }
-    const T* value(std::int64_t i) const { return key(i) + head; }
+          text_tokens(g.text_tokens) {}
+    const T* query(std::int64_t i) const { return queries.row(i); }
+    const T* key(std::int64_t i) const { return i < text_tokens ? text_keys.row(i) : keys.row(i - text_tokens); }
+    const T* value(std::int64_t i) const { return i < text_tokens ? text_values.row(i) : values.row(i - text_tokens); }
 };
+
+// As many zeros as there are hidden lanes, then ones: loaded from so far before the middle.
+constexpr struct Seen {
+    float ones[2 * Vec::lanes];
+    constexpr Seen() : ones() {
+        for (int i = Vec::lanes; i < 2 * Vec::lanes; ++i) ones[i] = 1.0f;
+    }
+    // 0 in the first `hidden` lanes (one at least), else 1.
+    Vec from(std::int64_t hidden) const { return Vec::load(ones + Vec::lanes - smaller(hidden, Vec::lanes)); }
+} seen_lanes;
 
 #if defined(__AVX512F__)
 // Element j of row i goes to lane i of vector j: at every step blocks of `size` change places across the diagonal.
@@ -184,7 +200,8 @@ struct Task {
     static constexpr int channels = int(smaller(columns, head / Vec::lanes));  // vectors of them in the second product
 
     const Rows<Element> at;
-    const std::int64_t keys_count;
+    const bool causal;
+    const std::int64_t keys_count;  // that any query of the task sees
     const Vec scale = Vec::all(1.44269504f / __builtin_sqrtf(float(head)));  // log2(e) is in it
     Word *keys, *values;                      // [keys][words], [keys / depth][head]
     Word* queries;                            // [words][tile]
@@ -193,8 +210,8 @@ struct Task {
     float* sums;                              // [tile][head], not yet divided by `total`
     float *largest, *total, *shrink;          // [tile]: logit so far, sum of weights, weight of what was summed before
 
-    Task(const TextAttention& g, const Rows<Element>& rows_of_head, float* scratch)
-        : at(rows_of_head), keys_count(g.keys()) {
+    Task(const Attention& g, const Rows<Element>& rows_of_head, std::int64_t seen, float* scratch)
+        : at(rows_of_head), causal(g.causal), keys_count(seen) {
         keys = take<Word>(scratch, (keys_count + rows) * words);
         values = take<Word>(scratch, (keys_count + M::depth - 1) / M::depth * head);
         queries = take<Word>(scratch, words * tile);
@@ -223,10 +240,13 @@ struct Task {
 
     void attend(std::int64_t first_query, std::int64_t count) const {
         transpose_queries<M, head>(at, first_query, count, queries);
-        for (std::int64_t key = 0; key < keys_count; key += M::block) {
-            const std::int64_t some = smaller(M::block, keys_count - key);
-            for (std::int64_t q = 0; q < count; q += columns * Vec::lanes) multiply_keys(key, some, q);
-            for (std::int64_t q = 0; q < count; q += Vec::lanes) exponentiate(some, q);
+        const std::int64_t end = causal ? smaller(keys_count, first_query + count) : keys_count;
+        for (std::int64_t key = 0; key < end; key += M::block) {
+            const std::int64_t some = smaller(M::block, end - key);
+            // How many keys of the block, less one, the tile's first query sees: where it sees all of them, so do the others.
+            const std::int64_t diagonal = causal ? first_query - key : some;
+            for (std::int64_t q = 0; q < count; q += columns * Vec::lanes) multiply_keys(key, some, diagonal, q);
+            for (std::int64_t q = 0; q < count; q += Vec::lanes) exponentiate(some, diagonal, q);
             std::int64_t q = 0;
             for (; q + rows <= count; q += rows) multiply_values<rows>(key, some, q);
             for (; q + 4 <= count; q += 4) multiply_values<4>(key, some, q);
@@ -239,14 +259,17 @@ struct Task {
         }
     }
 
-    // Logits of a block of keys for some vectors of queries; what this does to the largest of each.
-    void multiply_keys(std::int64_t key, std::int64_t count, std::int64_t q) const {
+    // Logits of a block of keys for some vectors of queries; what this does to the largest of each. Query q sees the block's
+    // keys up to diagonal + q.
+    void multiply_keys(std::int64_t key, std::int64_t count, std::int64_t diagonal, std::int64_t q) const {
         Vec most[columns];
         for (int c = 0; c < columns; ++c)
             most[c] = key == 0 ? Vec::all(-__builtin_inff()) : Vec::load(largest + q + c * Vec::lanes);
         for (std::int64_t k = 0; k < count; k += rows) {
             multiply_rows(key + k, q, logits + k * tile + q);
             for (std::int64_t i = k; i < smaller(k + rows, count); ++i) {
+                const std::int64_t hidden = smaller(i - diagonal, q + columns * Vec::lanes);
+                for (std::int64_t unseen = q; unseen < hidden; ++unseen) logits[i * tile + unseen] = -__builtin_inff();
                 for (int c = 0; c < columns; ++c)
                     most[c] = larger(Vec::load(logits + i * tile + q + c * Vec::lanes), most[c]);
             }
@@ -289,8 +312,9 @@ struct Task {
         return power_of_two(whole, bounded - whole, 0.0f);
     }
 
-    // Logits of a vector of queries become weights, in place: row i is written after rows `depth` * i and on were read.
-    void exponentiate(std::int64_t count, std::int64_t q) const {
+    // Logits of a vector of queries become weights, in place: row i is written after rows `depth` * i and on were read. The
+    // exponential of minus infinity is tiny where it is not 0, so weights of keys that are not seen are set to 0.
+    void exponentiate(std::int64_t count, std::int64_t diagonal, std::int64_t q) const {
         const Vec most = Vec::load(largest + q);
         Vec sum = Vec::load(total + q);
         for (std::int64_t k = 0; k < count; k += M::depth) {
@@ -298,6 +322,7 @@ struct Task {
             for (int i = 0; i < M::depth; ++i) {
                 w[i] = Vec::all(0.0f);
                 if (k + i < count) w[i] = weight(Vec::load(logits + (k + i) * tile + q), most);
+                if (k + i - diagonal > q) w[i] = w[i] * seen_lanes.from(k + i - diagonal - q);
                 sum = sum + w[i];
             }
             M::join(w, weights + k / M::depth * tile + q);
@@ -330,19 +355,21 @@ struct Task {
 };
 
 template <typename M, int head>
-void run(const TextAttention& g) {
+void run(const Attention& g) {
     const std::int64_t tiles = g.tiles(), scratch = g.scratch_floats();
 #pragma omp parallel for schedule(dynamic) num_threads(g.threads)
     for (std::int64_t i = 0; i < g.samples * g.heads * g.parts; ++i) {
         const std::int64_t part = i % g.parts, index = i / g.parts % g.heads, sample = i / (g.parts * g.heads);
-        const Task<M, head> task(g, {g, sample, index}, g.scratch + omp_get_thread_num() * scratch);
-        for (std::int64_t t = tiles * part / g.parts; t < tiles * (part + 1) / g.parts; ++t)
-            task.attend(t * tile, smaller(tile, g.tokens - t * tile));
+        const std::int64_t last = tiles * (part + 1) / g.parts;
+        const Task<M, head> task(g, {g, sample, index}, g.seen(sample, smaller(last * tile, g.query_tokens)),
+                                 g.scratch + omp_get_thread_num() * scratch);
+        for (std::int64_t t = tiles * part / g.parts; t < last; ++t)
+            task.attend(t * tile, smaller(tile, g.query_tokens - t * tile));
     }
 }
 
 template <typename M>
-void choose_head(const TextAttention& g) {
+void choose_head(const Attention& g) {
     switch (g.head_size) {
         case 32: return run<M, 32>(g);
         case 64: return run<M, 64>(g);
@@ -352,7 +379,7 @@ void choose_head(const TextAttention& g) {
 
 }  // namespace
 
-void text_attention(const TextAttention& g) {
+void attention(const Attention& g) {
     if (g.dtype == Dtype::f32) return choose_head<Singles<float>>(g);
 #if defined(__AVX512BF16__)
     choose_head<Pairs>(g);

@@ -1,4 +1,4 @@
-"""text_attention's CPU kernel under AddressSanitizer and UBSan, for every instruction set that this machine has.
+"""The CPU kernel of text_attention and masked_attention under AddressSanitizer and UBSan, for every instruction set here.
 
 The driver beside this file gives it buffers that end with their last token, and the scratch memory that it asks for, full of NaN.
 """
@@ -19,7 +19,7 @@ from glide_fast.ops import native
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "csrc" / "cpu"
-DRIVER = Path(__file__).with_name("text_attention_sanitized.cpp")
+DRIVER = Path(__file__).with_name("attention_sanitized.cpp")
 COMPILER = shutil.which("g++")
 FLAGS = [
     *("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp", f"-I{KERNELS}"),
@@ -44,7 +44,7 @@ def build(isa: str) -> Path:
     assert COMPILER is not None
     flags = [*FLAGS, f"-DGLIDE_FAST_ISA={isa}", *isa_flags()[isa].split()]
     digest = hashlib.sha256(" ".join(flags).encode())
-    for source in (DRIVER, *sorted(KERNELS.glob("*.h")), KERNELS / "text_attention.kernel.cpp"):
+    for source in (DRIVER, *sorted(KERNELS.glob("*.h")), KERNELS / "attention.kernel.cpp"):
         digest.update(source.read_bytes())
     program = Path(tempfile.gettempdir()) / f"glide_fast_sanitized_{os.getuid()}_{digest.hexdigest()[:16]}"
     if not program.exists():
