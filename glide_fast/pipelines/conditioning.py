@@ -72,5 +72,9 @@ def _each(function: Callable[..., torch.Tensor], *texts: TextEmbedding) -> TextE
         xf_out=function(*(text["xf_out"] for text in texts)),
     )
     if all("keys" in text for text in texts):
-        result["keys"] = [function(*blocks) for blocks in zip(*(text["keys"] for text in texts), strict=True)]
+        # As [N, S, C]: joining and picking give dense tensors, and attention reads a token's channels side by side.
+        result["keys"] = [
+            function(*(block.transpose(1, 2) for block in blocks)).transpose(1, 2)
+            for blocks in zip(*(text["keys"] for text in texts), strict=True)
+        ]
     return result

@@ -14,6 +14,7 @@ from support.recorders import ClosureRecorder
 
 from glide_fast.models.clip import CLIPModel
 from glide_fast.pipelines import GlidePipeline, StepEnd
+from glide_fast.pipelines.conditioning import doubled
 from glide_fast.runtime.captured import EagerLoopWarning
 
 OPTIONS: dict[str, Any] = {"output_type": "pt", "progress": False, "seed": 5}
@@ -106,6 +107,18 @@ def test_a_loop_serves_later_calls_whatever_they_ask_for(fast_pipe: GlidePipelin
 def recorded(stage: Any) -> ClosureRecorder:
     stage.recorder = ClosureRecorder()
     return stage.recorder  # type: ignore[no-any-return]
+
+
+def test_keys_of_the_text_stay_as_attention_reads_them(fast_pipe: GlidePipeline) -> None:
+    """A token's channels side by side; another layout has no fast kernel, and no layer after it would be in a fast one."""
+    assert fast_pipe.base is not None
+    prompts = fast_pipe.base.prompts
+    text = doubled(prompts.encode(["a", "", "b"]), prompts.encode(["", "", "c"]))
+    assert text is not None
+    assert text["keys"]
+    for keys in text["keys"]:
+        assert len(keys) == 6
+        assert keys.transpose(1, 2).is_contiguous()
 
 
 def test_a_callback_that_stops_a_run_spoils_nothing(fast_pipe: GlidePipeline) -> None:
