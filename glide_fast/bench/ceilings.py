@@ -23,7 +23,7 @@ def measured(
     """
     one = torch.zeros(1, device=device)
     with torch.inference_mode():
-        result = _bandwidths(device, effort, megabytes << 20)
+        result = bandwidths(device, effort, megabytes << 20)
         for dtype in TYPES[device]:
             rates = [(product(dtype, side, device, effort), side) for side in sides or SIDES[device]]
             rate, side = max(rates)
@@ -35,7 +35,8 @@ def measured(
     return result
 
 
-def _bandwidths(device: str, effort: Effort, size: int) -> dict[str, tuple[float, str]]:
+def bandwidths(device: str, effort: Effort, size: int) -> dict[str, tuple[float, str]]:
+    """GB/s of a copy of ``size`` bytes and of a clone, the best of their samples; reading and writing both count."""
     source = torch.empty(size, dtype=torch.uint8, device=device).zero_()
     target = torch.empty_like(source).zero_()
     calls: dict[str, Call] = {"copy": lambda: target.copy_(source), "clone": source.clone}

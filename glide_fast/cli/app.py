@@ -13,6 +13,7 @@ from glide_fast.cli.convert import convert
 from glide_fast.cli.environment import environment
 from glide_fast.cli.explain import explain
 from glide_fast.cli.inpaint import inpaint
+from glide_fast.cli.profile import profile
 from glide_fast.cli.sample import sample
 from glide_fast.cli.train import train
 from glide_fast.cli.upsample import upsample
@@ -34,6 +35,7 @@ for name, function in (
     ("convert", convert),
     ("bundle", bundle),
     ("bench", bench),
+    ("profile", profile),
     ("explain", explain),
     ("env", environment),
 ):

@@ -47,9 +47,7 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0, help="No new round of a comparison after this time.")
     ] = 120.0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of torch on a CPU.", show_default="torch's own choice")
-    ] = None,
+    threads: opt.Threads = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows here.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw them (.png, .svg or .pdf; needs matplotlib).")

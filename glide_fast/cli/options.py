@@ -109,6 +109,9 @@ Rows = Annotated[
     int | None,
     typer.Option("--batch", min=1, help="Rows of the network's call.", show_default="what one picture takes"),
 ]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of torch on a CPU.", show_default="torch's own choice")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 

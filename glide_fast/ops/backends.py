@@ -114,9 +114,10 @@ class Op(Generic[Facts]):
         except KeyError:
             backend = self._choices.setdefault((facts, forced), self._decide(facts, forced))
         listener = _listener.get()
-        if listener is not None:
-            listener(Choice(self, facts, backend, arguments, options))
-        return backend
+        if listener is None:
+            return backend
+        instead = listener(Choice(self, facts, backend, arguments, options))
+        return instead if isinstance(instead, Backend) else backend
 
     def explain(self, facts: Facts) -> Explanation:
         """Each backend and why it declines these facts. Never raises for facts that no backend takes."""
@@ -185,6 +186,7 @@ _listener: ContextVar[Listener | None] = ContextVar("glide_fast_listener", defau
 def listen(listener: Listener) -> Iterator[None]:
     """Within the block, tell ``listener`` of every call of an op before it runs, in place of outer blocks' listeners.
 
+    A listener may return a :class:`Backend` to be run instead of the chosen one: the same with a clock around it, say.
     Calls that a captured graph replays, or that torch.compile has taken apart, are not calls of an op any more.
     """
     token = _listener.set(listener)

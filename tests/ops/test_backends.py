@@ -8,7 +8,7 @@ import pytest
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import backends
-from glide_fast.ops.backends import Choice, Op, force, listen
+from glide_fast.ops.backends import Backend, Choice, Op, force, listen
 
 asked: list[int] = []
 
@@ -180,3 +180,12 @@ def test_a_listener_is_told_of_every_call(op: Op[int]) -> None:
         (op, 9, "reference", (3,)),
     ]
     assert told[0].backend.run(*told[0].arguments, **told[0].options) == ("fast", 6)
+
+
+def test_a_listener_may_put_another_backend_in_place(op: Op[int]) -> None:
+    def timed(choice: Choice) -> Backend[int]:
+        return Backend("timed", choice.backend.supports, lambda x: ("timed", *choice.backend.run(x)))
+
+    with listen(timed):
+        assert op.choose(16).run(3) == ("timed", "fast", 6)
+    assert op.choose(16).run(3) == ("fast", 6)

@@ -1,0 +1,315 @@
+"""Where the time of a step goes: each kind of op call, its time, and the time it would take at the device's measured limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd import DeviceType
+from torch.overrides import TorchFunctionMode
+
+from glide_fast.bench import ceilings, contestants
+from glide_fast.bench.costs import Cost, cost, linear
+from glide_fast.bench.files import Row
+from glide_fast.bench.measurement import quantity
+from glide_fast.bench.parts.step import OneStep
+from glide_fast.bench.settings import Settings
+from glide_fast.bench.subject import Subject
+from glide_fast.bench.timing import Effort, interleaved
+from glide_fast.bench.work import Work
+from glide_fast.ops.backends import Backend, Choice, listen
+from glide_fast.ops.described import described, first_tensor
+
+_EFFORT = Effort(warm=1, samples=5, sample_seconds=1e-3, seconds=5, least=3)
+_COPY_MEGABYTES = 256
+_PREFIX = "glide_fast::"
+_STEP = f"{_PREFIX}step"
+
+
+@dataclass(frozen=True)
+class Item:
+    """All calls of a step that are alike.
+
+    Attributes:
+        seconds: of one step; on a GPU those of the device.
+        cost: of one step.
+        least: seconds at the ceilings.
+    """
+
+    op: str
+    backend: str
+    shape: str
+    dtype: torch.dtype
+    calls: int
+    cost: Cost
+    seconds: float = 0.0
+    least: float = 0.0
+
+
+class Limits(NamedTuple):
+    """What the device does at best, measured in this run."""
+
+    bandwidth: float  # bytes a second, of a copy
+    peaks: dict[torch.dtype, float]  # FLOPs a second, of the best matrix product
+
+    def seconds(self, spent: Cost, dtype: torch.dtype) -> float:
+        """The least time that this takes."""
+        return spent.seconds(self.bandwidth, self.peaks.get(dtype, self.peaks[torch.float32]))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A step, taken apart; ``str()`` is a table, :meth:`rows` the same for a CSV.
+
+    Attributes:
+        step: seconds of the whole step, as it runs outside the profiler (replayed, on a GPU).
+        profiled: seconds of the step under the profiler, which shares refer to; on a GPU those its kernels ran.
+        items: by time, longest first.
+        kernels: on a GPU each kernel's name, launches and seconds in a step, longest first.
+    """
+
+    title: str
+    step: float
+    profiled: float
+    limits: Limits
+    items: tuple[Item, ...]
+    kernels: tuple[tuple[str, int, float], ...] = ()
+
+    @property
+    def least(self) -> float:
+        """Seconds of the step if every op ran at its ceiling and nothing else took time."""
+        return sum(item.least for item in self.items)
+
+    @property
+    def other(self) -> float:
+        """Seconds of the step under the profiler that no op accounts for: Python, copies, lookups."""
+        return max(0.0, self.profiled - sum(item.seconds for item in self.items))
+
+    def rows(self) -> list[Row]:
+        """One row an item."""
+        return [
+            {
+                "model": self.title,
+                "op": item.op,
+                "backend": item.backend,
+                "shape": item.shape,
+                "dtype": str(item.dtype).removeprefix("torch."),
+                "calls": str(item.calls),
+                "seconds": f"{item.seconds:.6g}",
+                "share": f"{item.seconds / self.profiled:.4f}",
+                "bytes": str(item.cost.bytes),
+                "flops": str(item.cost.flops),
+                "least_seconds": f"{item.least:.6g}",
+                "of_ceiling": f"{item.least / item.seconds:.4f}" if item.seconds else "",
+                "step_seconds": f"{self.step:.6g}",
+            }
+            for item in self.items
+        ]
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def table(self, most: int = 25) -> str:
+        """For people; the ``most`` longest items, then the ops, then the step."""
+        peaks = ", ".join(
+            f"{rate / 1e12:.3g} TFLOP/s {str(dtype).removeprefix('torch.')}"
+            for dtype, rate in self.limits.peaks.items()
+        )
+        lines = [
+            f"{self.title}: {quantity(self.step, 's')} a step, {quantity(self.profiled, 's')} under the profiler",
+            f"measured ceilings: copy {self.limits.bandwidth / 1e9:.3g} GB/s, matrix products {peaks}",
+            "",
+            f"{'time':>9} {'share':>6} {'calls':>5} {'MB':>8} {'GFLOP':>8} {'ceiling':>7}  op",
+        ]
+        lines += [self._line(item, f"{item.op} [{item.backend}] {item.shape}") for item in self.items[:most]]
+        if len(self.items) > most:
+            lines.append(f"{'':>9} and {len(self.items) - most} more")
+        lines.append("")
+        lines += [self._line(item, item.op) for item in self._by_op()]
+        lines.append(f"{self._time(self.other)} {self.other / self.profiled:6.1%} {'':31}  everything else")
+        lines.append("")
+        lines.append(
+            f"at the ceilings this step would take {quantity(self.least, 's')}: it runs at {self.least / self.step:.0%} of them"
+        )
+        if self.kernels:
+            lines += ["", f"{'time':>9} {'calls':>5}  kernel"]
+            lines += [f"{self._time(s)} {calls:5}  {name[:90]}" for name, calls, s in self.kernels[:most]]
+        return "\n".join(lines)
+
+    @staticmethod
+    def _time(seconds: float) -> str:
+        return f"{quantity(seconds, 's'):>9}" if seconds > 0 else f"{'0':>9}"
+
+    def _line(self, item: Item, name: str) -> str:
+        ceiling = f"{item.least / item.seconds:7.0%}" if item.seconds else " " * 7
+        return (
+            f"{self._time(item.seconds)} {item.seconds / self.profiled:6.1%} {item.calls:5} "
+            f"{item.cost.bytes / 1e6:8.1f} {item.cost.flops / 1e9:8.2f} {ceiling}  {name}"
+        )
+
+    def _by_op(self) -> list[Item]:
+        sums: dict[str, Item] = {}
+        for item in self.items:
+            before = sums.get(item.op)
+            if before is None:
+                sums[item.op] = replace(item, shape="", backend="")
+                continue
+            sums[item.op] = replace(
+                before,
+                calls=before.calls + item.calls,
+                cost=Cost(before.cost.bytes + item.cost.bytes, before.cost.flops + item.cost.flops),
+                seconds=before.seconds + item.seconds,
+                least=before.least + item.least,
+            )
+        return sorted(sums.values(), key=lambda item: -item.seconds)
+
+
+class _Ledger:
+    """Marks every op call for the profiler, and adds up what they cost."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Item] = {}
+
+    def note(self, op: str, backend: str, shape: str, dtype: torch.dtype, spent: Cost) -> str:
+        """Add a call; returns the label it has in the profile."""
+        label = f"{_PREFIX}{op} [{backend}] {shape} {str(dtype).removeprefix('torch.')}"
+        item = self.items.get(label) or Item(op, backend, shape, dtype, 0, Cost(0, 0))
+        total = Cost(item.cost.bytes + spent.bytes, item.cost.flops + spent.flops)
+        self.items[label] = replace(item, calls=item.calls + 1, cost=total)
+        return label
+
+    def __call__(self, choice: Choice) -> Backend[Any]:
+        """The chosen backend with a mark around it."""
+        dtype = first_tensor(choice).dtype
+        label = self.note(choice.op.name, choice.backend.name, described(choice), dtype, cost(choice))
+
+        def marked(*arguments: Any, **options: Any) -> Any:
+            with torch.profiler.record_function(label):
+                return choice.backend.run(*arguments, **options)
+
+        return Backend(choice.backend.name, choice.backend.supports, marked)
+
+
+class _Products(TorchFunctionMode):
+    """Marks the matrix products that are no op's: projections on a GPU, scales and shifts at each step."""
+
+    def __init__(self, ledger: _Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear:
+            x, weight = args[0], args[1]
+            inputs, outputs, added = weight.shape[1], weight.shape[0], False
+        elif func is torch.Tensor.addmm_:
+            x, weight = args[1], args[2]
+            inputs, outputs, added = weight.shape[0], weight.shape[1], True
+        else:
+            return func(*args, **(kwargs or {}))
+        rows = x.numel() // inputs
+        spent = linear(rows, inputs, outputs, x.element_size(), added=added)
+        shape = f"{rows}x{inputs} to {outputs}{' + residual' if added else ''}"
+        with torch.profiler.record_function(self._ledger.note("linear", "torch", shape, x.dtype, spent)):
+            return func(*args, **(kwargs or {}))
+
+
+def limits(device: torch.device, dtypes: Sequence[torch.dtype], megabytes: int, side: int = 0) -> Limits:
+    """Measure the ceilings; ``side`` of the one product tried, or 0 for the best of several sizes."""
+    kind = device.type
+    sides = (side,) if side else ceilings.SIDES[kind]
+    with torch.inference_mode():
+        copied = ceilings.bandwidths(kind, _EFFORT, megabytes << 20)["copy"][0] * 1e9
+        peaks = {
+            dtype: max(ceilings.product(dtype, side, kind, _EFFORT) for side in sides) * 1e12
+            for dtype in dict.fromkeys(dtypes)
+        }
+    return Limits(copied, peaks)
+
+
+def profile(
+    subject: Subject,
+    settings: Settings,
+    trace: Path | None = None,
+    *,
+    megabytes: int = _COPY_MEGABYTES,
+    side: int = 0,
+) -> Profile:
+    """Take a step of the accelerated model apart.
+
+    Args:
+        trace: write a trace of one step here, for chrome://tracing or ui.perfetto.dev.
+        megabytes, side: of the copy and the matrix products that are the ceilings; 0 tries several.
+    """
+    work = Work(subject, settings.batch, settings.place)
+    contestant = contestants.ours(subject, work, settings.kind)
+    whole = OneStep(contestant, work)
+    whole.record()
+    timing = interleaved({"step": whole}, work.device.type, settings.effort)["step"]
+    found = limits(work.device, (contestant.dtype, torch.float32), megabytes, side)
+
+    step = OneStep(contestant, work)  # launch by launch: a replay tells of no ops
+    ledger = _Ledger()
+    with listen(ledger), _Products(ledger):
+        step()  # the profiler's own first use is slow, and so may be the step's
+    repeats = max(2, settings.samples // 2)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if work.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    ledger = _Ledger()
+    with torch.profiler.profile(activities=activities) as profiler, listen(ledger), _Products(ledger):
+        for _ in range(repeats):
+            with torch.profiler.record_function(_STEP):
+                step()
+        if work.device.type == "cuda":
+            torch.cuda.synchronize()
+    events = {event.key: event for event in profiler.key_averages()}
+    items = []
+
+    def seconds(label: str) -> float:
+        event: Any = events[label]
+        total = event.device_time_total if work.device.type == "cuda" else event.cpu_time_total
+        return float(total) / 1e6 / repeats
+
+    for label, item in ledger.items.items():
+        spent = Cost(item.cost.bytes // repeats, item.cost.flops // repeats)
+        items.append(
+            replace(
+                item,
+                calls=item.calls // repeats,
+                cost=spent,
+                seconds=seconds(label),
+                least=found.seconds(spent, item.dtype),
+            )
+        )
+    if trace is not None:
+        _write_trace(step, ledger, activities, trace)
+    dtype = str(contestant.dtype).removeprefix("torch.")
+    return Profile(
+        f"{subject.name}, {work}, {dtype} on {work.device}",
+        timing.median / 1e6,
+        seconds(_STEP),
+        found,
+        tuple(sorted(items, key=lambda item: -item.seconds)),
+        _kernels(profiler, repeats),
+    )
+
+
+def _write_trace(step: OneStep, ledger: _Ledger, activities: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with torch.profiler.profile(activities=activities) as profiler, listen(ledger), _Products(ledger):
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    profiler.export_chrome_trace(str(file))
+
+
+def _kernels(profiler: torch.profiler.profile, repeats: int) -> tuple[tuple[str, int, float], ...]:
+    launched: list[tuple[str, int, float]] = []
+    for event in profiler.key_averages():
+        one: Any = event
+        if one.device_type == DeviceType.CUDA and not one.key.startswith(_PREFIX):
+            launched.append((one.key, one.count // repeats, one.self_device_time_total / 1e6 / repeats))
+    return tuple(sorted(launched, key=lambda kernel: -kernel[2]))
