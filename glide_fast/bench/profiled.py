@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,7 +255,7 @@ def profile(
     ledger = _Ledger()
     with listen(ledger), _Products(ledger):
         step()  # the profiler's own first use is slow, and so may be the step's
-    repeats = max(2, settings.samples // 2)
+    repeats = settings.samples
     activities = [torch.profiler.ProfilerActivity.CPU]
     if work.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -265,14 +266,8 @@ def profile(
                 step()
         if work.device.type == "cuda":
             torch.cuda.synchronize()
-    events = {event.key: event for event in profiler.key_averages()}
+    took = _seconds(profiler, repeats, work.device.type)
     items = []
-
-    def seconds(label: str) -> float:
-        event: Any = events[label]
-        total = event.device_time_total if work.device.type == "cuda" else event.cpu_time_total
-        return float(total) / 1e6 / repeats
-
     for label, item in ledger.items.items():
         spent = Cost(item.cost.bytes // repeats, item.cost.flops // repeats)
         items.append(
@@ -280,7 +275,7 @@ def profile(
                 item,
                 calls=item.calls // repeats,
                 cost=spent,
-                seconds=seconds(label),
+                seconds=took[label],
                 least=found.seconds(spent, item.dtype),
             )
         )
@@ -290,7 +285,7 @@ def profile(
     return Profile(
         f"{subject.name}, {work}, {dtype} on {work.device}",
         timing.median / 1e6,
-        seconds(_STEP),
+        took[_STEP],
         found,
         tuple(sorted(items, key=lambda item: -item.seconds)),
         _kernels(profiler, repeats),
@@ -304,6 +299,20 @@ def _write_trace(step: OneStep, ledger: _Ledger, activities: Any, file: Path) ->
         if torch.cuda.is_available():
             torch.cuda.synchronize()
     profiler.export_chrome_trace(str(file))
+
+
+def _seconds(profiler: torch.profiler.profile, repeats: int, device: str) -> dict[str, float]:
+    """For each mark the seconds it took in a step: the median over the steps."""
+    durations: dict[str, list[float]] = {}
+    for event in sorted(profiler.events() or (), key=lambda event: event.time_range.start):
+        if event.name.startswith(_PREFIX) and event.device_type == DeviceType.CPU:
+            total = event.device_time_total if device == "cuda" else event.cpu_time_total
+            durations.setdefault(event.name, []).append(float(total) / 1e6)
+    seconds = {}
+    for name, all_calls in durations.items():
+        each = len(all_calls) // repeats
+        seconds[name] = statistics.median(sum(all_calls[k * each : (k + 1) * each]) for k in range(repeats))
+    return seconds
 
 
 def _kernels(profiler: torch.profiler.profile, repeats: int) -> tuple[tuple[str, int, float], ...]:
