@@ -65,7 +65,7 @@ def _first(value: Any, count: int) -> Any:
     return value[:count]
 
 
-def _denoiser(model: Callable[..., torch.Tensor], told: dict[str, Any]) -> Denoiser:
+def denoiser(model: Callable[..., torch.Tensor], told: dict[str, Any]) -> Denoiser:
     """``model`` with its conditioning; a call with fewer states is of the first ones."""
 
     def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -88,26 +88,26 @@ def _laid_out(model: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 def eager(subject: Subject, work: Work) -> Denoiser:
     """What the released code does: its type, contiguous layout, the text encoded again at each step."""
-    return _denoiser(_released(work, subject), work.prompt | work.pictures)
+    return denoiser(_released(work, subject), work.prompt | work.pictures)
 
 
 def eager_cached_text(subject: Subject, work: Work) -> Denoiser:
     """The same with the text encoded once."""
     model = _released(work, subject)
-    return _denoiser(model, _encoded(model, work) | work.pictures)
+    return denoiser(model, _encoded(model, work) | work.pictures)
 
 
 def eager_half(subject: Subject, work: Work) -> Denoiser:
     """The best of eager torch: half precision, channels-last, fused attention, the text encoded once."""
     model = _tuned(work, subject)
-    return _denoiser(_laid_out(model), _encoded(model, work) | work.pictures)
+    return denoiser(_laid_out(model), _encoded(model, work) | work.pictures)
 
 
 def compiled(subject: Subject, work: Work) -> Denoiser:
     """``torch.compile`` of the released code, as most people would."""
     model = _released(work, subject)
     call = torch.compile(model, mode="max-autotune", dynamic=False)
-    return _denoiser(call, work.prompt | work.pictures)
+    return denoiser(call, work.prompt | work.pictures)
 
 
 def compiled_strong(subject: Subject, work: Work) -> Denoiser:
@@ -116,7 +116,7 @@ def compiled_strong(subject: Subject, work: Work) -> Denoiser:
         raise Declined("its CUDA graphs need a GPU; on a CPU the strongest compiled one is inductor-frozen")
     model = _tuned(work, subject)
     call = torch.compile(model, mode="max-autotune", dynamic=False)
-    return _denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
+    return denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
 
 
 def inductor_frozen(subject: Subject, work: Work) -> Denoiser:
@@ -133,7 +133,7 @@ def inductor_frozen(subject: Subject, work: Work) -> Denoiser:
         with patched:  # it compiles at the first call
             return compiled_model(*args, **kwargs)  # type: ignore[no-any-return]
 
-    return _denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
+    return denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
 
 
 class _Told(nn.Module):
@@ -189,7 +189,7 @@ def official(subject: Subject, work: Work) -> Denoiser:
     model.eval().to(work.device)
     if half:
         model.convert_to_fp16()
-    return _denoiser(model, work.prompt | work.pictures)
+    return denoiser(model, work.prompt | work.pictures)
 
 
 BASELINES: tuple[Baseline, ...] = (

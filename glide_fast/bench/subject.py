@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,11 +18,16 @@ from glide_fast.models.uninitialised import Uninitialised
 
 @dataclass
 class Subject:
-    """A plain fp32 model on the CPU, in evaluation mode, with the options it was built from."""
+    """A plain fp32 model on the CPU, in evaluation mode, with the options it was built from.
+
+    Attributes:
+        settings: of the pipeline it is from.
+    """
 
     name: str
     model: Text2ImUNet
     options: Options
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def upsamples(self) -> bool:
@@ -70,7 +76,7 @@ def subjects(names: Sequence[str]) -> list[Subject]:
         label = Path(name).name
         for role, stage in (("base", parts.base), ("upsampler", parts.upsampler)):
             if stage is not None:
-                found.append(Subject(f"{label} {role}", stage.model, stage.options))
+                found.append(Subject(f"{label} {role}", stage.model, stage.options, parts.settings))
     if not found:
         raise invalid("model", list(names), f"a preset ({', '.join(PRESETS)}), small, or a directory")
     return found

@@ -89,6 +89,13 @@ class Op(Generic[Facts]):
         """The registered backends, best first."""
         return tuple(backend.name for backend in self._backends)
 
+    def backend(self, name: str) -> Backend[Facts]:
+        """The registered backend of this name; BackendError where there is none."""
+        for backend in self._backends:
+            if backend.name == name:
+                return backend
+        raise BackendError(f"{self.name} has no backend {name!r}; it has {', '.join(self.names)}")
+
     def register(
         self,
         name: str,

@@ -1,0 +1,80 @@
+"""A fresh process that makes a picture, and says when it had done what and how much memory it took.
+
+Its one argument is JSON: ``started`` (time.time() when the parent started it), ``name`` (of the pipeline), ``fast``, ``device``,
+``dtype``, ``steps``, ``threads``. It prints JSON: seconds since ``started`` by phase, and the peak in MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+
+def run(told: dict[str, Any]) -> dict[str, Any]:
+    """Import, load, accelerate, sample; the times when each was done."""
+    started = float(told["started"])
+    phases = {"start of Python": time.time() - started}
+    import torch
+
+    if told["threads"]:
+        torch.set_num_threads(int(told["threads"]))
+    from glide_fast.bench.stock import stock
+    from glide_fast.pipelines import GlidePipeline
+    from glide_fast.pipelines.stage import Stage
+
+    phases["imports"] = time.time() - started
+    accelerating = 0.0
+    original = Stage.accelerate
+
+    def clocked(self: Stage, *args: Any, **kwargs: Any) -> None:
+        nonlocal accelerating
+        begin = time.time()
+        original(self, *args, **kwargs)
+        accelerating += time.time() - begin
+
+    Stage.accelerate = clocked  # type: ignore[method-assign]
+    pipeline = GlidePipeline.from_pretrained(
+        told["name"],
+        device=told["device"],
+        dtype=told["dtype"],
+        accelerate=bool(told["fast"]),
+        progress=False,
+    )
+    if not told["fast"]:
+        for stage in pipeline.stages:
+            stage.model = stock(stage.model, dtype=stage.model.dtype, device=stage.device)
+    ready = time.time() - started
+    phases["weights loaded"] = ready - accelerating
+    phases["ready to sample"] = ready
+    steps = {"num_inference_steps": told["steps"], "upsample_steps": told["steps"]}
+    if pipeline.base is None:
+        size = pipeline.stages[0].image_size // 4
+
+        def sample(on_step: Any) -> object:
+            low_res = torch.zeros(1, 3, size, size)
+            return pipeline.upsample(
+                low_res, "a red cube", seed=0, progress=False, callback_on_step_end=on_step, **steps
+            )
+
+    else:
+
+        def sample(on_step: Any) -> object:
+            return pipeline("a red cube", seed=0, progress=False, callback_on_step_end=on_step, **steps)
+
+    def on_step(end: object) -> None:
+        phases.setdefault("first step", time.time() - started)
+
+    sample(on_step)
+    phases["first picture"] = time.time() - started
+    if pipeline.device.type == "cuda":
+        peak = torch.cuda.max_memory_reserved() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"phases": phases, "peak": peak, "device": pipeline.device.type}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(json.loads(sys.argv[1]))))

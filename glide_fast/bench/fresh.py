@@ -1,0 +1,79 @@
+"""Runs :mod:`glide_fast.bench.child` on a pipeline directory, which presets are written to first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glide_fast.bench.settings import Settings
+from glide_fast.errors import GlideFastError
+from glide_fast.models.config import PRESETS
+
+STEPS = 2
+"""Of each stage: memory does not depend on their number, and the first picture's time is told with it."""
+
+
+@contextmanager
+def directories(names: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
+    """Title and name of each pipeline: presets, as fp32 weights, become one temporary directory."""
+    given = [(Path(name).name, name) for name in names if name not in PRESETS]
+    presets = [name for name in names if name in PRESETS]
+    if not presets:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="glide-fast-bench-") as folder:
+        _write(presets, Path(folder) / "pipeline")
+        yield [(" + ".join(presets), str(Path(folder) / "pipeline")), *given]
+
+
+def _write(presets: Sequence[str], directory: Path) -> None:
+    from glide_fast.bench.subject import subjects
+    from glide_fast.checkpoints import save_pipeline_directory
+    from glide_fast.pipelines.plan import DEFAULTS
+
+    components = {}
+    for name in presets:
+        (subject,) = subjects([name])
+        role = "upsampler" if subject.upsamples else "base"
+        components[role] = ("unet", subject.options, subject.model.state_dict())
+    save_pipeline_directory(directory, dict(DEFAULTS), components)
+
+
+def run(name: str, settings: Settings, *, fast: bool) -> dict[str, Any]:
+    """What the child says.
+
+    Raises:
+        GlideFastError: with its last line, where it failed.
+    """
+    place = settings.place
+    released = "fp16" if place.type == "cuda" else "fp32"
+    told = {
+        "started": time.time(),
+        "name": name,
+        "fast": fast,
+        "device": str(place),
+        "dtype": settings.dtype if fast else released,
+        "steps": settings.steps or STEPS,
+        "threads": torch.get_num_threads() if place.type == "cpu" else 0,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "glide_fast.bench.child", json.dumps(told)],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise GlideFastError(f"the measured process failed: {last}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer

@@ -1,0 +1,35 @@
+"""From the start of a process to ready, to the first step and to the first picture. Files are in the system's cache by then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from glide_fast.bench import contestants, fresh
+from glide_fast.bench.measurement import Measurement, timed
+from glide_fast.bench.settings import Settings
+from glide_fast.bench.timing import Timing, summarise
+
+EAGER = "reference eager"
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Phases of glide_fast's start and of a plain model's; each is the time since the process was started."""
+    who = [(EAGER, False)] if "none" not in settings.baselines else []
+    who.append((contestants.OURS, True))
+    rounds = min(settings.samples, 3)
+    with fresh.directories(settings.models) as pipelines:
+        for title, name in pipelines:
+            found: dict[str, list[dict[str, float]]] = {label: [] for label, _ in who}
+            for _ in range(rounds):
+                for label, fast in who:
+                    found[label].append(fresh.run(name, settings, fast=fast)["phases"])
+            steps = settings.steps or fresh.STEPS
+            for phase in found[contestants.OURS][0]:
+                what = f"{phase} ({steps} steps a stage)" if phase == "first picture" else phase
+                for label, _ in who:
+                    timing = _of([phases[phase] for phases in found[label]])
+                    yield Measurement("cold-start", title, what, label, **timed(timing))  # type: ignore[arg-type]
+
+
+def _of(seconds: list[float]) -> Timing:
+    return summarise(seconds if len(seconds) > 1 else seconds * 2)

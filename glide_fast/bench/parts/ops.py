@@ -1,0 +1,122 @@
+"""Every kind of op call that a step makes, with its own tensors: each backend that takes it, against plain torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from glide_fast.bench import contestants
+from glide_fast.bench.costs import cost
+from glide_fast.bench.gate import error
+from glide_fast.bench.measurement import Measurement, timed
+from glide_fast.bench.parts.step import OneStep
+from glide_fast.bench.settings import Settings
+from glide_fast.bench.subject import Subject, subjects
+from glide_fast.bench.timing import interleaved
+from glide_fast.bench.work import Work
+from glide_fast.ops.backends import Choice, listen
+from glide_fast.ops.described import described, first_tensor
+from glide_fast.ops.packed_weight import PackedWeight
+
+REFERENCE = "reference"
+_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+"""Rounding errors: half a unit in the last place of 1."""
+_SECONDS = 4.0
+"""For one kind of call at most, after the least number of samples."""
+
+
+def recorded(subject: Subject, settings: Settings) -> list[tuple[Choice, int]]:
+    """One call of each kind that a step makes, and how many there are of it."""
+    work = Work(subject, settings.batch, settings.place)
+    step = OneStep(contestants.ours(subject, work, settings.kind), work)
+    kinds: dict[str, tuple[Choice, int]] = {}
+
+    def note(choice: Choice) -> None:
+        label = f"{choice.op.name} {described(choice)} {first_tensor(choice).dtype}"
+        first, calls = kinds.get(label, (choice, 0))
+        kinds[label] = (first, calls + 1)
+
+    with listen(note):
+        step()
+    return list(kinds.values())
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Time the calls of each model's step."""
+    for subject in subjects(settings.models):
+        for choice, calls in recorded(subject, settings):
+            yield from of_call(subject.name, choice, calls, settings)
+
+
+def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Iterator[Measurement]:
+    """Time one call by every backend that takes it."""
+    with torch.inference_mode():
+        truth = _tensors(choice.op.backend(REFERENCE).run(*_wide(choice.arguments), **_wide(choice.options)))
+        runs: dict[str, Callable[[], object]] = {}
+        errors: dict[str, float] = {}
+        declined: dict[str, str] = {}
+        for verdict in choice.op.explain(choice.facts).verdicts:
+            # What the fast backends are not measured on any more, they would be on if they were forced.
+            if verdict.reason is not None and verdict.backend != choice.backend.name:
+                declined[verdict.backend] = verdict.reason
+                continue
+            backend = choice.op.backend(verdict.backend)
+            runs[backend.name] = lambda backend=backend: backend.run(*choice.arguments, **choice.options)  # type: ignore[misc]
+            got = _tensors(runs[backend.name]())
+            errors[backend.name] = max(error(a, b) for a, b in zip(got, truth, strict=True))
+        effort = settings.effort._replace(seconds=min(settings.seconds, _SECONDS))
+        timings = interleaved(runs, first_tensor(choice).device.type, effort)
+    # The reference first: speed-ups are over it.
+    dtype = first_tensor(choice).dtype
+    allowed = max(2 * errors[REFERENCE], _UNIT.get(dtype, 0.0))
+    work = f"{choice.op.name} {described(choice)}, {str(dtype).removeprefix('torch.')}, {calls} a step"
+    spent = cost(choice)
+    for name in sorted(timings, key=lambda name: name != REFERENCE):
+        timing = timings[name]
+        rates = [
+            f"{spent.bytes / timing.median / 1e3:.1f} GB/s",
+            f"{spent.flops / timing.median / 1e3:.0f} GFLOP/s",
+        ]
+        if name == choice.backend.name:
+            rates.append("chosen")
+        yield Measurement(
+            "ops",
+            model,
+            work,
+            "plain torch" if name == REFERENCE else f"{contestants.OURS} {name}",
+            **timed(timing),  # type: ignore[arg-type]
+            speedup=timings[REFERENCE].median / timing.median if errors[name] <= allowed else None,
+            error=errors[name],
+            allowed=allowed,
+            note=", ".join(rates),
+        )
+    for name, reason in declined.items():
+        yield Measurement("ops", model, work, f"{contestants.OURS} {name}", note=reason)
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    """A result's tensors, copied: some backends write to memory that the call was given."""
+    if isinstance(result, torch.Tensor):
+        return [result.clone()]
+    parts: Iterable[Any] = result
+    return [part.clone() for part in parts if part is not None]
+
+
+def _wide(value: Any) -> Any:
+    """Arguments in fp64, without the memory that results are to be written to."""
+    if isinstance(value, PackedWeight):
+        value = value.dense()
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        changes = {name: _wide(getattr(value, name)) for name in names} | {"out_dtype": None}
+        return type(value)(**changes)
+    if isinstance(value, tuple):
+        return tuple(_wide(part) for part in value)
+    if isinstance(value, dict):
+        return {name: None if name in ("out", "inputs") else _wide(part) for name, part in value.items()}
+    return value

@@ -1,0 +1,105 @@
+"""A picture from a prompt: tokens, text, both loops, and the picture's bytes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+
+from glide_fast.bench import contestants
+from glide_fast.bench.baselines import released_dtype
+from glide_fast.bench.gate import Gate, error
+from glide_fast.bench.measurement import Measurement, timed
+from glide_fast.bench.parts.step import OneStep
+from glide_fast.bench.settings import Settings
+from glide_fast.bench.stock import stock
+from glide_fast.bench.subject import Subject, subjects
+from glide_fast.bench.turns import in_turns
+from glide_fast.bench.work import PROMPT, Work
+from glide_fast.pipelines import GlidePipeline
+from glide_fast.pipelines.stage import Stage
+
+EAGER = "reference eager, text encoded once"
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Time a pipeline of the models: the first that does not upsample, and the first that does."""
+    found = subjects(settings.models)
+    base = next((subject for subject in found if not subject.upsamples), None)
+    upsampler = next((subject for subject in found if subject.upsamples), None)
+    stages = [subject for subject in (base, upsampler) if subject is not None]
+    device, kind = settings.place, settings.kind
+    # One step of each stage stands for the pictures, which differ from fp32's by more than any one step does.
+    wrong, allowed = max(
+        (_error(subject, settings) for subject in stages), key=lambda pair: pair[0] / pair[1]
+    )
+
+    def plain(subject: Subject | None) -> Stage | None:
+        if subject is None:
+            return None
+        return Stage(stock(subject.model, dtype=released_dtype(device), device=device), subject.options)
+
+    def fast(subject: Subject | None) -> Stage | None:
+        return None if subject is None else Stage(copy.deepcopy(subject.model), subject.options)
+
+    pipelines = {}
+    if "none" not in settings.baselines:
+        pipelines[EAGER] = GlidePipeline(plain(base), plain(upsampler), settings=stages[0].settings)
+    pipelines[contestants.OURS] = GlidePipeline(
+        fast(base), fast(upsampler), settings=stages[0].settings
+    ).accelerate(device, kind)
+    calls: dict[str, Callable[[], object]] = {
+        name: functools.partial(_call, pipeline, settings) for name, pipeline in pipelines.items()
+    }
+    for call in calls.values():
+        call()  # captures, where that is done
+    timings = in_turns(calls, device.type, settings.samples, settings.seconds)
+    names = " + ".join(subject.name for subject in stages)
+    pictures, side = settings.batch or 1, stages[-1].image_size
+    steps = f"{settings.steps} steps a stage" if settings.steps else "the usual steps"
+    first = next(iter(timings.values())).median
+    for name, timing in timings.items():
+        ours = name == contestants.OURS
+        good = not ours or wrong <= allowed
+        yield Measurement(
+            "pipeline",
+            names,
+            f"{pictures} x {side} px, {steps}",
+            name,
+            **timed(timing),  # type: ignore[arg-type]
+            speedup=first / timing.median if good else None,
+            error=wrong if ours else None,
+            allowed=allowed if ours else None,
+            note=f"{timing.median / 1e6 / pictures:.4g} s a picture",
+        )
+
+
+def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
+    pictures, options = settings.batch or 1, {}
+    if settings.steps is not None:
+        options = {"num_inference_steps": settings.steps, "upsample_steps": settings.steps}
+    if pipeline.base is None:
+        upsampler = pipeline.stages[0]
+        low_res = torch.zeros(pictures, 3, upsampler.image_size // 4, upsampler.image_size // 4)
+        made = pipeline.upsample(low_res, PROMPT, seed=0, output_type="pt", progress=False, **options)
+    else:
+        made = pipeline(
+            PROMPT,
+            num_images_per_prompt=pictures,
+            seed=0,
+            output_type="pt",
+            progress=False,
+            **options,  # type: ignore[arg-type]
+        )
+    images: torch.Tensor = made.images  # type: ignore[assignment]
+    return images
+
+
+def _error(subject: Subject, settings: Settings) -> tuple[float, float]:
+    """The error of one step of the accelerated model, and what it may be."""
+    work = Work(subject, None, settings.place)
+    gate = Gate(subject, work)
+    contestant = contestants.ours(subject, work, settings.kind)
+    return error(OneStep(contestant, work).predict(), gate.truth), gate.allowed(contestant.dtype)
