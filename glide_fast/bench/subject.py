@@ -70,9 +70,11 @@ def subjects(names: Sequence[str]) -> list[Subject]:
             options = complete(preset(name))
             found.append(Subject(name, random_model(options), options))
             continue
-        from glide_fast.pipelines.loading import load_parts
+        from glide_fast.pipelines import GlidePipeline
 
-        parts = load_parts(name)
+        parts = GlidePipeline.from_pretrained(
+            name, device="cpu", dtype="fp32", accelerate=False, progress=False
+        )
         label = Path(name).name
         for role, stage in (("base", parts.base), ("upsampler", parts.upsampler)):
             if stage is not None:

@@ -9,7 +9,7 @@ import torch
 from glide_fast.bench import baselines, contestants
 from glide_fast.bench.baselines import Declined, half_dtype
 from glide_fast.bench.contestants import Contestant
-from glide_fast.bench.gate import FLOOR, MARGIN, error
+from glide_fast.bench.gate import FLOOR, allowance, error
 from glide_fast.bench.measurement import Measurement, timed
 from glide_fast.bench.parts.step import GUIDANCE
 from glide_fast.bench.settings import Settings
@@ -21,6 +21,8 @@ from glide_fast.runtime.captured import CapturedLoop
 from glide_fast.runtime.recording import CudaGraphs
 
 STEPS = 50
+_FLOOR = 10 * FLOOR
+"""Steps add up."""
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
@@ -88,15 +90,15 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
 
     fp32_is_released = work.device.type == "cpu"
     truth = made_by("eager-cached-text") if fp32_is_released else _fp32(subject, work, rule)
-    allowed = {torch.float32: FLOOR * 10}
+    allowed = {torch.float32: _FLOOR}
     if any(kind != torch.float32 for kind in types.values()):
-        allowed[half_dtype(work.device)] = max(FLOOR * 10, MARGIN * error(made_by("eager-half"), truth))
+        allowed[half_dtype(work.device)] = allowance(error(made_by("eager-half"), truth), _FLOOR)
     first = next((timings[name].median for name in wanted if name in timings), None)
     for name in (*wanted, contestants.OURS):
         if name not in timings:
             yield Measurement("loop", subject.name, title, name, note=declined[name])
             continue
-        wrong, most = error(results[name], truth), allowed.get(types[name], FLOOR * 10)
+        wrong, most = error(results[name], truth), allowed.get(types[name], _FLOOR)
         each = timings[name].median / 1e6 / steps
         yield Measurement(
             "loop",

@@ -62,16 +62,13 @@ def _of_pipeline(name: str, pipeline: GlidePipeline, settings: Settings) -> Iter
         usual = {"num_inference_steps": settings.steps, "upsample_steps": settings.steps}
 
     def make(options: dict[str, Any]) -> torch.Tensor:
-        told = usual | options
-        if settings.steps is not None:
-            told["num_inference_steps"] = min(told["num_inference_steps"], settings.steps)
         made = pipeline(
             list(PROMPTS),
             num_images_per_prompt=each,
             seed=1000,
             output_type="pt",
             progress=False,
-            **told,
+            **(usual | options),
         )
         images: torch.Tensor = made.images  # type: ignore[assignment]
         return images

@@ -28,7 +28,7 @@ class OneStep:
 
     def __init__(self, contestant: Contestant, work: Work) -> None:
         self._contestant, self._work = contestant, work
-        self._inputs = contestant.denoiser.empty_inputs(work.batch, work.shape)
+        self._inputs = contestant.denoiser.empty_inputs(work.batch, work.shape).copy_(work.x)
         self._state = work.x[: work.count].clone()
         self._out = Step.like(self._state, None)
         self._guidance = torch.full((1,), GUIDANCE, device=work.device) if work.guided else None
