@@ -25,7 +25,8 @@ from glide_fast.ops.backends import Backend, Choice, listen
 from glide_fast.ops.described import described, first_tensor
 
 _EFFORT = Effort(warm=1, samples=5, sample_seconds=1e-3, seconds=5, least=3)
-_COPY_MEGABYTES = 256
+COPY_MEGABYTES = 256
+"""Of the copy that bandwidth is measured by; larger than caches."""
 _PREFIX = "glide_fast::"
 _STEP = f"{_PREFIX}step"
 
@@ -217,7 +218,7 @@ class _Products(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
 
 
-def limits(device: torch.device, dtypes: Sequence[torch.dtype], megabytes: int, side: int = 0) -> Limits:
+def limits(device: torch.device, dtypes: Sequence[torch.dtype], megabytes: int, side: int) -> Limits:
     """Measure the ceilings; ``side`` of the one product tried, or 0 for the best of several sizes."""
     kind = device.type
     sides = (side,) if side else ceilings.SIDES[kind]
@@ -235,21 +236,22 @@ def profile(
     settings: Settings,
     trace: Path | None = None,
     *,
-    megabytes: int = _COPY_MEGABYTES,
+    megabytes: int = 0,
     side: int = 0,
 ) -> Profile:
     """Take a step of the accelerated model apart.
 
     Args:
         trace: write a trace of one step here, for chrome://tracing or ui.perfetto.dev.
-        megabytes, side: of the copy and the matrix products that are the ceilings; 0 tries several.
+        megabytes, side: of the copy and the matrix products that are the ceilings; 0 for :data:`COPY_MEGABYTES`, and for the best
+            of several sides.
     """
     work = Work(subject, settings.batch, settings.place)
     contestant = contestants.ours(subject, work, settings.kind)
     whole = OneStep(contestant, work)
     whole.record()
     timing = interleaved({"step": whole}, work.device.type, settings.effort)["step"]
-    found = limits(work.device, (contestant.dtype, torch.float32), megabytes, side)
+    found = limits(work.device, (contestant.dtype, torch.float32), megabytes or COPY_MEGABYTES, side)
 
     step = OneStep(contestant, work)  # launch by launch: a replay tells of no ops
     ledger = _Ledger()

@@ -12,7 +12,7 @@ from glide_fast.diffusion.rules import get_rule
 from glide_fast.models.factory import create_gaussian_diffusion
 from glide_fast.text import get_encoder, tokenize
 
-PROMPT = "a red cube on top of a blue cube"
+PROMPT = "a red circle"
 STEPS = 100
 """Of the process that a single step is taken from."""
 

@@ -1,0 +1,211 @@
+"""Every part of the benchmarks on a small pipeline: who competes, what is compared, what is refused. No times are judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from support.small_unets import tiny_model
+
+from glide_fast.bench import contestants, gate
+from glide_fast.bench.baselines import BASELINES, Declined, chosen
+from glide_fast.bench.contestants import ABLATIONS, OURS
+from glide_fast.bench.measurement import Measurement, quantity, table
+from glide_fast.bench.parts import PARTS, measure, quality, step
+from glide_fast.bench.settings import Settings
+from glide_fast.bench.stock import stock
+from glide_fast.bench.subject import Subject, random_model, subjects
+from glide_fast.bench.turns import in_turns
+from glide_fast.bench.work import Work
+from glide_fast.errors import InvalidInputError
+from glide_fast.models.config import complete
+from glide_fast.ops.backends import Choice, listen
+
+CPU = torch.device("cpu")
+
+
+def of(part: str, settings: Settings) -> list[Measurement]:
+    return list(measure(part, settings))
+
+
+def test_stock_models_predict_the_same_with_none_of_our_ops(kind: str) -> None:
+    from support.small_unets import call_arguments, states
+
+    model, arguments = tiny_model(kind), call_arguments(kind)
+    called: list[Choice] = []
+    with torch.no_grad():
+        want = model(states(), torch.tensor([3, 700]), **arguments)
+        for tuned in (False, True):
+            other = stock(model, dtype=torch.float32, device=CPU, tuned=tuned)
+            with listen(called.append):
+                got = other(states(), torch.tensor([3, 700]), **arguments)
+            torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
+    assert not called
+
+
+def test_stock_models_leave_the_plain_one_alone() -> None:
+    model = tiny_model("base")
+    types = {name: (type(p), p.dtype, p.stride()) for name, p in model.named_parameters()}
+    stock(model, dtype=torch.bfloat16, device=CPU, tuned=True)
+    assert types == {name: (type(p), p.dtype, p.stride()) for name, p in model.named_parameters()}
+    assert not any("Released" in type(m).__name__ for m in model.modules())
+
+
+def test_random_models_keep_activations_of_order_one(model: str) -> None:
+    options = complete(subjects([model])[0].options)
+    made = Subject("random", random_model(options), options)
+    work = Work(made, 2, CPU)
+    truth = gate.Gate(made, work).truth
+    assert 0.1 < truth.std() < 10
+    again = random_model(options)
+    assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), again.parameters(), strict=True))
+
+
+def test_the_step_is_compared_with_torchs(settings: Settings) -> None:
+    rows = of("step", settings)
+    assert {row.model for row in rows} == {"tiny base", "tiny upsampler"}
+    for name in ("tiny base", "tiny upsampler"):
+        found = {row.contestant: row for row in rows if row.model == name}
+        assert set(found) == {made.title for made in BASELINES if not made.asked} | {OURS}
+        assert found["reference eager"].speedup == 1.0
+        assert found[OURS].gate == "green" and found[OURS].speedup is not None
+        assert found["official package"].value is None and "glide_text2im" in found["official package"].note
+
+
+def test_a_wrong_step_is_told_no_speed_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step.OneStep, "predict", lambda self: self._work.x.repeat(1, 2, 1, 1) * 2)
+    for row in of("step", settings):
+        assert row.value is None or (row.gate == "red" and row.speedup is None)
+        assert row.value is None or row.row()["speedup"] == "refused"
+
+
+def test_nan_passes_no_gate() -> None:
+    nan = torch.full((2,), torch.nan)
+    assert gate.error(nan, torch.ones(2)) == gate.error(torch.ones(3), torch.ones(2)) == float("inf")
+    assert gate.allowance(float("inf"), 1e-4) == 1e-4
+    assert Measurement("step", "m", "w", "c", 1.0, error=float("inf"), allowed=1.0).gate == "red"
+
+
+def test_each_ablation_is_a_row_or_says_why_not(settings: Settings) -> None:
+    asked = dataclasses.replace(settings, ablate=True, baselines=("none",))
+    rows = {(row.model, row.contestant): row for row in of("step", asked)}
+    for name, *_ in ABLATIONS:
+        for model in ("tiny base", "tiny upsampler"):
+            row = rows[model, f"{OURS}, {name}"]
+            assert row.gate == "green" or row.note
+    assert rows["tiny base", f"{OURS}, low-res picture read at each step"].note == (
+        "this model reads no picture beside x"
+    )
+    assert rows["tiny upsampler", f"{OURS}, low-res picture read at each step"].value is not None
+
+
+def test_loops_end_at_fp32s_picture(settings: Settings) -> None:
+    rows = {(row.model, row.contestant): row for row in of("loop", settings)}
+    assert rows["tiny base", OURS].work == "1 x 16 px, 2 ddpm steps"
+    for model in ("tiny base", "tiny upsampler"):
+        assert rows[model, OURS].gate == rows[model, "reference eager"].gate == "green"
+
+
+def test_a_pipeline_makes_its_picture(settings: Settings) -> None:
+    rows = of("pipeline", settings)
+    assert [row.contestant for row in rows] == ["reference eager, text encoded once", OURS]
+    assert all(row.work == "1 x 32 px, 2 steps a stage" and row.value for row in rows)
+    assert rows[1].gate == "green"
+
+
+def test_every_op_call_of_a_step_is_timed(settings: Settings) -> None:
+    rows = of("ops", settings)
+    calls = [row.work for row in rows if row.contestant == "plain torch"]
+    assert len(calls) > 20 and any(work.startswith("text_attention 2x2 heads of 16") for work in calls)
+    assert all(row.gate == "green" for row in rows if row.value is not None)
+    assert any("chosen" in row.note for row in rows)
+
+
+def test_a_fresh_process_tells_its_phases_and_memory(settings: Settings) -> None:
+    asked = dataclasses.replace(settings, samples=2, baselines=("none",))
+    rows = of("cold-start", asked)
+    names = [row.work for row in rows]
+    assert names == [
+        "start of Python",
+        "imports",
+        "weights loaded",
+        "ready to sample",
+        "first step",
+        "first picture (2 steps a stage)",
+    ]
+    values = [row.value or 0.0 for row in rows]
+    assert values == sorted(values) and values[0] > 0
+    (row,) = of("memory", asked)
+    assert row.unit == "MiB" and (row.value or 0) > 50
+
+
+def test_cheaper_steps_are_told_with_their_difference(settings: Settings) -> None:
+    asked = dataclasses.replace(settings, steps=None)
+    rows = {row.contestant: row for row in of("quality", asked)}
+    assert set(rows) == {quality.FULL, *(way for way, _ in quality.FAST)}
+    assert all(("PSNR" in row.note) is (way != quality.FULL) for way, row in rows.items())
+    half = torch.full((1, 3, 4, 4), 0.5)
+    assert quality.psnr(half, half + 0.1) == pytest.approx(20)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="baselines: got 'fastest'"):
+        chosen(["fastest"])
+    with pytest.raises(InvalidInputError, match="no directory"):
+        subjects(["nowhere"])
+    assert [made.name for made in chosen(["eager", "openvino"])] == ["eager", "openvino"]
+    assert chosen(["none"]) == [] and len(chosen(["all"])) == len(BASELINES)
+    assert len(PARTS) == 7
+
+
+def test_compiled_baselines_say_where_they_cannot_run(model: str) -> None:
+    subject = subjects([model])[0]
+    work = Work(subject, None, CPU)
+    (strong,) = chosen(["compile-strong"])
+    with pytest.raises(Declined, match="need a GPU"):
+        contestants.baseline(strong, subject, work)
+
+
+def test_turns_are_taken_and_counted() -> None:
+    seen: list[str] = []
+    calls = {name: (lambda name=name: seen.append(name)) for name in "ab"}
+    assert in_turns(calls, "cpu", 3, 60.0)["a"].samples == 3
+    assert seen == ["a", "b", "b", "a", "a", "b"]
+    assert in_turns(calls, "cpu", 3, 0.0)["b"].samples == 1
+
+
+def test_the_table_is_for_people() -> None:
+    rows = [
+        Measurement("step", "base", "2 x 64 px", "eager", 1.5, lower=1.4, upper=1.6, samples=3, speedup=1.0),
+        Measurement(
+            "step", "base", "2 x 64 px", "fast", 0.5, samples=1, speedup=3.0, error=2e-3, allowed=1e-3
+        ),
+        Measurement("step", "base", "2 x 64 px", "absent", note="is not installed"),
+    ]
+    assert table(rows).splitlines() == [
+        "step: base, 2 x 64 px",
+        "  eager       1.5 s  (1.4 s to 1.6 s)  1.00x",
+        "  fast       500 ms  speed-up refused: error 0.002, allowed 0.001",
+        "  absent  is not installed",
+    ]
+    assert [quantity(v, "s") for v in (123.0, 0.0015, 2e-6)] == ["123 s", "1.5 ms", "2 us"]
+    assert quantity(12.34, "MiB") == "12.3 MiB"
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from glide_fast.bench.plot import check, draw
+
+    rows = [
+        Measurement("step", "base", "2 x 64 px", name, value, speedup=2 / value)
+        for name, value in (("eager", 2.0), (OURS, 0.5))
+    ]
+    check(tmp_path / "bars.png")
+    draw([*rows, Measurement("step", "base", "2 x 64 px", "absent")], tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as picture:
+        assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 20) or ()) > 10
+    with pytest.raises(InvalidInputError, match=r"\.png, \.svg, \.pdf"):
+        check(tmp_path / "bars.txt")
