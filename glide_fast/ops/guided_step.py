@@ -206,7 +206,8 @@ def reference(
         from glide_fast.diffusion.noise import philox_normal
 
         noise = philox_normal(seeds, step, tuple(x.shape[1:]), stream=stream)
-    rows = table[step]
+    # A step without dimensions would be read on the host.
+    rows = table[step.unsqueeze(-1)].squeeze(-2)
     mixed = mix_guidance(model_out, x.shape[1], guidance_scale)
     x0, log_variance = predict(x, mixed, rows)
     if known is not None and known_mask is not None:

@@ -190,3 +190,15 @@ def test_sharp_softmax_and_values_near_the_end_of_the_range(dtype: torch.dtype) 
     assert bool(result.isfinite().all())
     # A logit of 1000 in fp32 is known to 2 ** -14, and so is its exponential, relatively.
     assert float((result.double() - truth).abs().max()) <= 6e4 * (2.0**-12 + HALF_UNIT[dtype])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_runs_agree_to_the_bit(causal: bool) -> None:
+    """On a device nothing orders the programs, and loads run ahead of the products."""
+    heads, head, length = (2, 32, 40) if interpreting() else (12, 64, 257)
+    dtype = torch.float32 if interpreting() else torch.float16
+    q, k, v = tensors(2, length, length, heads * head, dtype, ORDERS[0], 0)
+    lengths = torch.tensor([length, length // 3], device=DEVICE)
+    first = launched(q, k, v, heads, causal, lengths)
+    for _ in range(1 if interpreting() else 20):
+        assert torch.equal(launched(q, k, v, heads, causal, lengths), first)

@@ -127,3 +127,15 @@ def test_sharp_softmax_and_values_near_the_end_of_the_range(dtype: torch.dtype) 
     assert bool(result.isfinite().all())
     # A logit of 1000 in fp32 is known to 2 ** -14, and so is its exponential, relatively.
     assert float((result.double() - truth).abs().max()) <= 6e4 * (2.0**-12 + HALF_UNIT[dtype])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_runs_agree_to_the_bit(channels_last: bool) -> None:
+    """On a device nothing orders the programs, and loads run ahead of the products."""
+    heads, head, tokens, text_tokens = (2, 32, 40, 7) if interpreting() else (6, 64, 1024, 128)
+    dtype = torch.float32 if interpreting() else torch.float16
+    qkv = packed(2, heads * 3 * head, tokens, dtype, channels_last, 0)
+    text = packed(2, heads * 2 * head, text_tokens, dtype, channels_last, 1)
+    first = launched(qkv, heads, text, None, channels_last)
+    for _ in range(1 if interpreting() else 20):
+        assert torch.equal(launched(qkv, heads, text, None, channels_last), first)

@@ -135,6 +135,23 @@ def test_gradients_are_those_of_the_reference() -> None:
     assert torch.equal(*gradients) and gradients[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("row_of_each", [False, True])
+def test_gradients_under_torch_compile_are_those_of_the_reference(row_of_each: bool) -> None:
+    """There the compiler traces the reference: the custom op writes into its arguments, and has no derivative."""
+    arguments = steps.arguments(rule="plms", noise="tensor", row_of_each=row_of_each)
+    compiled = torch.compile(
+        lambda out: tuple(guided_step(**{**arguments, "model_out": out})), backend="aot_eager", fullgraph=True
+    )
+    gradients = []
+    for run in (compiled, lambda out: tuple(reference(**{**arguments, "model_out": out}))):
+        out = arguments["model_out"].clone().requires_grad_()
+        x, x0, history = run(out)
+        gradients.append(torch.autograd.grad(x.square().sum() + x0.sum() + history[0].sum(), out)[0])
+    torch.compiler.reset()
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().max() > 0
+
+
 def test_double_precision_stays_so() -> None:
     arguments = {
         name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value

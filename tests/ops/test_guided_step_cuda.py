@@ -135,3 +135,13 @@ def test_on_a_device(case: dict[str, Any]) -> None:
     with force(guided_step="cuda"):
         got = guided_step(**arguments)
     assert steps.worst(got, arguments) <= 1e-5
+
+
+@pytest.mark.gpu
+def test_runs_agree_to_the_bit_on_a_device() -> None:
+    arguments = steps.arguments((2, 3, 64, 64), rule="plms", known=True, device="cuda")
+    with force(guided_step="cuda"):
+        first = guided_step(**arguments)
+        for _ in range(20):
+            again = guided_step(**arguments)
+            assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True) if a is not None)
