@@ -192,7 +192,7 @@ class _Ledger:
             with torch.profiler.record_function(label):
                 return choice.backend.run(*arguments, **options)
 
-        return Backend(choice.backend.name, choice.backend.supports, marked)
+        return replace(choice.backend, run=marked)
 
 
 class _Products(TorchFunctionMode):

@@ -58,11 +58,12 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
         runs: dict[str, Callable[[], object]] = {}
         errors: dict[str, float] = {}
         declined: dict[str, str] = {}
-        for verdict in choice.op.explain(choice.facts).verdicts:
-            if verdict.reason is not None and verdict.backend != choice.backend.name:
-                declined[verdict.backend] = verdict.reason
+        for name in choice.op.names:
+            backend = choice.op.backend(name)
+            reason = backend.supports(choice.facts)  # not whether it is worth it: that is the question
+            if reason is not None:
+                declined[name] = reason
                 continue
-            backend = choice.op.backend(verdict.backend)
             runs[backend.name] = lambda backend=backend: backend.run(*choice.arguments, **choice.options)  # type: ignore[misc]
             got = _tensors(runs[backend.name]())
             errors[backend.name] = max(error(a, b) for a, b in zip(got, truth, strict=True))
