@@ -82,7 +82,10 @@ class Bound:
             x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
             given = [pictures.get(name) for name in names]
             share, beside = model.share(x, given), model.pictures_beside(x, given)
-            self._share = None if share is None else _put(self._share, share)
+            if share is not None:
+                # Taken over, not copied (25 MB for the upsampler): nobody else may be handed it after this.
+                self._share = share if self._share is None else self._share.copy_(share)
+                model.forget_shares()
             self._beside = None if beside is None else _put(self._beside, beside)
 
     def tell(self, text: TextEmbedding | None) -> None:

@@ -123,6 +123,10 @@ class Accelerated(_Model):
         stamp = tuple(written(p) for projection in projections for p in projection.parameters())
         return self._remembered_keys.get((xf_out,), make, stamp)
 
+    def forget_shares(self) -> None:
+        """Hand none of the remembered shares out again."""
+        self._remembered_shares.clear()
+
     def share(self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """What the pictures beside ``x`` add to the first convolution; None for models that read none, or read them with x."""
         if not isinstance(self, WiderInput) or not self.features.share:

@@ -183,6 +183,7 @@ class Residual:
         film = given.films[self.index]
         h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=self.resampled)
         inner = self.convolve(block.in_layers[2], h)
+        del h  # a block of the upsampler holds 25 MB at a time for each of its tensors
         norm = block.out_layers[0]
         if block.use_scale_shift_norm:
             h = normalise(norm, inner, film=film, keep=False, silu=True)
@@ -191,6 +192,7 @@ class Residual:
             if inner.bias is not None:
                 shifted = shifted + inner.bias[:, None, None]
             h = normalise(norm, Stream(inner.value + shifted), silu=True)
+        del inner
         return self.convolve(block.out_layers[3], h, self.shortcut(stream.value, skip))
 
     def shortcut(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
