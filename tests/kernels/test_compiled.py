@@ -13,6 +13,7 @@ from glide_fast.kernels.compile_report import TARGETS, Row, default_builds, dist
 from glide_fast.kernels.occupancy import DEVICES
 
 BUILDS = distinct(default_builds())
+KEPT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "static"
 PRODUCT = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 
 
@@ -49,6 +50,16 @@ def test_the_report_is_a_table_of_them(tmp_path: Path) -> None:
     assert {(row["kernel"], row["target"]) for row in rows} == {("statistics", "sm_90")}
     assert len(rows) == len([build for build in BUILDS if build.kernel.__name__ == "statistics"])
     assert set(rows[0]) == set(Row._fields) and int(rows[0]["registers"]) > 0
+
+
+def test_the_reports_that_are_kept_cover_them() -> None:
+    """And whatever else of GLIDE's shapes spills, no default configuration does."""
+    wanted = {(build.kernel.__name__, build.label, f"sm_{target}") for build in BUILDS for target in TARGETS}
+    with (KEPT / "triton.csv").open(newline="", encoding="utf-8") as source:
+        rows = list(csv.DictReader(source))
+    assert {(row["kernel"], row["configuration"], row["target"]) for row in rows} == wanted
+    assert not any(int(row["spill_instructions"]) for row in rows)
+    assert all(row["commit"] and not row["commit"].endswith("+") for row in rows)
 
 
 def test_every_file_of_kernels_lists_what_it_compiles() -> None:
