@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.table import Table
+from benchmarks.gpu.tiny import TINY_BASE
 from glide_fast.data.dataset import FORMAT
 from glide_fast.train import presets
 from glide_fast.train.config import TrainConfig
@@ -46,20 +47,6 @@ RECIPES = (
     Recipe("upsample", 4),
 )
 TINY = Recipe("tiny", 2)
-TINY_MODEL: dict[str, Any] = {
-    "image_size": 16,
-    "num_channels": 16,
-    "num_res_blocks": 1,
-    "channel_mult": "1,2",
-    "num_head_channels": 16,
-    "attention_resolutions": "8",
-    "norm_groups": 4,
-    "text_ctx": 8,
-    "xf_width": 32,
-    "xf_layers": 1,
-    "xf_heads": 1,
-    "vocab_rows": -1,
-}
 
 
 def write_pictures(directory: Path, side: int, count: int = PICTURES) -> Path:
@@ -78,7 +65,7 @@ def write_pictures(directory: Path, side: int, count: int = PICTURES) -> Path:
 
 def measure(recipe: Recipe, device: str, folder: Path, steps: int = STEPS) -> dict[str, str]:
     """A row of results; red where a loss or a gradient is not a number."""
-    options = TINY_MODEL if recipe == TINY else presets.model(recipe.model)
+    options = TINY_BASE if recipe == TINY else presets.model(recipe.model)
     data = write_pictures(folder / "data", options["image_size"])
     config = TrainConfig(
         model=options,

@@ -1,0 +1,241 @@
+"""Captured loops over time: a thousand runs whose pictures and memory do not change, and what capturing costs."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.part import Outcome, Part, Setting, conclude
+from benchmarks.gpu.table import Table
+from benchmarks.gpu.tiny import pipeline
+from glide_fast.bench.contestants import accelerated
+from glide_fast.bench.subject import Subject, subjects
+from glide_fast.bench.work import Work
+from glide_fast.diffusion.sampling import SamplingLoop
+from glide_fast.runtime.captured import CapturedLoop
+from glide_fast.runtime.model import Accelerated
+from glide_fast.runtime.precision import fastest_dtype
+from glide_fast.runtime.recording import CudaGraphs, Recorder, Recording
+
+SOAK, CYCLES, STEPS = 1000, 50, 10
+"""Runs of a loop, captures and releases of one, and the steps of each."""
+NOTED = 50
+"""Runs between two looks at the memory."""
+DIFFERENT = 4
+"""Runs that differ in prompts, seeds and guidance, in turns."""
+HOST_MIB = 64
+"""By how much the process may grow on the host: allocators round, logs are kept."""
+
+
+class Again:
+    """A recorder for machines without CUDA graphs: a replay does the work anew."""
+
+    def record(self, work: Callable[[], object]) -> Recording:
+        """Do the work, as a capture's warm-up would."""
+        work()
+        return _Work(work)
+
+
+class _Work:
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work: Callable[[], object] | None = work
+
+    def replay(self) -> None:
+        assert self._work is not None
+        self._work()
+
+    def release(self) -> None:
+        self._work = None
+
+
+def recorder(device: str) -> Recorder:
+    """What captures on this device."""
+    return CudaGraphs(torch.device(device)) if device == "cuda" else Again()
+
+
+def models(setting: Setting) -> list[Subject]:
+    """The released sizes, or tiny ones."""
+    return subjects((str(pipeline(setting.folder / "tiny")),) if setting.small else ("base", "upsample"))
+
+
+class Runs:
+    """A captured loop of a model and what differs between its runs."""
+
+    def __init__(self, subject: Subject, setting: Setting, steps: int = STEPS, **options: Any) -> None:
+        device = torch.device(setting.device)
+        self.work = work = Work(subject, None, device, steps)
+        self.model: Accelerated = accelerated(subject, work, fastest_dtype(device))
+        self.told: list[dict[str, Any]] = []
+        for kind in range(DIFFERENT):
+            told: dict[str, Any] = {name: picture * (1 - kind / 8) for name, picture in work.pictures.items()}
+            if work.tokens is not None:
+                with torch.inference_mode():
+                    told["text"] = self.model.encode_text(work.tokens.roll(kind, 1), work.mask)
+            self.told.append(told)
+        bound = self.model.bind(work.process.timestep_map, work.batch, work.shape, **self.told[0])
+        loop = SamplingLoop(bound, work.process, work.seeds, work.shape, **self.values(0))
+        self.loop = CapturedLoop(loop, recorder(setting.device), self.model.addresses, **options)
+
+    def values(self, kind: int) -> dict[str, Any]:
+        """Arguments of a loop that may change between runs."""
+        return {"guidance_scale": 2.0 + kind} if self.work.guided else {}
+
+    def run(self, kind: int) -> torch.Tensor:
+        """Pictures of one kind; its seeds are its own."""
+        self.loop.renew(self.told[kind], self.work.seeds + 7 * kind, self.values(kind))
+        return self.loop.run()
+
+
+def resident_mib() -> float:
+    """Memory of this process on the host, MiB; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            line = next(line for line in status if line.startswith("VmRSS"))
+    except (OSError, StopIteration):
+        return 0.0
+    return int(line.split()[1]) / 1024
+
+
+def device_mib(device: str) -> tuple[float, float]:
+    """Allocated and reserved memory of a GPU, MiB."""
+    if device != "cuda":
+        return 0.0, 0.0
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated() / 2**20, torch.cuda.memory_reserved() / 2**20
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def soak(setting: Setting) -> Outcome:
+    """Every run of a kind must give its first picture, bit for bit, and memory stay what it was after the first turn."""
+    table = Table(setting, "soak", ("model", "loops"))
+    total, noted = (3 * DIFFERENT, 2 * DIFFERENT) if setting.small else (SOAK, NOTED)
+    for subject in models(setting):
+        if table.find(subject.name, str(total)):
+            continue
+        runs = Runs(subject, setting)
+        first = [runs.run(kind) for kind in range(DIFFERENT)]
+        gc.collect()
+        allocated, reserved = device_mib(setting.device)
+        host = resident_mib()
+        differing, start = 0, time.monotonic()
+        for done in range(1, total + 1):
+            kind = done % DIFFERENT
+            differing += not torch.equal(runs.run(kind), first[kind])
+            if done % noted and done != total:
+                continue
+            gc.collect()
+            now = (*device_mib(setting.device), resident_mib())
+            grown = [after - before for after, before in zip(now, (allocated, reserved, host), strict=True)]
+            flat = max(grown[:2]) <= 0 and grown[2] <= HOST_MIB
+            table.add(
+                {
+                    "model": subject.name,
+                    "loops": str(done),
+                    "steps": str(STEPS),
+                    "gate": "green" if flat and not differing else "red",
+                    "differing": str(differing),
+                    "loops_per_s": f"{done / (time.monotonic() - start):.2f}",
+                    "allocated_mib": f"{now[0]:.1f}",
+                    "reserved_mib": f"{now[1]:.1f}",
+                    "host_mib": f"{now[2]:.0f}",
+                    "grown_mib": " ".join(f"{value:.1f}" for value in grown),
+                }
+            )
+            if setting.time_is_up and done < total:
+                return conclude(table.file, wrong(table, "loops"), f"{subject.name}, from its beginning")
+        del runs, first
+        print(f"{subject.name}: {total} loops, {differing} differing", flush=True)
+    return conclude(table.file, wrong(table, "loops"))
+
+
+def capture(setting: Setting) -> Outcome:
+    """Seconds and memory of a capture, of its replay beside the same loop launched step by step, and of many captures in turn."""
+    table = Table(setting, "capture", ("model", "what"))
+    for subject in models(setting):
+        for what, options in (("step", {}), ("whole loop", {"whole_loop": True})):
+            if table.find(subject.name, what):
+                continue
+            if setting.time_is_up:
+                return conclude(table.file, wrong(table, "what"), f"{subject.name} {what}")
+            row = captured_row(Runs(subject, setting, **options), setting)
+            table.add({"model": subject.name, "what": what} | row)
+            print(f"{subject.name} {what}: {row['capture_s']} s, {row['replay_s']} s a loop", flush=True)
+    return conclude(table.file, wrong(table, "what"))
+
+
+def captured_row(runs: Runs, setting: Setting) -> dict[str, str]:
+    """Red where a replay's picture is not that of the launched loop, or captures leave memory behind."""
+    device, cycles = setting.device, 3 if setting.small else CYCLES
+    eager = CapturedLoop(runs.loop.loop, None)
+    eager.renew(runs.told[1], runs.work.seeds, runs.values(1))
+    want = eager.run()
+    launched = clocked(eager.run, device)
+    before = device_mib(device)
+    start = time.perf_counter()
+    got = runs.loop.run()
+    synchronise(device)
+    first = time.perf_counter() - start
+    held = device_mib(device)
+    replay = clocked(runs.loop.run, device)
+    runs.loop.release()
+    same = torch.equal(got, want)
+    runs.loop.run()
+    runs.loop.release()
+    gc.collect()
+    settled = device_mib(device)
+    for _ in range(cycles):
+        runs.loop.run()
+        runs.loop.release()
+    gc.collect()
+    after = device_mib(device)
+    leaked = after[0] - settled[0]
+    notes = ([] if same else ["the replay draws another picture"]) + (
+        [f"{cycles} captures left {leaked:.1f} MiB"] if leaked > 0 else []
+    )
+    return {
+        "gate": "red" if notes else "green",
+        "steps": str(STEPS),
+        "capture_s": f"{first - replay:.3f}",
+        "replay_s": f"{replay:.5f}",
+        "launched_s": f"{launched:.5f}",
+        "capture_mib": f"{held[1] - before[1]:.1f}",
+        "cycles": str(cycles),
+        "leaked_mib": f"{leaked:.1f}",
+        "note": "; ".join(notes),
+    }
+
+
+def clocked(call: Callable[[], object], device: str, samples: int = 5) -> float:
+    """Median seconds of a call."""
+    times = []
+    for _ in range(samples):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def wrong(table: Table, column: str) -> list[str]:
+    """The rows whose gate is red."""
+    return [
+        f"{row['model']} {row[column]}: {row.get('note') or 'pictures or memory change'}"
+        for row in table.rows
+        if row["gate"] == "red"
+    ]
+
+
+PARTS = (
+    Part("capture", "what capturing a loop costs and gives, and whether it is all given back", capture),
+    Part("soak", f"{SOAK} loops of each model: the same pictures, the same memory", soak),
+)
