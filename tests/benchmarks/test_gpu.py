@@ -10,16 +10,30 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import command, probes
 from benchmarks.gpu.part import GREEN, LONGEST, RED, UNFINISHED, Outcome, Part, Setting, conclude
-from benchmarks.gpu.parts import accuracy, build, ops, parts, sanitizer, tests, training
+from benchmarks.gpu.parts import (
+    accuracy,
+    build,
+    commands,
+    loops,
+    ops,
+    parts,
+    precision,
+    sanitizer,
+    tests,
+    training,
+)
 from benchmarks.gpu.probes import Found, Probe
 from benchmarks.gpu.table import Table
 from benchmarks.ops import Done
 from benchmarks.record import read
 from glide_fast.bench.provenance import provenance
+from glide_fast.cli.app import app
+from glide_fast.models.config import PRESETS
 from glide_fast.ops.backends import ops as registered
 
 SMALL = ["--device", "cpu", "--small", "--out"]
@@ -56,6 +70,13 @@ def test_parts_have_names_of_their_own_and_fit_their_time() -> None:
         "accuracy-ops",
         "ceilings",
         "ops-group_norm_act",
+        "step",
+        "ablation",
+        "accuracy-steps",
+        "accuracy-loops",
+        "same-picture",
+        "capture",
+        "soak",
         "training",
     } <= set(names)
     assert all(
@@ -325,6 +346,146 @@ def test_training_that_diverges_tells_no_throughput(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training, "Trainer", Diverges)
     row = training.measure(training.TINY, "cpu", tmp_path, steps=2)
     assert row["gate"] == "red" and row["images_per_s"] == "refused"
+
+
+def test_whole_models_from_end_to_end(setting: Setting) -> None:
+    """Errors of steps and loops, the same picture, captures and a soak, at tiny size."""
+    for run, name in (
+        (precision.steps, "accuracy-steps"),
+        (precision.loops, "accuracy-loops"),
+        (loops.capture, "capture"),
+        (loops.soak, "soak"),
+    ):
+        outcome = run(setting)
+        assert outcome == Outcome(GREEN, (setting.folder / f"{name}.csv",)), outcome.notes
+        rows = read(setting.folder / f"{name}.csv")
+        assert {row["model"] for row in rows} == {"tiny base", "tiny upsampler"}
+        assert all(row["gate"] == GREEN for row in rows)
+        assert run(setting) == outcome  # kept
+
+
+def test_the_same_picture(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(precision.TYPES, "cpu", (torch.float32,))
+    assert precision.same_picture(setting).state == GREEN
+    assert {row["stage"] for row in read(setting.folder / "same-picture.csv")} == {"base", "upsampler"}
+    monkeypatch.setattr(precision, "SAME", {torch.float32: float("inf")})
+    monkeypatch.setattr(precision, "psnr", lambda got, want: 20.0)
+    assert precision.same_picture(setting._replace(again=True)).state == RED
+
+
+def test_psnr() -> None:
+    assert precision.psnr(torch.full((4,), 0.5), torch.full((4,), 0.4)) == pytest.approx(20, abs=1e-4)
+    assert precision.psnr(torch.ones(4), torch.ones(4)) == float("inf")
+
+
+def test_an_error_beyond_torchs_own_is_red(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = precision.Judged(0.02, 0.01, 0.011)
+    monkeypatch.setattr(
+        precision, "step_errors", lambda subject, setting: iter([(torch.float32, 0.02, judged)])
+    )
+    outcome = precision.steps(setting)
+    assert outcome.state == RED and "tiny base float32 0.02" in outcome.notes
+
+
+def test_a_picture_that_changes_is_red(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, calls = loops.Runs.run, []
+
+    def drifts(self: loops.Runs, kind: int) -> torch.Tensor:
+        calls.append(kind)
+        return run(self, kind) + (len(calls) > 6)
+
+    monkeypatch.setattr(loops.Runs, "run", drifts)
+    assert loops.soak(setting).state == RED
+
+
+def test_captures_that_keep_memory_are_red(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = iter(range(10**6))
+    monkeypatch.setattr(loops, "device_mib", lambda device: (float(next(grown)), 0.0))
+    runs = loops.Runs(loops.models(setting)[0], setting)
+    row = loops.captured_row(runs, setting)
+    assert row["gate"] == RED and "captures left" in row["note"]
+
+
+BENCH_CSV = """part,model,work,contestant,value,gate
+step,base,2 x 64 px,reference eager,1.0,{theirs}
+step,base,2 x 64 px,glide_fast,0.5,{ours}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ran", "theirs", "ours", "state"),
+    [
+        (command.Ran(0, ""), GREEN, GREEN, GREEN),
+        (command.Ran(0, ""), RED, GREEN, GREEN),  # another's error is its own affair
+        (command.Ran(0, ""), GREEN, RED, RED),
+        (command.Ran(1, "out of memory\n"), GREEN, GREEN, RED),
+        (command.Ran(None, ""), GREEN, GREEN, UNFINISHED),
+    ],
+)
+def test_a_case_is_as_its_command(
+    setting: Setting,
+    monkeypatch: pytest.MonkeyPatch,
+    ran: command.Ran,
+    theirs: str,
+    ours: str,
+    state: str,
+) -> None:
+    def run(arguments: list[str], seconds: float, environment: object) -> command.Ran:
+        if ran.status == 0:
+            Path(arguments[-1]).write_text(BENCH_CSV.format(theirs=theirs, ours=ours))
+        return ran
+
+    monkeypatch.setattr(command, "run", run)
+    batch = commands.Batch(commands.bench("step", [("base", 2)]))
+    outcome = commands.run("step", lambda setting: batch, setting)
+    assert outcome.state == state
+    rows = read(setting.folder / "step.csv")
+    assert [row["contestant"] for row in rows] == (
+        ["reference eager", "glide_fast"] if ran.status == 0 else []
+    )
+    assert all(row["case"] == "base 2" and row["device"] for row in rows)
+
+
+@pytest.mark.parametrize(("foreign", "last"), [(True, GREEN), (False, RED)])
+def test_a_command_that_never_ends(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, foreign: bool, last: str
+) -> None:
+    monkeypatch.setattr(command, "run", lambda *_: command.Ran(None, ""))
+    batch = commands.Batch(commands.bench("step", [("base", 2)], foreign=foreign))
+    states = [commands.run("step", lambda setting: batch, setting).state for _ in range(3)]
+    assert states == [UNFINISHED, last, last]
+    short = setting._replace(until=time.monotonic() + 60)
+    for _ in range(3):  # what was left of a part's time says nothing of a command
+        assert commands.run("short", lambda setting: batch, short).state == UNFINISHED
+
+
+def test_a_part_without_time_begins_nothing(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "run", lambda *_: pytest.fail("begun"))
+    outcome = commands.run("step", commands.steps, setting._replace(until=time.monotonic() + 5))
+    assert outcome.state == UNFINISHED and "to go on with tiny 2" in outcome.notes
+
+
+@pytest.mark.parametrize("part", commands.PARTS, ids=lambda part: part.name)
+def test_every_case_is_a_command_that_parses(part: Part, setting: Setting, tmp_path: Path) -> None:
+    """Every case at full size has options that glide-fast knows, models that exist and a name of its own."""
+    group: Any = typer.main.get_command(app)
+    batch = part.run.args[1](setting._replace(small=False))  # type: ignore[attr-defined]
+    assert len({case.name for case in batch.cases}) == len(batch.cases)
+    for case in batch.cases:
+        name, *arguments = case.arguments
+        subcommand = group.commands[name]
+        context = subcommand.make_context(name, [*arguments, "--csv", str(tmp_path / "rows.csv")])
+        for model in context.params["model"]:
+            assert model in PRESETS or model == "small" or Path(model).is_dir()
+
+
+def test_a_step_is_measured_by_its_command(setting: Setting) -> None:
+    outcome = commands.run("step", commands.steps, setting)
+    assert outcome == Outcome(GREEN, (setting.folder / "step.csv",)), outcome.notes
+    rows = read(setting.folder / "step.csv")
+    assert {row["model"] for row in rows} == {"tiny base", "tiny upsampler"}
+    assert "glide_fast" in {row["contestant"] for row in rows}
+    assert all(float(row["value"]) > 0 and row["gate"] == GREEN for row in rows)
 
 
 def test_the_makefile_runs_the_suite() -> None:

@@ -51,20 +51,25 @@ class Batch(NamedTuple):
     key: tuple[str, ...] = BENCH_KEY
 
 
+Size = tuple[str, "int | None"]
+"""A model, or several with + between, and the rows of a call or the pictures; None is each part's own choice."""
+
+
+def asked(command: Sequence[str], size: Size, *options: str, label: str = "", foreign: bool = False) -> Case:
+    """The case of a command on a model."""
+    names, batch = size[0].split("+"), size[1]
+    told = "+".join(Path(name).name for name in names)
+    name = " ".join(filter(None, (told, "" if batch is None else str(batch), label)))
+    models = [word for each in names for word in ("--model", each)]
+    rows = [] if batch is None else ["--batch", str(batch)]
+    return Case(name, (*command, *models, *rows, *options), foreign)
+
+
 def bench(
-    part: str,
-    sizes: Sequence[tuple[str, int | None]],
-    *options: str,
-    foreign: bool = False,
-    label: str = "",
+    part: str, sizes: Sequence[Size], *options: str, label: str = "", foreign: bool = False
 ) -> tuple[Case, ...]:
-    """A case of ``glide-fast bench PART`` for each model and batch."""
-    made = []
-    for model, batch in sizes:
-        name = " ".join(filter(None, (Path(model).name, "" if batch is None else str(batch), label)))
-        rows = () if batch is None else ("--batch", str(batch))
-        made.append(Case(name, ("bench", part, "--model", model, *rows, *options), foreign))
-    return tuple(made)
+    """A case of ``glide-fast bench PART`` for each size."""
+    return tuple(asked(("bench", part), size, *options, label=label, foreign=foreign) for size in sizes)
 
 
 def run(file: str, batch: Callable[[Setting], Batch], setting: Setting) -> Outcome:
@@ -118,8 +123,8 @@ def one(case: Case, tries: int, table: Table, setting: Setting) -> Row:
     return told | {"state": RED if wrong else GREEN, "note": "; ".join(f"{name} is wrong" for name in wrong)}
 
 
-FILTERED = (("base", 2), ("base", 8), ("base", 32), ("upsample", 1), ("upsample", 4), ("upsample", 8))
-PAPER = tuple((f"paper-{model}", batch) for model, batch in FILTERED)
+FILTERED: tuple[Size, ...] = (("base", 2), ("base", 8), ("base", 32), ("upsample", 1), ("upsample", 4), ("upsample", 8))
+PAPER: tuple[Size, ...] = tuple((f"paper-{model}", batch) for model, batch in FILTERED)
 EAGER = ("--baselines", "eager,eager-cached-text,eager-half,official")
 COMPILED = ("--baselines", "eager,eager-half,compile,compile-strong")
 MEASURED = ("--samples", "15", "--seconds", "60")
@@ -150,6 +155,73 @@ def ablation(setting: Setting) -> Batch:
     return Batch(bench("step", sizes, *options, *MEASURED))
 
 
+def loops(setting: Setting) -> Batch:
+    """Whole loops; ``--batch`` counts pictures."""
+    if setting.small:
+        sizes = [(tiny(setting), 1)]
+        return Batch(bench("loop", sizes, "--steps", "2", "--baselines", "eager,eager-half", *TRIED))
+    sizes = [("base", 1), ("upsample", 1), ("base", 4), ("base", 16), ("upsample", 4), ("paper-base", 1)]
+    measured = ("--samples", "5", "--seconds", "60")
+    return Batch(
+        (
+            *bench("loop", sizes[:2], "--steps", "100", *EAGER, *measured, label="100 steps"),
+            *bench("loop", sizes, "--steps", "25", *EAGER, *measured, label="25 steps"),
+            *bench(
+                "loop",
+                sizes[:2],
+                "--steps",
+                "25",
+                *COMPILED,
+                *measured,
+                label="25 steps compiled",
+                foreign=True,
+            ),
+        )
+    )
+
+
+def pictures(setting: Setting) -> Batch:
+    """From a prompt to its picture at the usual 100 + 27 steps, and with 25 a stage; latency at 1, throughput beyond."""
+    if setting.small:
+        return Batch(bench("pipeline", [(tiny(setting), 1)], "--steps", "2", *TRIED))
+    sizes = [("base+upsample", 1), ("base+upsample", 4), ("base+upsample", 16)]
+    measured = ("--samples", "5", "--seconds", "120")
+    usual = bench("pipeline", sizes, *measured)
+    fast = bench("pipeline", sizes, "--steps", "25", *measured, label="25 steps")
+    return Batch(
+        (*usual[:1], *fast[:1], *usual[1:], *fast[1:], *bench("pipeline", [("paper-base+paper-upsample", 1)]))
+    )
+
+
+def starts(setting: Setting) -> Batch:
+    """From the start of a process to the first picture."""
+    if setting.small:
+        return Batch(bench("cold-start", [(tiny(setting), None)], "--steps", "1", *TRIED))
+    return Batch(bench("cold-start", [("base+upsample", None), ("small", None)], "--samples", "3"))
+
+
+def memory(setting: Setting) -> Batch:
+    """The most memory of a process, at rising batches."""
+    if setting.small:
+        return Batch(bench("memory", [(tiny(setting), None)], "--steps", "1"))
+    return Batch(bench("memory", [("base+upsample", None), ("paper-base+paper-upsample", None)]))
+
+
+def quality(setting: Setting) -> Batch:
+    """The fast settings: seconds beside the difference from the full sampler, which means something of trained weights only."""
+    if setting.small:
+        return Batch(bench("quality", [(tiny(setting), None)], "--steps", "4", *TRIED))
+    return Batch(bench("quality", [("small", 4)], "--samples", "3"))
+
+
+def profiles(setting: Setting) -> Batch:
+    """Where the time of a step goes."""
+    if setting.small:
+        return Batch((asked(("profile",), (tiny(setting), 2), "--samples", "2"),), PROFILE_KEY)
+    sizes: list[Size] = [*FILTERED, PAPER[0], PAPER[3]]
+    return Batch(tuple(asked(("profile",), size, "--samples", "15") for size in sizes), PROFILE_KEY)
+
+
 def part(name: str, about: str, batch: Callable[[Setting], Batch]) -> Part:
     """A part whose file has its name."""
     return Part(name, about, functools.partial(run, name, batch))
@@ -158,4 +230,10 @@ def part(name: str, about: str, batch: Callable[[Setting], Batch]) -> Part:
 PARTS = (
     part("step", "a step of each model, against eager and compiled torch", steps),
     part("ablation", "a step without each thing that the runtime does", ablation),
+    part("loop", "a whole loop of each model, against eager and compiled torch", loops),
+    part("pipeline", "seconds and pictures a second from prompt to picture", pictures),
+    part("cold-start", "from the start of a process to the first picture", starts),
+    part("memory", "the most memory that a process needs", memory),
+    part("quality", "the fast settings: seconds and the difference from the full sampler", quality),
+    part("profile", "where a step's time goes, against the roofline", profiles),
 )
