@@ -123,7 +123,14 @@ def one(case: Case, tries: int, table: Table, setting: Setting) -> Row:
     return told | {"state": RED if wrong else GREEN, "note": "; ".join(f"{name} is wrong" for name in wrong)}
 
 
-FILTERED: tuple[Size, ...] = (("base", 2), ("base", 8), ("base", 32), ("upsample", 1), ("upsample", 4), ("upsample", 8))
+FILTERED: tuple[Size, ...] = (
+    ("base", 2),
+    ("base", 8),
+    ("base", 32),
+    ("upsample", 1),
+    ("upsample", 4),
+    ("upsample", 8),
+)
 PAPER: tuple[Size, ...] = tuple((f"paper-{model}", batch) for model, batch in FILTERED)
 EAGER = ("--baselines", "eager,eager-cached-text,eager-half,official")
 COMPILED = ("--baselines", "eager,eager-half,compile,compile-strong")
