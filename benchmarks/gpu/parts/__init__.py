@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from benchmarks.gpu.part import Part
-from benchmarks.gpu.parts import accuracy, build, commands, loops, ops, precision, sanitizer, tests, training
+from benchmarks.gpu.parts import (
+    accuracy,
+    build,
+    commands,
+    loops,
+    ops,
+    peak,
+    precision,
+    sanitizer,
+    tests,
+    training,
+)
 
-MODULES = (build, tests, sanitizer, accuracy, precision, ops, commands, loops, training)
+MODULES = (build, tests, sanitizer, accuracy, precision, ops, commands, peak, loops, training)
 
 
 def parts() -> tuple[Part, ...]:

@@ -166,7 +166,8 @@ def loops(setting: Setting) -> Batch:
     """Whole loops; ``--batch`` counts pictures."""
     if setting.small:
         sizes = [(tiny(setting), 1)]
-        return Batch(bench("loop", sizes, "--steps", "2", "--baselines", "eager,eager-half", *TRIED))
+        # In fp32: what half precision makes of one tiny picture is a matter of chance.
+        return Batch(bench("loop", sizes, "--steps", "2", "--dtype", "fp32", "--baselines", "eager", *TRIED))
     sizes = [("base", 1), ("upsample", 1), ("base", 4), ("base", 16), ("upsample", 4), ("paper-base", 1)]
     measured = ("--samples", "5", "--seconds", "60")
     return Batch(
