@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import command, probes
@@ -22,6 +23,7 @@ from benchmarks.gpu.parts import (
     loops,
     ops,
     parts,
+    peak,
     precision,
     sanitizer,
     tests,
@@ -72,6 +74,13 @@ def test_parts_have_names_of_their_own_and_fit_their_time() -> None:
         "ops-group_norm_act",
         "step",
         "ablation",
+        "loop",
+        "pipeline",
+        "cold-start",
+        "memory",
+        "quality",
+        "profile",
+        "peak",
         "accuracy-steps",
         "accuracy-loops",
         "same-picture",
@@ -349,8 +358,9 @@ def test_training_that_diverges_tells_no_throughput(tmp_path: Path, monkeypatch:
 
 
 def test_whole_models_from_end_to_end(setting: Setting) -> None:
-    """Errors of steps and loops, the same picture, captures and a soak, at tiny size."""
+    """Errors of steps and loops, captures, a soak and peaks, at tiny size."""
     for run, name in (
+        (peak.run, "peak"),
         (precision.steps, "accuracy-steps"),
         (precision.loops, "accuracy-loops"),
         (loops.capture, "capture"),
@@ -486,6 +496,22 @@ def test_a_step_is_measured_by_its_command(setting: Setting) -> None:
     assert {row["model"] for row in rows} == {"tiny base", "tiny upsampler"}
     assert "glide_fast" in {row["contestant"] for row in rows}
     assert all(float(row["value"]) > 0 and row["gate"] == GREEN for row in rows)
+
+
+def in_this_process(arguments: list[str], seconds: float, environment: object) -> command.Ran:
+    """``python -m glide_fast ...`` without the seconds that a process takes to start."""
+    result = CliRunner().invoke(app, arguments[3:])
+    return command.Ran(result.exit_code, result.output)
+
+
+@pytest.mark.parametrize("part", commands.PARTS[1:], ids=lambda part: part.name)
+def test_commands_from_end_to_end(part: Part, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "run", in_this_process)
+    outcome = part.run(setting)
+    assert outcome == Outcome(GREEN, (setting.folder / f"{part.name}.csv",)), outcome.notes
+    rows = read(setting.folder / f"{part.name}.csv")
+    assert rows and all(row["case"].startswith("tiny") and row["commit"] for row in rows)
+    assert part.run(setting) == outcome  # kept
 
 
 def test_the_makefile_runs_the_suite() -> None:

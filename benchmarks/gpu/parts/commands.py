@@ -204,14 +204,16 @@ def pictures(setting: Setting) -> Batch:
 def starts(setting: Setting) -> Batch:
     """From the start of a process to the first picture."""
     if setting.small:
-        return Batch(bench("cold-start", [(tiny(setting), None)], "--steps", "1", *TRIED))
+        return Batch(
+            bench("cold-start", [(tiny(setting), None)], "--steps", "1", "--baselines", "none", *TRIED)
+        )
     return Batch(bench("cold-start", [("base+upsample", None), ("small", None)], "--samples", "3"))
 
 
 def memory(setting: Setting) -> Batch:
     """The most memory of a process, at rising batches."""
     if setting.small:
-        return Batch(bench("memory", [(tiny(setting), None)], "--steps", "1"))
+        return Batch(bench("memory", [(tiny(setting), None)], "--steps", "1", "--baselines", "none"))
     return Batch(bench("memory", [("base+upsample", None), ("paper-base+paper-upsample", None)]))
 
 
