@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 
+#include "cache.h"
 #include "entries.h"
 #include "isa.h"
 
@@ -129,6 +130,9 @@ void group_norm_act(int dtype, int out_dtype, std::int64_t samples, std::int64_t
                                              std::max(threads, 1)));
     g.block_rows = divided(std::max(least_block, divided(rows, most_blocks)), least_block) * least_block;
     g.blocks = divided(rows, g.block_rows);
+
+    const std::int64_t y_rows = g.resample == Resampling::nearest_x2 ? 4 * rows : rows;
+    g.stream = too_large_to_keep(samples * y_rows * g.channels * (g.out_dtype == Dtype::f32 ? 4 : 2));
 
     const std::size_t size = place(g, nullptr);
     const std::unique_ptr<std::byte[]> memory(new std::byte[size + Scratch::line]);

@@ -36,6 +36,7 @@ struct GroupNormAct {
     PerChannel weight, bias, scale, shift;
     double eps;
     bool silu;
+    bool stream;  // y past the caches, where the kernel can: it is larger than what they would keep for the next reader
     Resampling resample;
     int threads;
 

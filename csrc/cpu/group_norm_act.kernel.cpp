@@ -23,59 +23,125 @@ namespace {
 
 using i64 = std::int64_t;
 
+// For what an inner loop is made of: with so many instances the compiler would call it, and pass vectors through memory.
+#define GLIDE_FAST_INLINE inline __attribute__((always_inline))
+
 constexpr int unroll = 4;  // vectors side by side; with two rows in flight, enough chains to hide the latency of an addition
 constexpr i64 strip = unroll * Vec::lanes;
 constexpr i64 chunk = 256;    // channels of a task: rows are walked in pieces of at least 512 bytes
 constexpr i64 fp32_rows = 128;  // of one fp32 sum
 constexpr i64 apply_rows = 64;  // of a task of the second pass
+constexpr i64 span = 16;        // tasks of it that are neighbours and are taken in their order
+// Rows that are worked on before the next run of channels: memory is then read and written almost in its own order, which is
+// what the hardware prefetches.
+constexpr i64 tile = 8;
+constexpr i64 cache_line = 64;  // bytes
+constexpr i64 prefetched = 6144;  // bytes ahead of what is read: some tiles, which hides the latency of memory
 
 i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 i64 larger(i64 a, i64 b) { return a > b ? a : b; }
 i64 divided(i64 a, i64 b) { return (a + b - 1) / b; }
 
-// A run of channels that is worked on in registers: some full vectors, or a part of one.
+// A run of channels that is worked on in registers: some full vectors, or a part of one. T is the type of what is normalised;
+// where it is bf16 the vectors of a full run are split pairs (vec.h), also where they come from fp32.
+template <typename T>
 struct Full {
     static constexpr int vectors = unroll;
+    static constexpr bool split = std::is_same<T, bf16>::value;
     i64 channels() const { return strip; }
-    template <typename T>
-    Vec load(const T* p) const { return Vec::load(p); }
-    template <typename T>
-    void store(Vec x, T* p) const { x.store(p); }
+    template <typename P>
+    GLIDE_FAST_INLINE void load(const P* p, Vec* x) const {
+        for (int v = 0; v < vectors; v += 2, p += 2 * Vec::lanes) {
+            if constexpr (split) {
+                load_split(p, x[v], x[v + 1]);
+            } else {
+                x[v] = Vec::load(p);
+                x[v + 1] = Vec::load(p + Vec::lanes);
+            }
+        }
+    }
+    template <bool Stream = false>
+    GLIDE_FAST_INLINE void store(const Vec* x, bf16* p) const {
+        for (int v = 0; v < vectors; v += 2, p += 2 * Vec::lanes)
+            Stream ? stream_split(p, x[v], x[v + 1]) : store_split(p, x[v], x[v + 1]);
+    }
+    template <bool Stream = false>
+    GLIDE_FAST_INLINE void store(const Vec* x, float* p) const {
+        for (int v = 0; v < vectors; v += 2, p += 2 * Vec::lanes) {
+            Vec first = x[v], second = x[v + 1];
+            if constexpr (split) straighten(first, second);
+            Stream ? stream(p, first) : first.store(p);
+            Stream ? stream(p + Vec::lanes, second) : second.store(p + Vec::lanes);
+        }
+    }
 };
+template <typename T>
 struct Part {
     static constexpr int vectors = 1;
     int count;
     i64 channels() const { return count; }
-    template <typename T>
-    Vec load(const T* p) const { return Vec::load(p, count); }
-    template <typename T>
-    void store(Vec x, T* p) const { x.store(p, count); }
+    template <typename P>
+    GLIDE_FAST_INLINE void load(const P* p, Vec* x) const { *x = Vec::load(p, count); }
+    template <bool Stream = false, typename P>
+    GLIDE_FAST_INLINE void store(const Vec* x, P* p) const { x->store(p, count); }
 };
 
-template <typename Work>
+template <typename T, typename Work>
 void for_each_run(i64 channels, Work work) {
     i64 c = 0;
-    for (; c + strip <= channels; c += strip) work(Full{}, c);
-    for (; c < channels; c += Vec::lanes) work(Part{int(smaller(Vec::lanes, channels - c))}, c);
+    for (; c + strip <= channels; c += strip) work(Full<T>{}, c);
+    for (; c < channels; c += Vec::lanes) work(Part<T>{int(smaller(Vec::lanes, channels - c))}, c);
+}
+
+// A number for each channel of a piece, in the order of the runs' vectors.
+struct Line {
+    alignas(64) float of[chunk];
+    template <int n>
+    GLIDE_FAST_INLINE void load(i64 channel, Vec (&x)[n]) const {
+        for (int v = 0; v < n; ++v) x[v] = Vec::load(of + channel + v * Vec::lanes);
+    }
+    template <int n>
+    GLIDE_FAST_INLINE void store(i64 channel, const Vec (&x)[n]) {
+        for (int v = 0; v < n; ++v) x[v].store(of + channel + v * Vec::lanes);
+    }
+};
+
+template <typename Run, typename T>
+GLIDE_FAST_INLINE void prefetch(Run run, const T* p) {
+    // An address, not a pointer: at the end there is nothing that far ahead.
+    const std::uintptr_t ahead = reinterpret_cast<std::uintptr_t>(p) + prefetched;
+    for (std::uintptr_t i = 0; i < run.channels() * sizeof(T); i += cache_line)
+        __builtin_prefetch(reinterpret_cast<const void*>(ahead + i));
 }
 
 // What is normalised: memory as it is, or a sum that is formed on the way.
 template <typename T>
 struct Plain {
+    using Type = T;
     const T* x;
     i64 stride;
     template <typename Run>
-    Vec load(Run run, i64 row, i64 channel) const { return run.load(x + row * stride + channel); }
+    GLIDE_FAST_INLINE void load(Run run, i64 row, i64 channel, Vec* to) const {
+        run.load(x + row * stride + channel, to);
+        prefetch(run, x + row * stride + channel);
+    }
 };
 template <typename T>
 struct Sum {
+    using Type = T;
     const T *x, *residual;
     i64 x_stride, residual_stride;
     const float* bias;
     template <typename Run>
-    Vec load(Run run, i64 row, i64 channel) const {
-        const Vec with_bias = run.load(x + row * x_stride + channel) + run.load(bias + channel);
-        return rounded_to(with_bias + run.load(residual + row * residual_stride + channel), T{});
+    GLIDE_FAST_INLINE void load(Run run, i64 row, i64 channel, Vec* to) const {
+        Vec added[Run::vectors];
+        run.load(x + row * x_stride + channel, to);
+        run.load(bias + channel, added);
+        for (int v = 0; v < Run::vectors; ++v) to[v] = to[v] + added[v];
+        run.load(residual + row * residual_stride + channel, added);
+        prefetch(run, x + row * x_stride + channel);
+        prefetch(run, residual + row * residual_stride + channel);
+        for (int v = 0; v < Run::vectors; ++v) to[v] = rounded_to(to[v] + added[v], T{});
     }
 };
 
@@ -115,34 +181,33 @@ void with_source(const GroupNormAct& g, const Piece& piece, i64 sample, i64 row,
 }
 
 template <typename Source, typename Run>
-void mean_of_some_rows(const Source& source, Run run, i64 rows, i64 channel, float* mean) {
+void mean_of_some_rows(Source source, Run run, i64 rows, i64 channel, Line& mean) {
     const i64 some = smaller(8, rows);
     const Vec share = Vec::all(1.0f / float(some));  // of each row, so that no sum leaves the range of what is averaged
-    Vec sum[Run::vectors];
+    Vec sum[Run::vectors], x[Run::vectors];
     for (int v = 0; v < Run::vectors; ++v) sum[v] = Vec::all(0.0f);
     for (i64 i = 0; i < some; ++i) {
-        for (int v = 0; v < Run::vectors; ++v)
-            sum[v] = multiply_add(source.load(run, i * rows / some, channel + v * Vec::lanes), share, sum[v]);
+        source.load(run, i * rows / some, channel, x);
+        for (int v = 0; v < Run::vectors; ++v) sum[v] = multiply_add(x[v], share, sum[v]);
     }
-    for (int v = 0; v < Run::vectors; ++v) run.store(sum[v], mean + channel + v * Vec::lanes);
+    mean.store(channel, sum);
 }
 
-// Adds the deviations from `shift` and their squares, over rows [first, last), to `sum` and `m2`; writes what it read to
+// Adds the deviations from `shift` and their squares, over rows [first, last), to `sum` and `square`; writes what it read to
 // `out` where Keep.
 template <bool Keep, typename T, typename Source, typename Run>
-void accumulate(const Source& source, Run run, i64 first, i64 last, i64 channel, const float* shift, double* sum, double* m2,
-                T* out, i64 out_stride) {
+GLIDE_FAST_INLINE void accumulate(Source source, Run run, i64 first, i64 last, i64 channel, const Line& shift, Line& sum, Line& square, T* out,
+                i64 out_stride) {
     constexpr int vectors = Run::vectors;
-    Vec from[vectors], s[2][vectors], q[2][vectors];
-    for (int v = 0; v < vectors; ++v) {
-        from[v] = run.load(shift + channel + v * Vec::lanes);
-        s[0][v] = s[1][v] = q[0][v] = q[1][v] = Vec::all(0.0f);
-    }
+    Vec from[vectors], s[2][vectors], q[2][vectors], sums[vectors], squares[vectors];
+    shift.load(channel, from);
+    for (int v = 0; v < vectors; ++v) s[0][v] = s[1][v] = q[0][v] = q[1][v] = Vec::all(0.0f);
     const auto add = [&](i64 row, int chain) {
+        Vec x[vectors];
+        source.load(run, row, channel, x);
+        if (Keep) run.store(x, out + row * out_stride + channel);
         for (int v = 0; v < vectors; ++v) {
-            const Vec x = source.load(run, row, channel + v * Vec::lanes);
-            if (Keep) run.store(x, out + row * out_stride + channel + v * Vec::lanes);
-            const Vec d = x - from[v];
+            const Vec d = x[v] - from[v];
             s[chain][v] = s[chain][v] + d;
             q[chain][v] = multiply_add(d, d, q[chain][v]);
         }
@@ -153,34 +218,57 @@ void accumulate(const Source& source, Run run, i64 first, i64 last, i64 channel,
         add(row + 1, 1);
     }
     if (row < last) add(row, 0);
-    float sums[2][vectors * Vec::lanes];
+    sum.load(channel, sums);
+    square.load(channel, squares);
     for (int v = 0; v < vectors; ++v) {
-        (s[0][v] + s[1][v]).store(sums[0] + v * Vec::lanes);
-        (q[0][v] + q[1][v]).store(sums[1] + v * Vec::lanes);
+        sums[v] = sums[v] + (s[0][v] + s[1][v]);
+        squares[v] = squares[v] + (q[0][v] + q[1][v]);
     }
-    for (i64 c = 0; c < run.channels(); ++c) {
-        sum[channel + c] += double(sums[0][c]);
-        m2[channel + c] += double(sums[1][c]);
-    }
+    sum.store(channel, sums);
+    square.store(channel, squares);
+}
+
+// Adds what was summed in fp32 to fp64, and begins anew.
+template <typename T>
+void widen(i64 channels, Line& line, double* total) {
+    for_each_run<T>(channels, [&](auto run, i64 c) {
+        Vec x[decltype(run)::vectors];
+        float straight[strip];
+        line.load(c, x);
+        run.store(x, straight);
+        for (i64 i = 0; i < run.channels(); ++i) total[c + i] += double(straight[i]);
+        for (auto& v : x) v = Vec::all(0.0f);
+        line.store(c, x);
+    });
 }
 
 // A task of the first pass: the statistics of a block of rows, for a piece of the channels of one sample.
 template <bool Keep, typename T, typename Source>
-void block_statistics(const Source& source, i64 rows, i64 channels, double* mean, double* m2, T* out, i64 out_stride) {
-    float shift[chunk];
-    for_each_run(channels, [&](auto run, i64 c) { mean_of_some_rows(source, run, rows, c, shift); });
+void block_statistics(Source source, i64 rows, i64 channels, double* mean, double* m2, T* out, i64 out_stride) {
+    Line shift, sum{}, square{};
+    for_each_run<T>(channels, [&](auto run, i64 c) { mean_of_some_rows(source, run, rows, c, shift); });
     for (i64 c = 0; c < channels; ++c) mean[c] = m2[c] = 0.0;
-    for (i64 row = 0; row < rows; row += fp32_rows) {
-        const i64 last = smaller(row + fp32_rows, rows);
-        for_each_run(channels, [&](auto run, i64 c) {
-            accumulate<Keep>(source, run, row, last, c, shift, mean, m2, out, out_stride);
+    for (i64 row = 0; row < rows; row += tile) {
+        const i64 last = smaller(row + tile, rows);
+        for_each_run<T>(channels, [&](auto run, i64 c) {
+            accumulate<Keep>(source, run, row, last, c, shift, sum, square, out, out_stride);
         });
+        if (last % fp32_rows == 0 || last == rows) {
+            widen<T>(channels, sum, mean);
+            widen<T>(channels, square, m2);
+        }
     }
-    for (i64 c = 0; c < channels; ++c) {
-        const double rest = mean[c] / double(rows);
-        m2[c] -= rest * mean[c];
-        mean[c] = double(shift[c]) + rest;
-    }
+    for_each_run<T>(channels, [&](auto run, i64 c) {
+        Vec x[decltype(run)::vectors];
+        float straight[strip];
+        shift.load(c, x);
+        run.store(x, straight);
+        for (i64 i = 0; i < run.channels(); ++i) {
+            const double rest = mean[c + i] / double(rows);
+            m2[c + i] -= rest * mean[c + i];
+            mean[c + i] = double(straight[i]) + rest;
+        }
+    });
 }
 
 template <typename T>
@@ -251,95 +339,134 @@ void merge_group(const GroupNormAct& g, i64 sample, i64 group) {
     }
 }
 
-// The coefficients of a run of channels, and what they make of a row of it.
+// The coefficients of a piece's channels.
+struct Coefficients {
+    Line center, factor, offset;
+};
+
+// A run of channels of a source with its coefficients, and what they make of some rows at a time. The coefficients stay in
+// memory, in the first cache: registers are for the rows.
 template <typename Out, bool Silu, typename Source, typename Run>
 struct Finish {
-    const Source& source;
+    static constexpr int vectors = Run::vectors;
+    const Coefficients& of;
+    Source source;
     Run run;
     i64 channel;
-    Vec center[Run::vectors], factor[Run::vectors], offset[Run::vectors];
 
-    Finish(const GroupNormAct& g, const Source& s, Run r, i64 first, i64 c) : source(s), run(r), channel(c) {
-        for (int v = 0; v < Run::vectors; ++v) {
-            center[v] = run.load(g.center + first + c + v * Vec::lanes);
-            factor[v] = run.load(g.factor + first + c + v * Vec::lanes);
-            offset[v] = run.load(g.offset + first + c + v * Vec::lanes);
+    // Rows `first`, first + 1, ... side by side.
+    template <int rows>
+    struct Values {
+        Vec of[rows * vectors];
+        const Vec* row(int i) const { return of + i * vectors; }
+    };
+    template <int rows>
+    GLIDE_FAST_INLINE Values<rows> at(i64 first) const {
+        Values<rows> y;
+        for (int i = 0; i < rows; ++i) source.load(run, first + i, channel, y.of + i * vectors);
+        Vec center[vectors], factor[vectors], offset[vectors];
+        of.center.load(channel, center);
+        of.factor.load(channel, factor);
+        of.offset.load(channel, offset);
+        for (int i = 0; i < rows * vectors; ++i) {
+            const int v = i % vectors;
+            y.of[i] = multiply_add(y.of[i] - center[v], factor[v], offset[v]);
         }
-    }
-    Vec operator()(i64 row, int v) const {
-        const Vec x = source.load(run, row, channel + v * Vec::lanes);
-        const Vec y = multiply_add(x - center[v], factor[v], offset[v]);
-        return Silu ? silu(y, Out{}) : y;
+        if (Silu) silu(y.of, Out{});
+        return y;
     }
 };
 
-// The rows [0, rows) of a source, resampled, to y; for resampling they are whole image lines, for the mean pairs of lines.
-template <Resampling resample, typename Out, typename Rows>
-void apply(const Rows& finish, i64 rows, i64 width, Out* y, i64 stride) {
-    constexpr int vectors = decltype(finish.run)::vectors;
-    y += finish.channel;
+// Of a source's rows, which are lines of an image where they are resampled: `count` rows from `first` on, to y; or `count`
+// (even) columns from `first` on of one line, or for the mean of two.
+template <Resampling resample, bool Stream, typename Out, typename Rows>
+GLIDE_FAST_INLINE void apply(const Rows& finish, i64 first, i64 count, i64 width, Out* y, i64 stride) {
+    const auto store = [&](const Vec* x, i64 row) {
+        finish.run.template store<Stream>(x, y + row * stride + finish.channel);
+    };
+    const i64 last = first + count;
     if constexpr (resample == Resampling::none) {
-        for (i64 row = 0; row < rows; ++row) {
-            for (int v = 0; v < vectors; ++v) finish.run.store(finish(row, v), y + row * stride + v * Vec::lanes);
+        i64 row = first;
+        for (; row + 1 < last; row += 2) {
+            const auto value = finish.template at<2>(row);
+            store(value.row(0), row);
+            store(value.row(1), row + 1);
         }
+        if (row < last) store(finish.template at<1>(row).row(0), row);
     } else if constexpr (resample == Resampling::nearest_x2) {
-        for (i64 line = 0; line < rows / width; ++line) {
-            for (i64 column = 0; column < width; ++column) {
-                Out* to = y + (4 * line * width + 2 * column) * stride;
-                for (int v = 0; v < vectors; ++v, to += Vec::lanes) {
-                    const Vec value = finish(line * width + column, v);
-                    finish.run.store(value, to);
-                    finish.run.store(value, to + stride);
-                    finish.run.store(value, to + 2 * width * stride);
-                    finish.run.store(value, to + (2 * width + 1) * stride);
-                }
+        for (i64 column = first; column < last; ++column) {
+            const auto value = finish.template at<1>(column);
+            for (int beside = 0; beside < 2; ++beside) {
+                store(value.row(0), 2 * column + beside);
+                store(value.row(0), 2 * (width + column) + beside);
             }
         }
     } else {
-        for (i64 line = 0; line < rows / width; line += 2) {
-            for (i64 column = 0; column < width; column += 2) {
-                const i64 upper = line * width + column, lower = upper + width;
-                Out* to = y + (line / 2 * (width / 2) + column / 2) * stride;
-                for (int v = 0; v < vectors; ++v, to += Vec::lanes) {
-                    const Vec sum = (finish(upper, v) + finish(upper + 1, v)) + (finish(lower, v) + finish(lower + 1, v));
-                    finish.run.store(sum * Vec::all(0.25f), to);
-                }
+        for (i64 column = first; column < last; column += 2) {
+            const auto upper = finish.template at<2>(column), lower = finish.template at<2>(width + column);
+            Vec mean[Rows::vectors];
+            for (int v = 0; v < Rows::vectors; ++v) {
+                const Vec sum = (upper.row(0)[v] + upper.row(1)[v]) + (lower.row(0)[v] + lower.row(1)[v]);
+                mean[v] = sum * Vec::all(0.25f);
             }
+            store(mean, column / 2);
         }
     }
 }
 
-// How the second pass is cut: blocks of rows that are whole (pairs of) image lines where that matters.
+// How the second pass is cut: blocks of rows, or of (pairs of) image lines.
 i64 rows_to_apply(const GroupNormAct& g) {
     if (g.resample == Resampling::none) return apply_rows;
-    const i64 lines = g.resample == Resampling::mean_2x2 ? 2 : 1;
-    return g.width * lines * larger(1, apply_rows / (g.width * lines));
+    return g.resample == Resampling::mean_2x2 ? 2 * g.width : g.width;
 }
 
-template <typename T, typename Out, bool Silu>
+template <Resampling resample, bool Stream, typename T, typename Out, bool Silu>
+void apply_block(const GroupNormAct& g, const Piece& piece, i64 sample, i64 row, i64 rows, Out* y) {
+    Coefficients of;
+    const i64 first = sample * g.channels + piece.channel;
+    for_each_run<T>(piece.count, [&](auto run, i64 c) {
+        Vec x[decltype(run)::vectors];
+        run.load(g.center + first + c, x);
+        of.center.store(c, x);
+        run.load(g.factor + first + c, x);
+        of.factor.store(c, x);
+        run.load(g.offset + first + c, x);
+        of.offset.store(c, x);
+    });
+    const i64 positions = resample == Resampling::none ? rows : g.width;
+    with_source<T>(g, piece, sample, row, true, [&](auto source) {
+        for (i64 i = 0; i < positions; i += tile) {
+            for_each_run<T>(piece.count, [&](auto run, i64 c) {
+                const Finish<Out, Silu, decltype(source), decltype(run)> finish{of, source, run, c};
+                apply<resample, Stream>(finish, i, smaller(tile, positions - i), g.width, y, g.y.row_stride);
+            });
+        }
+    });
+}
+
+// Whether y can be streamed: cache lines are written whole.
+template <typename Out>
+bool streamable(const Out* y, i64 stride) {
+    return i64(reinterpret_cast<std::uintptr_t>(y)) % cache_line == 0 && stride * i64(sizeof(Out)) % cache_line == 0;
+}
+
+template <Resampling resample, typename T, typename Out, bool Silu>
 void apply_task(const GroupNormAct& g, i64 index) {
     const i64 pieces = Piece::count_of(g), step = rows_to_apply(g), blocks = divided(g.rows, step);
     const Piece piece(g, index % pieces);
     const i64 block = index / pieces % blocks, sample = index / pieces / blocks;
     const i64 row = block * step, rows = smaller(step, g.rows - row);
     // Lines above this block have become twice as many rows of twice the width, or half as many of half the width.
-    const i64 y_row = g.resample == Resampling::nearest_x2 ? 4 * row : g.resample == Resampling::mean_2x2 ? row / 4 : row;
+    const i64 y_row = resample == Resampling::nearest_x2 ? 4 * row : resample == Resampling::mean_2x2 ? row / 4 : row;
     Out* y = at<Out>(g.y, sample, y_row, piece.channel);
-    const i64 stride = g.y.row_stride;
-    with_source<T>(g, piece, sample, row, true, [&](const auto& source) {
-        using Source = std::remove_cv_t<std::remove_reference_t<decltype(source)>>;
-        for_each_run(piece.count, [&](auto run, i64 c) {
-            const Finish<Out, Silu, Source, decltype(run)> finish(g, source, run, sample * g.channels + piece.channel, c);
-            switch (g.resample) {
-                case Resampling::none: return apply<Resampling::none>(finish, rows, g.width, y, stride);
-                case Resampling::nearest_x2: return apply<Resampling::nearest_x2>(finish, rows, g.width, y, stride);
-                case Resampling::mean_2x2: return apply<Resampling::mean_2x2>(finish, rows, g.width, y, stride);
-            }
-        });
-    });
+    if constexpr (streams && resample != Resampling::mean_2x2) {  // a mean is a quarter of what was read
+        if (g.stream && streamable(y, g.y.row_stride))
+            return apply_block<resample, true, T, Out, Silu>(g, piece, sample, row, rows, y);
+    }
+    apply_block<resample, false, T, Out, Silu>(g, piece, sample, row, rows, y);
 }
 
-template <typename T, typename Out, bool Silu>
+template <Resampling resample, typename T, typename Out, bool Silu>
 void run(const GroupNormAct& g) {
     const i64 pieces = Piece::count_of(g);
     const i64 blocks = g.samples * g.blocks * pieces;
@@ -359,15 +486,31 @@ void run(const GroupNormAct& g) {
             merge_blocks(g, sample, first * width, (last - first) * width);
             for (i64 group = first; group < last; ++group) merge_group(g, sample, group);
         }
-        // Backwards over the same part: what a thread read last is still in its cache.
-        for (i64 i = tasks * (thread + 1) / threads; i-- > tasks * thread / threads;) apply_task<T, Out, Silu>(g, i);
+        // Backwards over the same part, since what a thread read last is still in its cache; but forwards within spans, or the
+        // hardware prefetches the wrong way.
+        const i64 start = tasks * thread / threads;
+        for (i64 end = tasks * (thread + 1) / threads; end > start; end = larger(end - span, start)) {
+            for (i64 i = larger(end - span, start); i < end; ++i) apply_task<resample, T, Out, Silu>(g, i);
+        }
+        if (g.stream) finish_streams();
+    }
+}
+
+template <typename T, typename Out, bool Silu>
+void choose_resampling(const GroupNormAct& g) {
+    switch (g.resample) {
+        case Resampling::none: return run<Resampling::none, T, Out, Silu>(g);
+        case Resampling::nearest_x2: return run<Resampling::nearest_x2, T, Out, Silu>(g);
+        case Resampling::mean_2x2: return run<Resampling::mean_2x2, T, Out, Silu>(g);
     }
 }
 
 template <typename T, typename Out>
 void choose_activation(const GroupNormAct& g) {
-    g.silu ? run<T, Out, true>(g) : run<T, Out, false>(g);
+    g.silu ? choose_resampling<T, Out, true>(g) : choose_resampling<T, Out, false>(g);
 }
+
+#undef GLIDE_FAST_INLINE
 
 }  // namespace
 

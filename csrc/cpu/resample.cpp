@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cache.h"
 #include "entries.h"
 #include "isa.h"
 
@@ -76,6 +77,7 @@ void resample(std::uintptr_t x, std::uintptr_t y, std::uintptr_t residual, int d
     r.x_strides = strides_of(x_strides);
     r.y_strides = strides_of(y_strides);
     r.residual_strides = strides_of(residual_strides);
+    r.stream = up && too_large_to_keep(4 * r.images * r.height * r.width * r.channels * (r.dtype == Dtype::f32 ? 4 : 2));
     const std::int64_t elements = 5 * r.images * r.height * r.width * r.channels / (up ? 1 : 4);
     r.threads = int(std::clamp<std::int64_t>((elements + elements_a_thread - 1) / elements_a_thread, 1,
                                              std::max(threads, 1)));

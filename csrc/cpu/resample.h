@@ -18,6 +18,7 @@ struct Resample {
     Dtype dtype;
     const float* bias;  // [channels], or null
     bool up;
+    bool stream;  // a y that is a mere copy past the caches, where the kernel can: it is larger than what they would keep
     std::int64_t images, height, width, channels;  // of x
     PixelStrides x_strides, y_strides, residual_strides;
     int threads;

@@ -33,14 +33,21 @@ void each_vector(std::int64_t channels, Take take) {
     if (c < channels) take(c, int(channels - c));
 }
 
-// The same bytes to two places. Not through numbers: some processors drop subnormal ones where they convert.
+// The same bytes to two places. Not through numbers: some processors drop subnormal ones where they convert. With Stream
+// past the caches: whole lines at aligned places.
+template <bool Stream>
 void copy_to_two(const char* from, char* first, char* second, std::int64_t bytes) {
     constexpr std::int64_t step = Vec::lanes * sizeof(float);
     std::int64_t i = 0;
     for (; i + step <= bytes; i += step) {
         const Vec bits = Vec::load(reinterpret_cast<const float*>(from + i));
-        bits.store(reinterpret_cast<float*>(first + i));
-        bits.store(reinterpret_cast<float*>(second + i));
+        if (Stream) {
+            stream(reinterpret_cast<float*>(first + i), bits);
+            stream(reinterpret_cast<float*>(second + i), bits);
+        } else {
+            bits.store(reinterpret_cast<float*>(first + i));
+            bits.store(reinterpret_cast<float*>(second + i));
+        }
     }
     if (i < bytes) {
         std::memcpy(first + i, from + i, bytes - i);
@@ -71,6 +78,15 @@ struct Pictures {
     }
 };
 
+// Whether a copied row can be streamed: every pixel is some whole cache lines.
+template <typename T>
+bool streamable(const Resample& r, const T* y) {
+    constexpr std::uint64_t line = 64;
+    const auto whole = [](std::uint64_t bytes) { return bytes % line == 0; };
+    return streams && r.stream && whole(reinterpret_cast<std::uintptr_t>(y)) && whole(r.y_strides.column * sizeof(T)) &&
+           whole(r.channels * sizeof(T));
+}
+
 // One row of the result, from one row of x.
 template <typename T>
 void repeat_row(const Resample& r, std::int64_t image, std::int64_t row) {
@@ -78,6 +94,7 @@ void repeat_row(const Resample& r, std::int64_t image, std::int64_t row) {
     const T *x = p.x(image, row / 2), *residual = p.residual(image, row / 2);
     T* y = p.y(image, row);
     const std::int64_t next = r.y_strides.column;
+    const auto copy = streamable(r, y) ? copy_to_two<true> : copy_to_two<false>;
     for (std::int64_t column = 0; column < r.width; ++column) {
         if (r.bias || residual) {
             each_vector(r.channels, [&](std::int64_t c, int count) {
@@ -86,8 +103,8 @@ void repeat_row(const Resample& r, std::int64_t image, std::int64_t row) {
                 store(y + next + c, count, value);
             });
         } else {
-            copy_to_two(reinterpret_cast<const char*>(x), reinterpret_cast<char*>(y), reinterpret_cast<char*>(y + next),
-                        r.channels * sizeof(T));
+            copy(reinterpret_cast<const char*>(x), reinterpret_cast<char*>(y), reinterpret_cast<char*>(y + next),
+                 r.channels * sizeof(T));
         }
         x += r.x_strides.column;
         if (residual) residual += r.residual_strides.column;
@@ -124,15 +141,19 @@ template <typename T>
 void run(const Resample& r) {
     const std::int64_t rows = r.up ? 2 * r.height : r.height / 2;
     const bool added = r.bias || r.residual;
-#pragma omp parallel for schedule(static) num_threads(r.threads)
-    for (std::int64_t i = 0; i < r.images * rows; ++i) {
-        const std::int64_t image = i / rows, row = i % rows;
-        if (r.up)
-            repeat_row<T>(r, image, row);
-        else if (added)
-            mean_row<T, true>(r, image, row);
-        else
-            mean_row<T, false>(r, image, row);
+#pragma omp parallel num_threads(r.threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (std::int64_t i = 0; i < r.images * rows; ++i) {
+            const std::int64_t image = i / rows, row = i % rows;
+            if (r.up)
+                repeat_row<T>(r, image, row);
+            else if (added)
+                mean_row<T, true>(r, image, row);
+            else
+                mean_row<T, false>(r, image, row);
+        }
+        if (r.stream) finish_streams();
     }
 }
 

@@ -26,6 +26,12 @@ static inline float element(const void* data, Dtype dtype, std::int64_t index) {
     return dtype == Dtype::f32 ? static_cast<const float*>(data)[index] : widen(static_cast<const bf16*>(data)[index]);
 }
 
+// Beside Vec there are pairs of vectors, which hold 2 * lanes neighbouring elements in the order that costs least where bf16 is
+// read and written: the even ones and the odd ones. load_split(p, even, odd) and store_split(p, even, odd) move them,
+// straighten(even, odd) puts a pair into the order of memory. stream and stream_split write past the caches where the
+// instruction set can (p aligned to a vector, whole cache lines, `finish_streams` before another thread reads); see
+// `streams`.
+
 #if defined(__AVX512F__)
 
 struct Vec {
@@ -47,19 +53,54 @@ struct Vec {
     static Vec widened(__m256i bits) {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
     }
-    __m256i narrowed() const {
 #if defined(__AVX512BF16__)
-        return (__m256i)_mm512_cvtneps_pbh(v);
+    __m256i narrowed() const { return (__m256i)_mm512_cvtneps_pbh(v); }
 #else
+    // A bf16 in the upper half of each lane; the lower half holds what is left over.
+    __m512i rounded() const {
         const __m512i bits = _mm512_castps_si512(v);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        const __m512i nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
         const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-        const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
-#endif
+        return _mm512_mask_mov_epi32(nearest, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
     }
+    __m256i narrowed() const { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(), 16)); }
+#endif
 };
+
+static inline void load_split(const bf16* p, Vec& even, Vec& odd) {
+    const __m512i bits = _mm512_loadu_si512(p);
+    even = {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
+    odd = {_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(int(0xffff0000))))};
+}
+static inline void load_split(const float* p, Vec& even, Vec& odd) {
+    const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512 low = _mm512_loadu_ps(p), high = _mm512_loadu_ps(p + Vec::lanes);
+    even = {_mm512_permutex2var_ps(low, evens, high)};
+    odd = {_mm512_permutex2var_ps(low, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), high)};
+}
+static inline __m512i joined(Vec even, Vec odd) {
+#if defined(__AVX512BF16__)
+    const __m512i apart = (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+                                           23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, apart);
+#else
+    const __m512i low = _mm512_srli_epi32(even.rounded(), 16);
+    return _mm512_or_si512(low, _mm512_and_si512(odd.rounded(), _mm512_set1_epi32(int(0xffff0000))));
+#endif
+}
+static inline void store_split(bf16* p, Vec even, Vec odd) { _mm512_storeu_si512(p, joined(even, odd)); }
+static inline void stream_split(bf16* p, Vec even, Vec odd) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), joined(even, odd));
+}
+static inline void straighten(Vec& even, Vec& odd) {
+    const __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512 low = _mm512_permutex2var_ps(even.v, first, odd.v);
+    odd = {_mm512_permutex2var_ps(even.v, _mm512_add_epi32(first, _mm512_set1_epi32(8)), odd.v)};
+    even = {low};
+}
+static inline void stream(float* p, Vec x) { _mm512_stream_ps(p, x.v); }
 
 static inline Vec rounded_to(Vec x, bf16) { return Vec::widened(x.narrowed()); }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -128,6 +169,37 @@ struct Vec {
         std::memcpy(p, whole, count * sizeof(T));
     }
 };
+
+static inline void load_split(const bf16* p, Vec& even, Vec& odd) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even = {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16))};
+    odd = {_mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(int(0xffff0000))))};
+}
+static inline void load_split(const float* p, Vec& even, Vec& odd) {
+    const __m256 low = _mm256_loadu_ps(p), high = _mm256_loadu_ps(p + Vec::lanes);
+    // Neighbouring quarters of low and high alternate after the shuffle: 0 2 1 3 puts each source's side by side.
+    const auto ordered = [](__m256 x) {
+        return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), _MM_SHUFFLE(3, 1, 2, 0)));
+    };
+    even = {ordered(_mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)))};
+    odd = {ordered(_mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1)))};
+}
+static inline __m256i joined(Vec even, Vec odd) {
+    const __m256i high = _mm256_and_si256(odd.rounded(), _mm256_set1_epi32(int(0xffff0000)));
+    return _mm256_or_si256(_mm256_srli_epi32(even.rounded(), 16), high);
+}
+static inline void store_split(bf16* p, Vec even, Vec odd) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), joined(even, odd));
+}
+static inline void stream_split(bf16* p, Vec even, Vec odd) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), joined(even, odd));
+}
+static inline void straighten(Vec& even, Vec& odd) {
+    const __m256 low = _mm256_unpacklo_ps(even.v, odd.v), high = _mm256_unpackhi_ps(even.v, odd.v);
+    even = {_mm256_permute2f128_ps(low, high, 0x20)};
+    odd = {_mm256_permute2f128_ps(low, high, 0x31)};
+}
+static inline void stream(float* p, Vec x) { _mm256_stream_ps(p, x.v); }
 
 static inline Vec rounded_to(Vec x, bf16) {
     return {_mm256_castsi256_ps(_mm256_and_si256(x.rounded(), _mm256_set1_epi32(int(0xffff0000))))};
@@ -206,6 +278,20 @@ struct Vec {
     }
 };
 
+// Here the order of memory serves as well: a pair is its first half and its second.
+template <typename T>
+static inline void load_split(const T* p, Vec& first, Vec& second) {
+    first = Vec::load(p);
+    second = Vec::load(p + Vec::lanes);
+}
+static inline void store_split(bf16* p, Vec first, Vec second) {
+    first.store(p);
+    second.store(p + Vec::lanes);
+}
+static inline void stream_split(bf16* p, Vec first, Vec second) { store_split(p, first, second); }
+static inline void straighten(Vec&, Vec&) {}
+static inline void stream(float* p, Vec x) { x.store(p); }
+
 static inline Vec rounded_to(Vec x, bf16) { return {(Vec::Floats)(x.rounded() & 0xffff0000u)}; }
 static inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
@@ -238,6 +324,14 @@ static inline Vec rough_reciprocal(Vec x) { return reciprocal(x); }
 
 static inline Vec rounded_to(Vec x, float) { return x; }
 
+#if defined(__AVX2__)
+constexpr bool streams = true;
+static inline void finish_streams() { _mm_sfence(); }
+#else
+constexpr bool streams = false;
+static inline void finish_streams() {}
+#endif
+
 // 2^(whole + rest) for an integer `whole` within fp32's exponents and |rest| <= 1/2: the minimax polynomial of `rest` (Remez,
 // relative error), scaled.
 //
@@ -261,38 +355,57 @@ static inline Vec power_of_two(Vec whole, Vec rest, bf16) {
     return times_power_of_two(p, whole);
 }
 
-// 2^t for any t, as precise as the last; 0 or infinity, or 2^-126 or 2^126, past fp32's exponents.
-static inline Vec power_of_two(Vec t, bf16) {
+// 2^t for any t, as precise as the last; 0 or infinity, or 2^-126 or 2^126, past fp32's exponents. For several vectors step by
+// step: a processor waits for the results of one vector while it works on the others, and looks only so far ahead.
+template <int n>
+__attribute__((always_inline)) static inline void powers_of_two(const Vec (&t)[n], Vec (&p)[n], bf16) {
 #if defined(__AVX512F__)
     // scalef takes t's floor itself and overflows as it should, so there is nothing to round or clamp. The same polynomial,
     // moved to [0, 1).
-    const Vec rest = {_mm512_reduce_ps(t.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
-    Vec p = Vec::all(0.0780245215f);
-    p = multiply_add(p, rest, Vec::all(0.226067156f));
-    p = multiply_add(p, rest, Vec::all(0.695833504f));
-    p = multiply_add(p, rest, Vec::all(0.999925196f));
-    return times_power_of_two(p, t);
+    Vec rest[n];
+    for (int i = 0; i < n; ++i) rest[i] = {_mm512_reduce_ps(t[i].v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+    for (int i = 0; i < n; ++i) p[i] = multiply_add(Vec::all(0.0780245215f), rest[i], Vec::all(0.226067156f));
+    for (int i = 0; i < n; ++i) p[i] = multiply_add(p[i], rest[i], Vec::all(0.695833504f));
+    for (int i = 0; i < n; ++i) p[i] = multiply_add(p[i], rest[i], Vec::all(0.999925196f));
+    for (int i = 0; i < n; ++i) p[i] = times_power_of_two(p[i], t[i]);
 #else
-    const Vec bounded = clamp(t, -126.0f, 126.0f), whole = round(bounded);
-    return power_of_two(whole, bounded - whole, bf16{});
+    for (int i = 0; i < n; ++i) {
+        const Vec bounded = clamp(t[i], -126.0f, 126.0f), whole = round(bounded);
+        p[i] = power_of_two(whole, bounded - whole, bf16{});
+    }
 #endif
 }
+static inline Vec power_of_two(Vec t, bf16) {
+    const Vec exponent[1] = {t};
+    Vec power[1];
+    powers_of_two(exponent, power, bf16{});
+    return power[0];
+}
 
-// y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e. Where 2^t would leave fp32 the result is y, or within 2e-36 of 0.
+// y to y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e, in several vectors. Where 2^t would leave fp32 the result is y, or within
+// 2e-36 of 0.
 //
 // For a result that stays fp32: within 1e-6 of the exact value, relatively.
-static inline Vec silu(Vec y, float) {
+template <int n>
+__attribute__((always_inline)) static inline void silu(Vec (&y)[n], float) {
     const Vec log2e = Vec::all(-1.44269504f);
-    const Vec bounded = clamp(y, -87.0f, 87.0f);
-    const Vec whole = round(bounded * log2e);
-    const Vec rest = multiply_add(bounded, log2e, Vec::all(0.0f) - whole);
-    return y * reciprocal(Vec::all(1.0f) + power_of_two(whole, rest, 0.0f));
+    for (int i = 0; i < n; ++i) {
+        const Vec bounded = clamp(y[i], -87.0f, 87.0f);
+        const Vec whole = round(bounded * log2e);
+        const Vec rest = multiply_add(bounded, log2e, Vec::all(0.0f) - whole);
+        y[i] = y[i] * reciprocal(Vec::all(1.0f) + power_of_two(whole, rest, 0.0f));
+    }
 }
 
 // For a result that will be rounded to bf16: also with the CPU's approximate reciprocal (6e-5 with AVX-512, 3.7e-4 with AVX2
 // and SSE).
-static inline Vec silu(Vec y, bf16) {
-    return y * rough_reciprocal(Vec::all(1.0f) + power_of_two(y * Vec::all(-1.44269504f), bf16{}));
+template <int n>
+__attribute__((always_inline)) static inline void silu(Vec (&y)[n], bf16) {
+    Vec t[n], power[n];
+    for (int i = 0; i < n; ++i) t[i] = y[i] * Vec::all(-1.44269504f);
+    powers_of_two(t, power, bf16{});
+    for (int i = 0; i < n; ++i) power[i] = rough_reciprocal(Vec::all(1.0f) + power[i]);
+    for (int i = 0; i < n; ++i) y[i] = y[i] * power[i];
 }
 
 }  // namespace GLIDE_FAST_ISA

@@ -324,6 +324,24 @@ def test_the_number_of_threads_does_not_change_a_bit(
 
 
 @needs_library
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [64, 72])
+@pytest.mark.parametrize("resample", [None, "nearest_x2"])
+def test_a_result_larger_than_the_cache_is_the_same(isa: str, channels: int, resample: str | None) -> None:
+    """It is written past the caches where cache lines are written whole (64 channels, not 72); its samples alone are not."""
+    samples, side = (40, 96) if resample is None else (20, 64)
+    a = inputs((samples, channels, side, side), torch.bfloat16, True, 1.0, 2.0, 9)
+    together = kernel(**a, groups=8, silu=True, resample=resample, isa=isa)
+    for i in (0, samples // 2, samples - 1):
+        one = {
+            name: value[i : i + 1] if name in ("x", "scale", "shift") else value for name, value in a.items()
+        }
+        assert torch.equal(
+            together[i : i + 1], kernel(**one, groups=8, silu=True, resample=resample, isa=isa)
+        )
+
+
+@needs_library
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     arguments = inputs((3, 48, 17, 13), torch.bfloat16, True, 2.3, 0.5, 5)
     together = kernel(**arguments, groups=8, silu=True)

@@ -35,7 +35,7 @@ def build(folder: Path) -> Path:
     assert COMPILER is not None
     common, isas = flags_of_setup()
     command = [COMPILER, *common, *SANITIZE, "-Werror"]
-    units: list[tuple[Path, list[str]]] = [(DRIVER, [])]
+    units: list[tuple[Path, list[str]]] = [(DRIVER, []), (ROOT / "csrc" / "cpu" / "cache.cpp", [])]
     for name in SOURCES:
         units.append((ROOT / "csrc" / "cpu" / f"{name}.cpp", []))
         kernel = ROOT / "csrc" / "cpu" / f"{name}.kernel.cpp"
