@@ -47,29 +47,10 @@ class GroupNorm32(nn.GroupNorm):
         scale: torch.Tensor | None = None,
         shift: torch.Tensor | None = None,
         silu: bool = False,
-        *,
-        skip: torch.Tensor | None = None,
-        resample: str | None = None,
-        out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """Normalise ``x`` ``[N, C, ...]``; FiLM's ``scale`` and ``shift`` ``[N, C]`` and ``silu`` come after the norm.
-
-        ``skip`` is read behind ``x`` on the channels; ``resample`` and ``out_dtype`` as in :func:`glide_fast.ops.group_norm_act`.
-        """
+        """Normalise ``x`` ``[N, C, ...]``; FiLM's ``scale`` and ``shift`` ``[N, C]`` and ``silu`` come after the norm."""
         silu = silu or self.swish == 1.0
-        y = group_norm_act(
-            x,
-            self.weight,
-            self.bias,
-            self.num_groups,
-            self.eps,
-            scale,
-            shift,
-            silu,
-            x2=skip,
-            resample=resample,
-            out_dtype=out_dtype,
-        )
+        y = group_norm_act(x, self.weight, self.bias, self.num_groups, self.eps, scale, shift, silu)
         return y if silu or not self.swish else y * torch.sigmoid(y * self.swish)
 
 

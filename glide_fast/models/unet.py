@@ -127,8 +127,8 @@ class ResBlock(TimestepBlock):
         self.h_upd: nn.Module = nn.Identity()
         self.x_upd: nn.Module = nn.Identity()
         if self.updown:
-            kind = Upsample if up else Downsample
-            self.h_upd, self.x_upd = kind(channels, False, dims), kind(channels, False, dims)
+            resample = Upsample if up else Downsample
+            self.h_upd, self.x_upd = resample(channels, False, dims), resample(channels, False, dims)
         film = 2 if use_scale_shift_norm else 1
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, film * self.out_channels))
         self.out_layers = nn.Sequential(
@@ -142,19 +142,16 @@ class ResBlock(TimestepBlock):
             kernel = {"kernel_size": 3, "padding": 1} if use_conv else {"kernel_size": 1}
             self.skip_connection = conv_nd(dims, channels, self.out_channels, **kernel)
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
-        """``x`` ``[N, channels, ...]`` and ``emb`` ``[N, emb_channels]`` give ``[N, out_channels, ...]``.
-
-        A ``skip`` is read behind x, with which it has ``channels`` together; a block that resamples takes none.
-        """
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        """``x`` ``[N, channels, ...]`` and ``emb`` ``[N, emb_channels]`` give ``[N, out_channels, ...]``."""
         if self.use_checkpoint and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, emb, skip, use_reentrant=False)
-        return self._forward(x, emb, skip)
+            return checkpoint(self._forward, x, emb, use_reentrant=False)
+        return self._forward(x, emb)
 
-    def _forward(self, x: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
-        first, convolution = self.in_layers[0], self.in_layers[2]
-        h = self.h_upd(first(x, skip=skip))
-        h = convolution(h)
+    def _forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        h = self.h_upd(self.in_layers[0](x))
+        x = self.x_upd(x)
+        h = self.in_layers[2](h)
         norm, dropout, convolution = self.out_layers[0], self.out_layers[2], self.out_layers[3]
         emb_out = self.emb_layers(emb)
         if self.use_scale_shift_norm:
@@ -162,12 +159,7 @@ class ResBlock(TimestepBlock):
             h = norm(h, scale, shift, silu=True)
         else:
             h = norm(h + emb_out.to(h.dtype).view(*emb_out.shape, *([1] * (h.dim() - 2))))
-        return self._shortcut(x, skip) + convolution(dropout(h))
-
-    def _shortcut(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
-        module, x = self.skip_connection, self.x_upd(x)
-        # Side by side, as the official model has it: the recorded loops multiply each rounding by thousands.
-        return module(x if skip is None else torch.cat([x, skip], dim=1))
+        return self.skip_connection(x) + convolution(dropout(h))
 
 
 class QKVAttention(nn.Module):
@@ -227,19 +219,13 @@ class AttentionBlock(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
-    """Runs its layers in order, handing each the embedding or the text it takes; a skip goes to the first residual block."""
+    """Runs its layers in order, handing each the embedding or the text it takes."""
 
     def forward(  # type: ignore[override]
-        self,
-        x: torch.Tensor,
-        emb: torch.Tensor,
-        encoder_out: torch.Tensor | None = None,
-        skip: torch.Tensor | None = None,
+        self, x: torch.Tensor, emb: torch.Tensor, encoder_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         for layer in self:
-            if isinstance(layer, ResBlock):
-                x, skip = layer(x, emb, skip), None
-            elif isinstance(layer, TimestepBlock):
+            if isinstance(layer, TimestepBlock):
                 x = layer(x, emb)
             elif isinstance(layer, AttentionBlock):
                 x = layer(x, encoder_out)
@@ -401,11 +387,8 @@ class UNetModel(nn.Module):
             skips.append(h)
         h = self.middle_block(h, emb, encoder_out)
         for block in self.output_blocks:
-            h = block(h, emb, encoder_out, skips.pop())
-        norm, activation, convolution = self.out
-        if x.dtype == torch.float32 != h.dtype:
-            return convolution(activation(norm(h, out_dtype=x.dtype)))
-        return convolution(activation(norm(h.to(x.dtype))))
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, encoder_out)
+        return self.out(h.to(x.dtype))
 
     def forward(
         self, x: torch.Tensor, timesteps: torch.Tensor, y: torch.Tensor | None = None

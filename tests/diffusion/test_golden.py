@@ -63,8 +63,8 @@ def as_recorded() -> Iterator[None]:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    # Rounding is multiplied by thousands here: the maths of the reference is compared, in the recording's order.
-    with force("reference"):
+    # Rounding is multiplied by thousands here: the text's attention adds in the recording's order.
+    with force(text_attention="reference"):
         yield
     torch.set_num_threads(threads)
 
