@@ -51,7 +51,9 @@ def outside(part: Part, setting: Setting, arguments: Sequence[str]) -> str:
     """Run a part in a process of its own; returns its state, which a crash or an endless part cannot leave unsaid."""
     start = time.monotonic()
     ran = command.run(
-        [sys.executable, "-m", "benchmarks.gpu", part.name, "--inside", *arguments], part.seconds + GRACE
+        [sys.executable, "-m", "benchmarks.gpu", part.name, "--inside", *arguments],
+        part.seconds + GRACE,
+        {"OMP_NUM_THREADS": setting.facts["threads"]},  # as many as here, or its results are another run's
     )
     row = states(setting).find(part.name)
     if ran.status != 0 or row is None or row["when"] < setting.facts["when"]:

@@ -14,7 +14,7 @@ from torch import nn
 from glide_fast.models.layers import GroupNorm32, LayerNorm
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.text_transformer import QKVMultiheadAttention
-from glide_fast.models.unet import QKVAttention, ResBlock
+from glide_fast.models.unet import QKVAttention
 from glide_fast.ops.text_attention import reference
 from glide_fast.runtime.layout import structure_of
 
@@ -32,14 +32,8 @@ class ReleasedNorm(GroupNorm32):
         scale: torch.Tensor | None = None,
         shift: torch.Tensor | None = None,
         silu: bool = False,
-        *,
-        skip: torch.Tensor | None = None,
-        resample: str | None = None,
-        out_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        # Stock blocks join their skips and resample by themselves.
-        assert skip is None and resample is None
-        y = self.normalised(x if out_dtype is None else x.to(out_dtype))
+        y = self.normalised(x)
         if scale is not None and shift is not None:
             per_channel = (*scale.shape, *([1] * (x.dim() - 2)))
             y = y * (1 + scale.to(y.dtype).view(per_channel)) + shift.to(y.dtype).view(per_channel)
@@ -53,23 +47,6 @@ class OwnTypeNorm(ReleasedNorm):
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
         return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-
-
-class ReleasedBlock(ResBlock):
-    """A residual block that joins its skip, resamples and adds in steps of their own."""
-
-    def _forward(self, x: torch.Tensor, emb: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
-        if skip is not None:
-            x = torch.cat([x, skip], dim=1)
-        h = self.in_layers[2](self.h_upd(self.in_layers[0](x)))
-        x = self.x_upd(x)
-        norm, dropout, convolution = self.out_layers[0], self.out_layers[2], self.out_layers[3]
-        emb_out = self.emb_layers(emb).to(h.dtype)
-        if self.use_scale_shift_norm:
-            h = norm(h, *emb_out.chunk(2, dim=1), silu=True)
-        else:
-            h = norm(h + emb_out.view(*emb_out.shape, *([1] * (h.dim() - 2))))
-        return self.skip_connection(x) + convolution(dropout(h))
 
 
 class ReleasedLayerNorm(LayerNorm):
@@ -126,7 +103,6 @@ def stock(
     kinds: dict[type[nn.Module], type[nn.Module]] = {
         GroupNorm32: OwnTypeNorm if tuned else ReleasedNorm,
         LayerNorm: ReleasedLayerNorm,
-        ResBlock: ReleasedBlock,
         QKVAttention: SdpaAttention if tuned else ReleasedAttention,
         QKVMultiheadAttention: ReleasedTextAttention,
     }

@@ -40,6 +40,10 @@ def one_thread() -> Iterator[None]:
 def tiny_stage(**options: Any) -> Stage:
     stage = Stage.fresh(options)
     golden.fill(stage.model)
+    with (
+        torch.no_grad()
+    ):  # at full strength a step multiplies rounding by thousands, and batches of 1 and 2 part
+        stage.model.out[2].weight.mul_(0.3)
     return stage
 
 

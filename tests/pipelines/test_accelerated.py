@@ -22,10 +22,10 @@ PROMPTS = ["a red circle", "two dogs"]
 
 
 def close(got: Any, want: Any) -> None:
-    # These random networks amplify rounding at single pixels; another prompt, seed or step moves all of them.
+    # Another prompt, seed or step moves the mean by 0.005 and more; single pixels amplify rounding.
     for mine, theirs in ((got.low_res, want.low_res), (got.images, want.images)):
-        assert (mine - theirs).abs().mean() < 1e-3
-        assert (mine - theirs).abs().max() < 0.1
+        assert (mine - theirs).abs().mean() < 1e-4
+        assert (mine - theirs).abs().max() < 0.02
     assert (got.seeds, got.prompts) == (want.seeds, want.prompts)
 
 
