@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PROMPT ?= a large purple pyramid
 IMAGE ?= demo.png
-PYTEST_FLAGS ?=
+# Tests are small and run on one thread each; more processes than these only cost memory.
+PYTEST_FLAGS ?= -n auto --maxprocesses 4 --dist worksteal
 BENCH_FLAGS ?=
 PARTS ?=
 # Where torch for the GPU is installed already: make gpu GPU_PYTHON=python3 installs nothing but glide_fast's own build.
