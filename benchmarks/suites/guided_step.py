@@ -30,8 +30,11 @@ def process() -> SpacedDiffusion:
 
 def official_step(
     x: torch.Tensor, model_out: torch.Tensor, noise: torch.Tensor, guidance_scale: float | None
-) -> Iterable[torch.Tensor]:
-    """A step as the official loop takes it: coefficients come from the host's fp64 arrays at every use, one launch each."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A step as the official loop takes it: coefficients come from the host's fp64 arrays at every use, one launch each.
+
+    With guidance its state is as doubled as the network's batch, ``x`` and ``noise`` ``[2 N, C, H, W]``, to the end.
+    """
     diffusion = process()
     t = torch.full((len(x),), ROW, device=x.device)
 
@@ -42,7 +45,7 @@ def official_step(
         eps, rest = model_out[:, :3], model_out[:, 3:]
         conditional, unconditional = torch.split(eps, len(eps) // 2)
         half = unconditional + guidance_scale * (conditional - unconditional)
-        model_out = torch.cat([torch.cat([half, half]), rest], dim=1)[: len(x)]
+        model_out = torch.cat([torch.cat([half, half]), rest], dim=1)
     eps, v = torch.split(model_out, 3, dim=1)
     low, high = at(diffusion.posterior_log_variance_clipped), at(np.log(diffusion.betas))
     frac = (v + 1) / 2
@@ -93,8 +96,17 @@ def case(model: str, n: int, side: int, seeded: bool, device: str, compile_too: 
         flops=(40 + 60 * seeded) * x.numel(),
         floor=1e-5,
     )
-    if not seeded:
-        made.baselines["official fp32 chain"] = lambda: official_step(x, model_out, noise, guidance)
+
+    whole_x, whole_noise = x.repeat(copies, 1, 1, 1), noise.repeat(copies, 1, 1, 1)
+
+    def official() -> Iterable[torch.Tensor]:
+        if seeded:
+            torch.randn_like(
+                whole_x
+            )  # as it draws its noise; that of the seeds takes its place: results are compared
+        return tuple(result[:n] for result in official_step(whole_x, model_out, whole_noise, guidance))
+
+    made.baselines["official fp32 chain"] = official
     made.add_backends(lambda: of(guided_step))
     if compile_too:
         made.add_compiled("torch.compile of plain torch", plain)

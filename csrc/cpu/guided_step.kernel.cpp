@@ -1,7 +1,8 @@
 // One step of the reverse diffusion in one pass over memory: every operand is read once, every result written once.
 //
-// Products and sums are rounded one by one in the order of the reference, without fused multiply-adds: at the noisiest step x0
-// is the difference of two numbers 2e4 times as large, and any other rounding of those would show in the result.
+// Products and sums are rounded one by one in the order of the reference, without fused multiply-adds (but for the variance):
+// at the noisiest step x0 is the difference of two numbers 2e4 times as large, and any other rounding of those would show in
+// the result.
 #include "guided_step.h"
 #include "philox.h"
 
@@ -14,37 +15,45 @@ std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 float number(float x) { return x; }
 float number(bf16 x) { return widen(x); }
 
-// e^y, relative error 3e-7 (the polynomial is that of silu in vec.h); y is clamped to +-87, NaN stays NaN.
-Vec exponential(Vec y) {
-    const Vec bounded = clamp(y, -87.0f, 87.0f);
-    const Vec whole = round(bounded * Vec::all(1.44269504f));
-    Vec rest = multiply_add(whole, Vec::all(-0.693359375f), bounded);
-    rest = multiply_add(whole, Vec::all(2.12194440e-4f), rest) * Vec::all(1.44269504f);
-    Vec p = Vec::all(0.00132764725f);
-    p = multiply_add(p, rest, Vec::all(0.00967554096f));
-    p = multiply_add(p, rest, Vec::all(0.0555071309f));
-    p = multiply_add(p, rest, Vec::all(0.240221202f));
-    p = multiply_add(p, rest, Vec::all(0.693146944f));
-    p = multiply_add(p, rest, Vec::all(1.0f));
-    return times_power_of_two(p, whole);
+// For what the inner loop is made of: several vectors go through each step side by side, since a processor waits for the
+// results of one while it works on the others.
+#define GLIDE_FAST_INLINE inline __attribute__((always_inline))
+
+// 2^t, relative error 1e-7; t is clamped to +-126, NaN stays NaN.
+template <int n>
+GLIDE_FAST_INLINE void powers_of_two(Vec (&t)[n]) {
+    Vec whole[n];
+    for (int i = 0; i < n; ++i) t[i] = clamp(t[i], -126.0f, 126.0f);
+    for (int i = 0; i < n; ++i) whole[i] = round(t[i]);
+    for (int i = 0; i < n; ++i) t[i] = power_of_two(whole[i], t[i] - whole[i], 0.0f);
 }
 
-// Where a vector's elements are: `count` of an image's elements from `element`, which is position `position` of `channel`.
+// Where some vectors' elements are: `count` of an image's elements from `element`, which is position `position` of `channel`.
+// Several vectors are full and of one channel; a single one may be part of a vector, and its channels may change on the way.
 struct Place {
     std::int64_t element, channel, position;
     int count;
+
+    Place vector(int i) const {
+        return {element + i * Vec::lanes, channel, position + i * Vec::lanes, Vec::lanes};
+    }
 };
 
-template <typename T>
-Vec load(const T* p, int count) {
-    return count == Vec::lanes ? Vec::load(p) : Vec::load(p, count);
+template <int n, typename T>
+GLIDE_FAST_INLINE void load(const T* p, const Place& at, Vec (&x)[n]) {
+    if (n == 1 && at.count < Vec::lanes) {
+        x[0] = Vec::load(p, at.count);
+        return;
+    }
+    for (int i = 0; i < n; ++i) x[i] = Vec::load(p + i * Vec::lanes);
 }
-template <typename T>
-void store(T* p, int count, Vec x) {
-    count == Vec::lanes ? x.store(p) : x.store(p, count);
+template <int n, typename T>
+GLIDE_FAST_INLINE void store(T* p, const Place& at, const Vec (&x)[n]) {
+    if (n == 1 && at.count < Vec::lanes) return x[0].store(p, at.count);
+    for (int i = 0; i < n; ++i) x[i].store(p + i * Vec::lanes);
 }
 
-// Calls take(i, channel, position) for each element of a place, whose channels may change on the way.
+// Calls take(i, channel, position) for each element of a vector's place.
 template <typename Take>
 void each(const Place& at, std::int64_t positions, Take take) {
     std::int64_t channel = at.channel, position = at.position;
@@ -59,7 +68,6 @@ void each(const Place& at, std::int64_t positions, Take take) {
 
 template <typename T>
 Vec gather(const T* image, const Layout& layout, std::int64_t positions, const Place& at) {
-    if (layout.position == 1 && layout.channel == positions) return load(image + at.element, at.count);
     float values[Vec::lanes] = {};
     if (at.count == Vec::lanes && at.position + Vec::lanes <= positions) {
         const T* first = image + at.channel * layout.channel + at.position * layout.position;
@@ -71,21 +79,33 @@ Vec gather(const T* image, const Layout& layout, std::int64_t positions, const P
     });
     return Vec::load(values);
 }
+template <int n, typename T>
+GLIDE_FAST_INLINE void gather(const T* image, const Layout& layout, std::int64_t positions, const Place& at, Vec (&x)[n]) {
+    if (layout.position == 1 && layout.channel == positions) return load(image + at.element, at, x);
+    for (int i = 0; i < n; ++i) x[i] = gather(image, layout, positions, n == 1 ? at : at.vector(i));
+}
 
 template <typename T>
 void scatter(T* image, const Layout& layout, std::int64_t positions, const Place& at, Vec x) {
-    if (layout.position == 1 && layout.channel == positions) return store(image + at.element, at.count, x);
     T values[Vec::lanes];
     x.store(values);
     each(at, positions, [&](int i, std::int64_t channel, std::int64_t position) {
         image[channel * layout.channel + position * layout.position] = values[i];
     });
 }
-
-Vec mask_at(const float* mask, std::int64_t positions, const Place& at) {
-    if (at.position + at.count <= positions) return load(mask + at.position, at.count);
-    return gather(mask, Layout{0, 0, 1}, positions, at);
+template <int n, typename T>
+GLIDE_FAST_INLINE void scatter(T* image, const Layout& layout, std::int64_t positions, const Place& at, const Vec (&x)[n]) {
+    if (layout.position == 1 && layout.channel == positions) return store(image + at.element, at, x);
+    for (int i = 0; i < n; ++i) scatter(image, layout, positions, n == 1 ? at : at.vector(i), x[i]);
 }
+
+template <int n>
+GLIDE_FAST_INLINE void mask_at(const float* mask, std::int64_t positions, const Place& at, Vec (&x)[n]) {
+    if (n > 1 || at.position + at.count <= positions) return load(mask + at.position, at, x);
+    x[0] = gather(mask, Layout{0, 0, 1}, positions, at);
+}
+
+constexpr float quarter_log2e = 0.36067376f;
 
 // What is the same for a whole image.
 template <typename T>
@@ -96,6 +116,8 @@ struct Image {
     std::int64_t index, start;  // start: of the image in dense tensors
     Vec c[GuidedStep::columns];
     Vec guidance;
+    // exp(log_variance / 2) = 2^(v * std_slope + std_middle): the interpolation between the two logarithms, in halves and to base 2.
+    Vec std_slope, std_middle;
     bool needs_std;
     std::uint64_t seed;
     std::uint32_t step;
@@ -109,59 +131,80 @@ struct Image {
         const float* values = g.table + row * GuidedStep::columns;
         for (int i = 0; i < GuidedStep::columns; ++i) c[i] = Vec::all(values[i]);
         guidance = Vec::all(g.guided ? g.guidance[image * g.guidance_stride] : 0.0f);
+        const float max_log = values[GuidedStep::max_log], min_log = values[GuidedStep::min_log];
+        std_slope = Vec::all(quarter_log2e * (max_log - min_log));
+        std_middle = Vec::all(quarter_log2e * (max_log + min_log));
         needs_std = values[GuidedStep::c_learned] != 0.0f || g.score;
         seed = g.seeds ? std::uint64_t(g.seeds[image]) : 0;
         step = std::uint32_t(row);
     }
 
-    void advance(const Place& at, const Vec* seeded) const {
+    // Several vectors side by side; `seeded` is their noise where it comes from seeds.
+    template <int n>
+    GLIDE_FAST_INLINE void advance(const Place& at, const Vec* seeded) const {
         const std::int64_t here = start + at.element, total = g.images * g.channels * g.positions;
         const Vec one = Vec::all(1.0f);
-        const Vec x = load(g.x + here, at.count);
         Place variance = at;
         variance.element += g.channels * g.positions;
         variance.channel += g.channels;
+        Vec x[n], x0[n], noisy[n], next[n], learned_std[n], other[n];
 
-        Vec eps = gather(conditional, g.model_layout, g.positions, at);
+        load(g.x + here, at, x);
+        gather(conditional, g.model_layout, g.positions, at, x0);  // eps, until it is used
         if (g.guided) {
-            const Vec without = gather(unconditional, g.model_layout, g.positions, at);
-            eps = without + guidance * (eps - without);
+            gather(unconditional, g.model_layout, g.positions, at, other);
+            for (int i = 0; i < n; ++i) x0[i] = other[i] + guidance * (x0[i] - other[i]);
         }
-        const Vec noisy = c[GuidedStep::sqrt_recip] * x;
-        Vec x0 = noisy - c[GuidedStep::sqrt_recipm1] * eps;
+        for (int i = 0; i < n; ++i) noisy[i] = c[GuidedStep::sqrt_recip] * x[i];
+        for (int i = 0; i < n; ++i) x0[i] = noisy[i] - c[GuidedStep::sqrt_recipm1] * x0[i];
         if (mask) {
-            const Vec kept = mask_at(mask, g.positions, at);
-            x0 = x0 * (one - kept) + load(g.known + here, at.count) * kept;
+            Vec kept[n];
+            mask_at(mask, g.positions, at, kept);
+            load(g.known + here, at, other);
+            for (int i = 0; i < n; ++i) x0[i] = x0[i] * (one - kept[i]) + other[i] * kept[i];
         }
-        if (g.clip) x0 = clamp(x0, -1.0f, 1.0f);
-
-        Vec learned_std = one;
+        if (g.clip) {
+            for (int i = 0; i < n; ++i) x0[i] = clamp(x0[i], -1.0f, 1.0f);
+        }
+        for (int i = 0; i < n; ++i) learned_std[i] = one;
         if (needs_std) {
-            const Vec frac = (gather(conditional, g.model_layout, g.positions, variance) + one) * Vec::all(0.5f);
-            const Vec log_variance = frac * c[GuidedStep::max_log] + (one - frac) * c[GuidedStep::min_log];
-            learned_std = exponential(Vec::all(0.5f) * log_variance);
+            gather(conditional, g.model_layout, g.positions, variance, other);
+            for (int i = 0; i < n; ++i) learned_std[i] = multiply_add(other[i], std_slope, std_middle);
+            powers_of_two(learned_std);
         }
-        const Vec score = g.score ? load(g.score + here, at.count) : one;
-        if (g.score) x0 = x0 + c[GuidedStep::score_to_x0] * score;
-        Vec next = c[GuidedStep::c_x] * x + c[GuidedStep::c_x0] * x0;
-        if (g.score) next = next + c[GuidedStep::score_to_mean] * (learned_std * learned_std) * score;
+        if (g.score) {
+            load(g.score + here, at, other);
+            for (int i = 0; i < n; ++i) x0[i] = x0[i] + c[GuidedStep::score_to_x0] * other[i];
+        }
+        for (int i = 0; i < n; ++i) next[i] = c[GuidedStep::c_x] * x[i] + c[GuidedStep::c_x0] * x0[i];
+        if (g.score) {
+            for (int i = 0; i < n; ++i)
+                next[i] = next[i] + c[GuidedStep::score_to_mean] * (learned_std[i] * learned_std[i]) * other[i];
+        }
         if (g.history) {
             // All are read before any is written: next_history may be history.
-            Vec latest = x0;
-            if (g.remember_eps) latest = vec(floats(noisy - x0) / floats(c[GuidedStep::sqrt_recipm1]));
+            Vec latest[n];
+            for (int i = 0; i < n; ++i) latest[i] = x0[i];
+            if (g.remember_eps) {
+                for (int i = 0; i < n; ++i)
+                    latest[i] = vec(floats(noisy[i] - x0[i]) / floats(c[GuidedStep::sqrt_recipm1]));
+            }
             for (int k = 0; k < GuidedStep::remembered; ++k) {
-                const Vec old = load(g.history + k * total + here, at.count);
-                next = next + c[GuidedStep::c_history + k] * old;
-                store(g.next_history + k * total + here, at.count, latest);
-                latest = old;
+                load(g.history + k * total + here, at, other);
+                for (int i = 0; i < n; ++i) next[i] = next[i] + c[GuidedStep::c_history + k] * other[i];
+                store(g.next_history + k * total + here, at, latest);
+                for (int i = 0; i < n; ++i) latest[i] = other[i];
             }
         }
         if (seeded || g.noise) {
-            const Vec std = c[GuidedStep::c_noise] + c[GuidedStep::c_learned] * learned_std;
-            next = next + std * (seeded ? *seeded : load(g.noise + here, at.count));
+            if (!seeded) load(g.noise + here, at, other);
+            for (int i = 0; i < n; ++i) {
+                const Vec std = c[GuidedStep::c_noise] + c[GuidedStep::c_learned] * learned_std[i];
+                next[i] = next[i] + std * (seeded ? seeded[i] : other[i]);
+            }
         }
-        store(g.x0 + here, at.count, x0);
-        store(g.next_x + here, at.count, next);
+        store(g.x0 + here, at, x0);
+        store(g.next_x + here, at, next);
         for (std::int64_t copy = 0; copy < g.copies; ++copy) {
             const std::int64_t offset = (copy * g.images + index) * g.input_layout.image;
             if (g.input_dtype == Dtype::f32)
@@ -172,15 +215,25 @@ struct Image {
     }
 
     void span(std::int64_t first, std::int64_t last) const {
+        constexpr int together = 4;  // as many as `normals` makes
+        constexpr std::int64_t step_size = together * Vec::lanes;
         std::int64_t channel = first / g.positions, position = first % g.positions;
-        for (std::int64_t chunk = first; chunk < last; chunk += 4 * Vec::lanes) {
-            Vec n[4];
+        Vec n[together];
+        for (std::int64_t chunk = first; chunk < last; chunk += step_size) {
             if (g.seeds) normals(seed, step, g.stream, std::uint32_t(chunk / 4), n);
-            for (int k = 0; k < 4; ++k) {
+            if (chunk + step_size <= last && position + step_size <= g.positions) {
+                advance<together>(Place{chunk, channel, position, Vec::lanes}, g.seeds ? n : nullptr);
+                if ((position += step_size) == g.positions) {
+                    position = 0;
+                    ++channel;
+                }
+                continue;
+            }
+            for (int k = 0; k < together; ++k) {
                 const std::int64_t element = chunk + k * Vec::lanes;
                 if (element >= last) break;
                 const int count = int(smaller(Vec::lanes, last - element));
-                advance(Place{element, channel, position, count}, g.seeds ? &n[k] : nullptr);
+                advance<1>(Place{element, channel, position, count}, g.seeds ? &n[k] : nullptr);
                 for (position += count; position >= g.positions; position -= g.positions) ++channel;
             }
         }
@@ -197,6 +250,8 @@ void run(const GuidedStep& g) {
         Image<T>(g, i / tasks).span(first, smaller(first + g.task, elements));
     }
 }
+
+#undef GLIDE_FAST_INLINE
 
 }  // namespace
 

@@ -13,6 +13,7 @@ import torch
 
 from glide_fast.ops.backends import Choice
 from glide_fast.ops.group_norm_act_call import Call as NormCall
+from glide_fast.ops.guided_step_call import Call as StepCall
 
 POINTWISE_NORM = 20
 """FLOPs of group_norm_act for each value: two for mean, three for variance, the rest for affine, FiLM and SiLU."""
@@ -86,11 +87,11 @@ def resample(choice: Choice) -> Cost:
 
 def guided_step(choice: Choice) -> Cost:
     """State and prediction in; state, predicted picture and the network's next input out."""
-    x, model_out, _, _, noise = choice.arguments
-    options = choice.options
-    moved = _held(x, model_out, noise, options["known"], options["known_mask"], options["score"])
-    moved += 2 * _held(x) + 2 * _held(options["history"]) + _held(options["inputs"])
-    flops = POINTWISE_STEP + (PHILOX if options["seeds"] is not None else 0)
+    call: StepCall = choice.arguments[0]
+    x = call.x
+    moved = _held(x, call.model_out, call.noise, call.known, call.known_mask, call.score)
+    moved += 2 * _held(x) + 2 * _held(call.history) + _held(call.inputs)
+    flops = POINTWISE_STEP + (PHILOX if call.seeds is not None else 0)
     return Cost(moved, flops * x.numel())
 
 

@@ -9,6 +9,7 @@ import torch
 
 from glide_fast.ops.backends import Choice
 from glide_fast.ops.group_norm_act_call import Call as NormCall
+from glide_fast.ops.guided_step_call import Call as StepCall
 
 
 def sizes(tensor: torch.Tensor) -> str:
@@ -63,14 +64,10 @@ def _resample(choice: Choice) -> str:
 
 
 def _guided_step(choice: Choice) -> str:
-    options = choice.options
-    fused = _also(
-        guidance=options["guidance_scale"],
-        noise=options["seeds"],
-        known=options["known"],
-        history=options["history"],
+    call: StepCall = choice.arguments[0]
+    return sizes(call.x) + _also(
+        guidance=call.guidance_scale, noise=call.seeds, known=call.known, history=call.history
     )
-    return sizes(choice.arguments[0]) + fused
 
 
 _DESCRIBE: dict[str, Callable[[Choice], str]] = {
@@ -86,7 +83,7 @@ _DESCRIBE: dict[str, Callable[[Choice], str]] = {
 def first_tensor(choice: Choice) -> torch.Tensor:
     """The call's first tensor, whose type and device count as the call's."""
     first = choice.arguments[0]
-    tensor: torch.Tensor = first.x if isinstance(first, NormCall) else first
+    tensor: torch.Tensor = first.x if isinstance(first, NormCall | StepCall) else first
     return tensor
 
 

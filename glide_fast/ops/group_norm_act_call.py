@@ -26,7 +26,6 @@ class Facts(NamedTuple):
     channels_last: bool  # x, x2 and residual
     empty: bool
     gradients: bool
-    tracing: bool  # by torch.compile
     out_dtype: torch.dtype  # of y
     x2: bool = False
     residual: bool = False
@@ -135,7 +134,6 @@ class Call:
             channels_last,
             x.numel() == 0,
             gradients and torch.is_grad_enabled(),
-            torch.compiler.is_compiling(),
             self.out_dtype or x.dtype,
             self.x2 is not None,
             self.residual is not None,

@@ -30,8 +30,6 @@ def supports(facts: Facts) -> str | None:
         return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on the CPU"
     if facts.gradients:
         return "gradients are wanted; the kernel has no backward pass"
-    if facts.tracing:
-        return "torch.compile is tracing; it cannot see into the kernel"
     if facts.empty:
         return "x holds no elements"
     if not facts.channels_last:

@@ -33,8 +33,6 @@ def supports(facts: Facts) -> str | None:
         return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on x's device"
     if facts.gradients:
         return "gradients are wanted; the kernels have no backward pass"
-    if facts.tracing:
-        return "torch.compile is tracing; the custom op glide_fast::group_norm_act stands for the call there"
     if facts.empty:
         return "x holds no elements"
     if not facts.channels_last:

@@ -12,17 +12,17 @@ coefficients for the same arithmetic (see :mod:`glide_fast.diffusion.rules`), so
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from glide_fast.errors import invalid
 from glide_fast.ops import guided_step_cpu, guided_step_cuda, guided_step_triton
 from glide_fast.ops.backends import Op
-from glide_fast.ops.guided_step_call import Call, Step, facts
+from glide_fast.ops.guided_step_call import Call, Facts, Step
 
-OP: Op[Call] = Op("guided_step")
-"""The backends of :func:`guided_step`."""
+OP: Op[Facts] = Op("guided_step")
+"""The backends of :func:`guided_step`. Their ``run`` takes a :class:`Call` and returns a :class:`Step`."""
 
 HISTORY = 3
 """Predictions of earlier steps that a rule may use (PLMS uses three, DPM-Solver++(2M) one)."""
@@ -125,52 +125,37 @@ def advance(
     return Step(out, x0, history)
 
 
-def check_arguments(
-    x: torch.Tensor,
-    model_out: torch.Tensor,
-    table: torch.Tensor,
-    step: torch.Tensor,
-    noise: torch.Tensor | None,
-    *,
-    seeds: torch.Tensor | None,
-    guidance_scale: float | torch.Tensor | None,
-    known: torch.Tensor | None,
-    known_mask: torch.Tensor | None,
-    score: torch.Tensor | None,
-    history: torch.Tensor | None,
-    inputs: torch.Tensor | None,
-    out: Step | None,
-    **_: object,
-) -> None:
+def check_arguments(call: Call) -> None:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`guided_step`."""
-    full = x.shape
+    full, model_out, table, step = call.x.shape, call.model_out, call.table, call.step
     if len(full) < 3:
         raise invalid("x", tuple(full), "a tensor of shape [N, C, H, W]")
-    count, channels = full[:2]
-    copies = 1 if guidance_scale is None else 2
-    if model_out.shape != (copies * count, 2 * channels, *full[2:]):
-        raise invalid(
-            "model_out", tuple(model_out.shape), f"shape {(copies * count, 2 * channels, *full[2:])}"
-        )
+    count, channels, *positions = full
+    copies = 1 if call.guidance_scale is None else 2
+    if model_out.shape != (copies * count, 2 * channels, *positions):
+        accepted = f"shape {(copies * count, 2 * channels, *positions)}"
+        raise invalid("model_out", tuple(model_out.shape), accepted)
     if table.dim() != 2 or table.shape[1] != Column.COUNT:
         raise invalid("table", tuple(table.shape), f"shape [steps, {Column.COUNT}]")
-    if step.dim() > 1 or (step.dim() == 1 and len(step) != count) or step.is_floating_point():
+    if step.dim() > 1 or (step.dim() == 1 and step.shape[0] != count) or step.is_floating_point():
         raise invalid("step", f"{step.dtype} {tuple(step.shape)}", f"an integer tensor [] or [{count}]")
-    if noise is not None and seeds is not None:
-        raise invalid("noise, seeds", "both", "one of them, or neither for a step without noise")
-    if seeds is not None and (seeds.shape != (count,) or seeds.dtype != torch.int64):
-        raise invalid("seeds", f"{seeds.dtype} {tuple(seeds.shape)}", f"an int64 tensor [{count}]")
-    if isinstance(guidance_scale, torch.Tensor) and guidance_scale.numel() not in (1, count):
-        raise invalid("guidance_scale", tuple(guidance_scale.shape), f"a number, or 1 or {count} elements")
-    if (known is None) != (known_mask is None):
-        raise invalid(
-            "known, known_mask", (type(known).__name__, type(known_mask).__name__), "both or neither"
-        )
-    if known_mask is not None and known_mask.shape != (count, 1, *full[2:]):
-        raise invalid("known_mask", tuple(known_mask.shape), f"shape {(count, 1, *full[2:])}")
+    seeds, scale = call.seeds, call.scale_in_memory
+    if seeds is not None:
+        if call.noise is not None:
+            raise invalid("noise, seeds", "both", "one of them, or neither for a step without noise")
+        if seeds.shape != (count,) or seeds.dtype != torch.int64:
+            raise invalid("seeds", f"{seeds.dtype} {tuple(seeds.shape)}", f"an int64 tensor [{count}]")
+    if scale is not None and scale.numel() not in (1, count):
+        raise invalid("guidance_scale", tuple(scale.shape), f"a number, or 1 or {count} elements")
+    known, mask = call.known, call.known_mask
+    if (known is None) != (mask is None):
+        raise invalid("known, known_mask", (type(known).__name__, type(mask).__name__), "both or neither")
+    if mask is not None and mask.shape != (count, 1, *positions):
+        raise invalid("known_mask", tuple(mask.shape), f"shape {(count, 1, *positions)}")
+    history, inputs, out = call.history, call.inputs, call.out
     if history is not None and history.shape != (HISTORY, *full):
         raise invalid("history", tuple(history.shape), f"shape {(HISTORY, *full)}")
-    for name, tensor in (("noise", noise), ("known", known), ("score", score)):
+    for name, tensor in (("noise", call.noise), ("known", known), ("score", call.score)):
         if tensor is not None and tensor.shape != full:
             raise invalid(name, tuple(tensor.shape), f"the shape of x, {tuple(full)}")
     if inputs is not None and (inputs.shape[1:] != full[1:] or not count or inputs.shape[0] % count):
@@ -254,20 +239,14 @@ def _guided_step(
     inputs: torch.Tensor | None,
 ) -> None:
     """What torch.compile sees: the choice of a backend waits until the tensors are real."""
-    options = {
-        "seeds": seeds,
-        "stream": stream,
-        "guidance_scale": guidance_scale if guidance is None else guidance,
-        "known": known,
-        "known_mask": known_mask,
-        "clip": clip,
-        "score": score,
-        "history": history,
-        "remember_eps": remember_eps,
-        "inputs": inputs,
-        "out": Step(next_x, x0, next_history),
-    }
-    _run(x, model_out, table, step, noise, options)
+    scale = guidance_scale if guidance is None else guidance
+    out = Step(next_x, x0, next_history)
+    _run(
+        Call(
+            *(x, model_out, table, step, noise, seeds, stream, scale, known, known_mask, clip),
+            *(score, history, remember_eps, inputs, out),
+        )
+    )
 
 
 @_guided_step.register_fake
@@ -326,69 +305,58 @@ def guided_step(
         InvalidInputError: for shapes outside this contract.
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
-    options = {
-        "seeds": seeds,
-        "stream": stream,
-        "guidance_scale": guidance_scale,
-        "known": known,
-        "known_mask": known_mask,
-        "clip": clip,
-        "score": score,
-        "history": history,
-        "remember_eps": remember_eps,
-        "inputs": inputs,
-        "out": out,
-    }
-    check_arguments(x, model_out, table, step, noise, **options)  # type: ignore[arg-type]
-    if not torch.compiler.is_compiling():
-        return _run(x, model_out, table, step, noise, options)
-    if torch.is_grad_enabled() and any(
-        isinstance(t, torch.Tensor) and t.requires_grad for t in (x, model_out, noise, *options.values())
-    ):
-        return reference(x, model_out, table, step, noise, **options)  # type: ignore[arg-type]
-    if out is None:
-        out = Step.like(x.to(torch.promote_types(x.dtype, torch.float32)), history)
-    scale: tuple[float | None, torch.Tensor | None] = (
-        (None, guidance_scale) if isinstance(guidance_scale, torch.Tensor) else (guidance_scale, None)
+    call = Call(
+        *(x, model_out, table, step, noise, seeds, stream, guidance_scale, known, known_mask, clip),
+        *(score, history, remember_eps, inputs, out),
     )
+    check_arguments(call)
+    return _traced(call) if torch.compiler.is_compiling() else _run(call)
+
+
+def _run(call: Call) -> Step:
+    """Choose a backend and run it."""
+    result: Step = OP.choose(call.facts(), call).run(call)
+    return result
+
+
+def _traced(call: Call) -> Step:
+    """For ``torch.compile``: one opaque op, or what autograd can see through."""
+    if call.facts().gradients:
+        return _run_reference(call)
+    x, scale = call.x, call.guidance_scale
+    out = call.out or Step.like(x.to(torch.promote_types(x.dtype, torch.float32)), call.history)
     _guided_step(
-        x,
-        model_out,
-        table,
-        step,
-        noise,
-        seeds,
-        stream,
-        *scale,
-        known,
-        known_mask,
-        clip,
-        score,
-        history,
-        remember_eps,
+        *(x, call.model_out, call.table, call.step, call.noise, call.seeds, call.stream),
+        *((None, scale) if isinstance(scale, torch.Tensor) else (scale, None)),
+        *(call.known, call.known_mask, call.clip, call.score, call.history, call.remember_eps),
         *out,
-        inputs,
+        call.inputs,
     )
     return out
 
 
-def _run(
-    x: torch.Tensor,
-    model_out: torch.Tensor,
-    table: torch.Tensor,
-    step: torch.Tensor,
-    noise: torch.Tensor | None,
-    options: dict[str, Any],
-) -> Step:
-    """Choose a backend and run it."""
-    backend = OP.choose(
-        facts(x, model_out, table, step, noise, **options), x, model_out, table, step, noise, **options
+def _run_reference(call: Call) -> Step:
+    return reference(
+        call.x,
+        call.model_out,
+        call.table,
+        call.step,
+        call.noise,
+        seeds=call.seeds,
+        stream=call.stream,
+        guidance_scale=call.guidance_scale,
+        known=call.known,
+        known_mask=call.known_mask,
+        clip=call.clip,
+        score=call.score,
+        history=call.history,
+        remember_eps=call.remember_eps,
+        inputs=call.inputs,
+        out=call.out,
     )
-    result: Step = backend.run(x, model_out, table, step, noise, **options)
-    return result
 
 
 OP.register("cpu", guided_step_cpu.run, guided_step_cpu.supports)
 OP.register("cuda", guided_step_cuda.run, guided_step_cuda.supports)
 OP.register("triton", guided_step_triton.run, guided_step_triton.supports)
-OP.register("reference", reference)
+OP.register("reference", _run_reference)

@@ -30,7 +30,6 @@ class Call(NamedTuple):
     channels_last: bool  # x and residual: a pixel's channels lie side by side
     empty: bool
     gradients: bool
-    tracing: bool  # by torch.compile
 
 
 OP: Op[Call] = Op("resample")
@@ -107,7 +106,6 @@ def facts(x: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Ten
         channels_last,
         x.numel() == 0,
         gradients and torch.is_grad_enabled(),
-        torch.compiler.is_compiling(),
     )
 
 

@@ -26,8 +26,6 @@ def supports(call: Call) -> str | None:
         return "bias or residual is not on the CPU, or bias is not side by side in memory"
     if call.gradients:
         return "gradients are wanted; the kernel has no backward pass"
-    if call.tracing:
-        return "torch.compile is tracing; it cannot see into the kernel"
     if call.empty:
         return "x holds no elements"
     if not call.channels_last:

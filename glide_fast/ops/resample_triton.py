@@ -24,8 +24,6 @@ def supports(call: Call) -> str | None:
         return "bias or residual is not on x's device, or bias is not side by side in memory"
     if call.gradients:
         return "gradients are wanted; the kernel has no backward pass"
-    if call.tracing:
-        return "torch.compile is tracing; the custom op glide_fast::resample stands for the call there"
     if call.empty:
         return "x holds no elements"
     if not call.channels_last:

@@ -15,11 +15,16 @@ from glide_fast.diffusion.rules import RULES
 from glide_fast.ops import guided_step, guided_step_triton
 from glide_fast.ops.backends import force
 from glide_fast.ops.guided_step import Column, Step
+from glide_fast.ops.guided_step_call import Call
 from glide_fast.ops.triton_runtime import interpreting
 
 DEVICE = "cpu" if interpreting() else "cuda"
 # The next input in bfloat16 only on devices: the interpreter cuts off where they round to nearest.
 INPUT_TYPES = [torch.float32, torch.float16] + ([] if interpreting() else [torch.bfloat16])
+
+
+def run(**arguments: Any) -> Step:
+    return guided_step_triton.run(Call(**arguments))
 
 
 @settings(max_examples=10 if interpreting() else 200)
@@ -49,7 +54,7 @@ def test_equals_the_reference(
     inputs = None
     if copies:
         inputs = steps.next_inputs(tuple(x.shape), copies, input_dtype, channels_last).to(DEVICE)
-    got = guided_step_triton.run(**arguments, inputs=inputs, out=steps.poisoned(x, arguments.get("history")))
+    got = run(**arguments, inputs=inputs, out=steps.poisoned(x, arguments.get("history")))
     assert steps.worst(got, arguments) <= 1e-5
     if inputs is not None:
         assert torch.equal(inputs, got.x.to(input_dtype).repeat(copies, 1, 1, 1))
@@ -63,8 +68,13 @@ def test_the_noise_is_that_of_the_definition(stream: int) -> None:
     table = torch.zeros(8, Column.COUNT, device=DEVICE)
     table[:, Column.NOISE] = 1
     zeros = torch.zeros(3, 3, 16, 17, device=DEVICE)
-    got = guided_step_triton.run(
-        zeros, torch.cat([zeros, zeros], 1), table, rows, seeds=seeds, stream=stream
+    got = run(
+        x=zeros,
+        model_out=torch.cat([zeros, zeros], 1),
+        table=table,
+        step=rows,
+        seeds=seeds,
+        stream=stream,
     ).x
     want = philox_normal(seeds, rows, (3, 16, 17), stream=stream)
     assert float((got - want).abs().max()) <= 1e-5
@@ -86,15 +96,15 @@ def test_in_place_and_in_memory_scale(rule: str) -> None:
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
     arguments = steps.arguments((3, 3, 13, 11), device=DEVICE)
-    together = guided_step_triton.run(**arguments).x
+    together = run(**arguments).x
     for i in range(3):
         one = {**arguments, "model_out": arguments["model_out"][i::3]}
         one |= {name: arguments[name][i : i + 1] for name in ("x", "seeds")}
-        assert torch.equal(guided_step_triton.run(**one).x, together[i : i + 1])
+        assert torch.equal(run(**one).x, together[i : i + 1])
 
 
 def test_a_row_outside_the_table_gives_nan() -> None:
     arguments = steps.arguments((1, 3, 4, 4), device=DEVICE)
     for row in (-1, steps.STEPS):
         arguments["step"] = torch.tensor(row, device=DEVICE)
-        assert bool(guided_step_triton.run(**arguments).x.isnan().all())
+        assert bool(run(**arguments).x.isnan().all())

@@ -18,7 +18,7 @@ op = importlib.import_module("glide_fast.ops.group_norm_act")
 
 FACTS = Facts(
     device="cuda", dtype=torch.float16, affine_dtype=torch.float32, film_dtype=torch.float16, alike=True,
-    channels_last=True, empty=False, gradients=False, tracing=False, out_dtype=torch.float16,
+    channels_last=True, empty=False, gradients=False, out_dtype=torch.float16,
 )  # fmt: skip
 
 
@@ -36,7 +36,6 @@ def built(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"film_dtype": torch.int32}, "scale is torch.int32"),
         ({"alike": False}, "differ in type"),
         ({"gradients": True}, "gradients are wanted"),
-        ({"tracing": True}, "torch.compile is tracing"),
         ({"empty": True}, "no elements"),
         ({"x_bias_dtype": torch.float64}, "x_bias is torch.float64"),
         ({"channels_last": False}, "not channels-last"),

@@ -12,9 +12,9 @@ from support import steps
 from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act_cuda, guided_step, guided_step_cuda, native
 from glide_fast.ops.backends import force
-from glide_fast.ops.guided_step_call import Call
+from glide_fast.ops.guided_step_call import Call, Facts
 
-CALL = Call("cuda", torch.float16, torch.float16, None, False, False, False)
+FACTS = Facts("cuda", torch.float16, torch.float16, None, False, False)
 CASES: list[dict[str, Any]] = [
     {},
     {"rule": "plms", "known": True, "score": True, "channels_last": True, "row": steps.STEPS - 1},
@@ -91,7 +91,7 @@ def test_every_argument_reaches_the_kernel(on_the_cpu: None, case: dict[str, Any
     arguments = steps.arguments((2, 3, 5, 7), **case)
     inputs = steps.next_inputs((2, 3, 5, 7), copies, torch.bfloat16, True) if copies else None
     out = steps.poisoned(arguments["x"], arguments.get("history"))
-    got = guided_step_cuda.run(**arguments, inputs=inputs, out=out)
+    got = guided_step_cuda.run(Call(**arguments, inputs=inputs, out=out))
     assert steps.worst(got, arguments) <= 1e-5
     if inputs is not None:
         assert torch.equal(inputs, got.x.repeat(2, 1, 1, 1).bfloat16())
@@ -100,7 +100,7 @@ def test_every_argument_reaches_the_kernel(on_the_cpu: None, case: dict[str, Any
 @pytest.mark.parametrize("scale", [torch.tensor(2.0), torch.tensor([2.0, 3.0])])
 def test_a_scale_in_memory_reaches_the_kernel(on_the_cpu: None, scale: torch.Tensor) -> None:
     arguments = {**steps.arguments(), "guidance_scale": scale}
-    assert steps.worst(guided_step_cuda.run(**arguments), arguments) <= 1e-5
+    assert steps.worst(guided_step_cuda.run(Call(**arguments)), arguments) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,6 @@ def test_a_scale_in_memory_reaches_the_kernel(on_the_cpu: None, scale: torch.Ten
         ({"input_dtype": torch.int32}, "inputs is torch.int32"),
         ({"flaw": "noise is not contiguous"}, "noise is not contiguous"),
         ({"gradients": True}, "gradients are wanted"),
-        ({"tracing": True}, "torch.compile is tracing"),
         ({"empty": True}, "no elements"),
     ],
 )
@@ -119,8 +118,8 @@ def test_it_declines_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], reason: str
 ) -> None:
     monkeypatch.setattr(group_norm_act_cuda, "why_missing", lambda: None)
-    assert guided_step_cuda.supports(CALL) is None
-    assert reason in str(guided_step_cuda.supports(CALL._replace(**change)))
+    assert guided_step_cuda.supports(FACTS) is None
+    assert reason in str(guided_step_cuda.supports(FACTS._replace(**change)))
 
 
 def test_forced_on_a_cpu_it_says_why_not() -> None:

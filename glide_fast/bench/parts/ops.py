@@ -106,17 +106,17 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 
 
 def _wide(value: Any) -> Any:
-    """Arguments in fp64, without the memory that results are to be written to."""
+    """Arguments in fp64, without the memory that results are to be written to and without a type for them."""
     if isinstance(value, PackedWeight):
         value = value.dense()
     if isinstance(value, torch.Tensor):
         return value.double() if value.is_floating_point() else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
-        changes = {name: _wide(getattr(value, name)) for name in names} | {"out_dtype": None}
-        return type(value)(**changes)
+        return type(value)(**_wide({name: getattr(value, name) for name in names}))
     if isinstance(value, tuple):
         return tuple(_wide(part) for part in value)
     if isinstance(value, dict):
-        return {name: None if name in ("out", "inputs") else _wide(part) for name, part in value.items()}
+        results = ("out", "inputs", "out_dtype")
+        return {name: None if name in results else _wide(part) for name, part in value.items()}
     return value
