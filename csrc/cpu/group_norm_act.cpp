@@ -13,6 +13,7 @@
 #include "cache.h"
 #include "entries.h"
 #include "isa.h"
+#include "pages.h"
 
 namespace glide_fast {
 
@@ -132,7 +133,10 @@ void group_norm_act(int dtype, int out_dtype, std::int64_t samples, std::int64_t
     g.blocks = divided(rows, g.block_rows);
 
     const std::int64_t y_rows = g.resample == Resampling::nearest_x2 ? 4 * rows : rows;
-    g.stream = too_large_to_keep(samples * y_rows * g.channels * (g.out_dtype == Dtype::f32 ? 4 : 2));
+    const std::int64_t y_bytes = samples * y_rows * g.channels * (g.out_dtype == Dtype::f32 ? 4 : 2);
+    g.stream = too_large_to_keep(y_bytes);
+    const bool dense = g.y.row_stride == g.channels && g.y.sample_stride == y_rows * g.channels;
+    if (dense && g.resample != Resampling::mean_2x2) prefer_large_pages(g.y.data, y_bytes);
 
     const std::size_t size = place(g, nullptr);
     const std::unique_ptr<std::byte[]> memory(new std::byte[size + Scratch::line]);

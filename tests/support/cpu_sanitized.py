@@ -17,6 +17,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "cpu_sanitized" / "driver.cpp"
 SOURCES = ("group_norm_act", "guided_step", "resample")
+SHARED = ("cache", "pages")
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 # Unoptimised: it runs long enough for what is drawn, and compiles six times as fast.
 SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -35,9 +36,9 @@ def build(folder: Path) -> Path:
     assert COMPILER is not None
     common, isas = flags_of_setup()
     command = [COMPILER, *common, *SANITIZE, "-Werror"]
-    units: list[tuple[Path, list[str]]] = [(DRIVER, []), (ROOT / "csrc" / "cpu" / "cache.cpp", [])]
+    units: list[tuple[Path, list[str]]] = [(DRIVER, [])]
+    units += [(ROOT / "csrc" / "cpu" / f"{name}.cpp", []) for name in (*SHARED, *SOURCES)]
     for name in SOURCES:
-        units.append((ROOT / "csrc" / "cpu" / f"{name}.cpp", []))
         kernel = ROOT / "csrc" / "cpu" / f"{name}.kernel.cpp"
         units += [(kernel, [f"-DGLIDE_FAST_ISA={isa}", *shlex.split(flags)]) for isa, flags in isas.items()]
     headers = b"".join(path.read_bytes() for path in sorted((ROOT / "csrc" / "cpu").glob("*.h")))
