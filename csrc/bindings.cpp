@@ -49,6 +49,9 @@ PYBIND11_MODULE(_C, module) {
                py::arg("sizes"), py::arg("x_strides"), py::arg("y_strides"), py::arg("residual_strides"),
                py::arg("threads"), py::arg("isa") = "",
                "y = x + bias + residual, repeated 2x2 times (up) or its means over 2x2 pixels, channels-last.");
+    module.def("interleave", &glide_fast::interleave, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("y"),
+               py::arg("sizes"), py::arg("pixel"), py::arg("threads"),
+               "Four pictures side by side in x's pixels, one for each place, become one of twice the size.");
     module.def("masked_attention", &glide_fast::masked_attention, py::call_guard<py::gil_scoped_release>(), py::arg("q"),
                py::arg("k"), py::arg("v"), py::arg("y"), py::arg("lengths"), py::arg("causal"), py::arg("dtype"),
                py::arg("samples"), py::arg("heads"), py::arg("head_size"), py::arg("queries"), py::arg("keys"),

@@ -37,6 +37,11 @@ void resample(std::uintptr_t x, std::uintptr_t y, std::uintptr_t residual, int d
               const Strides& x_strides, const Strides& y_strides, const Strides& residual_strides, int threads,
               const std::string& isa);
 
+// x is [images, height + 1, width + 1, 4 pixels], y [images, 2 height, 2 width, pixel]; sizes are images, height and width, a
+// pixel is its number of bytes. Pixel (i, j) of y's lower right places is (i + 1, j + 1) of the fourth pixels of x, and so on.
+void interleave(std::uintptr_t x, std::uintptr_t y, const std::tuple<std::int64_t, std::int64_t, std::int64_t>& sizes,
+                std::int64_t pixel, int threads);
+
 // The rows of q, k, v and y are tokens. `lengths` has an int64 a sample: keys that it has.
 void masked_attention(const RowsAt& q, const RowsAt& k, const RowsAt& v, const RowsAt& y, std::uintptr_t lengths,
                       bool causal, int dtype, std::int64_t samples, std::int64_t heads, std::int64_t head_size,

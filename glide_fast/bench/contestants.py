@@ -100,6 +100,7 @@ ABLATIONS: tuple[tuple[str, Features, Mapping[str, str], bool], ...] = (
     ("low-res picture read at each step", Features(share=False), {}, True),
     ("weights not packed", Features(packed_weights=False), {}, True),
     ("sums in passes of their own", Features(fused_sums=False), {}, True),
+    ("upsampled pictures convolved as they are", Features(by_places=False), {}, True),
     ("norms in plain torch", ALL, {"group_norm_act": "reference"}, True),
     ("attention in plain torch", ALL, {"text_attention": "reference"}, True),
     ("guided step in plain torch", ALL, {"guided_step": "reference"}, True),
@@ -121,6 +122,8 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Declined("this model reads no picture beside x")
     if work.device.type == "cuda" and not features.packed_weights:
         raise Declined("weights are packed on CPUs only")
+    if work.device.type == "cuda" and not features.by_places:
+        raise Declined("a GPU convolves upsampled pictures as they are")
     if work.device.type != "cuda" and not captured:
         raise Declined("steps are captured on GPUs only")
     bound = bind(accelerated(subject, work, dtype, features), work)

@@ -75,7 +75,7 @@ def accelerate(
         batch=batch,
         image_size=image_size,
         take=take,
-        pack=features.packed_weights,
+        features=features,
     )
     twin.__class__ = _accelerated_class(cast(Any, type(ours)))
     assert isinstance(twin, Accelerated)

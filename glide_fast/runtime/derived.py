@@ -1,4 +1,4 @@
-"""Part of a parameter in a layout of its own, made again when the parameter is replaced or written to."""
+"""What is made of a parameter, in a layout of its own, and made again when the parameter is replaced or written to."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def written(parameter: torch.Tensor) -> tuple[int, int, int]:
 
 
 class Derived:
-    """A part of a weight.
+    """A part of a weight, or another weight made of it.
 
     Args:
         source: gives the parameter as it is now.
-        part: cuts the part out; a view.
-        packed: keep it in oneDNN's layout, where that takes its type; otherwise it stays a view of the parameter.
+        part: cuts the part out, or makes it.
+        packed: keep it in oneDNN's layout, where that takes its type; otherwise it stays as ``part`` gives it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Derived:
         self._made: torch.Tensor | None = None
 
     def get(self, input_shape: Sequence[int]) -> torch.Tensor:
-        """The part of the parameter's present values, packed for inputs of this shape if it has to be made."""
+        """What is made of the parameter's present values, packed for inputs of this shape if it has to be made."""
         source = self._source()
         now = written(source)
         if self._made is None or now != self._made_of:

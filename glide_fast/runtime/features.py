@@ -21,6 +21,9 @@ class Features:
     fused_sums: bool = True
     """Biases and residuals are added by the convolution that writes their sum, or by the norm that reads it; residuals are
     otherwise added by a pass of their own."""
+    by_places: bool = True
+    """A convolution behind an upsampling reads the small picture, with weights of its own for each place in an upsampled pixel
+    (CPU); otherwise the upsampled one."""
 
 
 ALL = Features()

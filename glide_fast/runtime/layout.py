@@ -14,6 +14,7 @@ from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.unet import Downsample, ResBlock, UNetModel, Upsample
 from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.trim import TRIM_EVERY, trim
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,18 +45,18 @@ def lay_out(
     batch: int,
     image_size: int,
     take: bool,
-    pack: bool = True,
+    features: Features = ALL,
 ) -> None:
     """Give ``model``, a :func:`structure_of` ``source``, weights of its own on ``device``.
 
     The torso's convolutions, the text transformer's matrices, its projection and the token embedding are of ``dtype``, all else
     keeps its type (as :mod:`glide_fast.models.precision` has it). Convolutions are channels-last on a GPU, and in oneDNN's
-    layout for ``batch`` pictures of ``image_size`` pixels on a CPU, where they are read whole (unless ``pack`` is False).
+    layout for ``batch`` pictures of ``image_size`` pixels on a CPU, where they are read whole (unless ``features`` says no).
 
     With ``take`` the source's parameters are freed one by one, so that little is ever held twice.
     """
     converted = {id(module) for module in converted_modules(model)}
-    sizes = dict(packed_convolutions(model, image_size))
+    sizes = dict(packed_convolutions(model, image_size, features)) if features.packed_weights else {}
     originals = dict(source.named_modules())
     freed = 0
     done: dict[int, nn.Parameter] = {}  # tied parameters stay tied
@@ -70,7 +71,7 @@ def lay_out(
                 module._parameters[name] = done[id(original)]
                 continue
             value = parameter.detach().to(device=device, dtype=new_type or parameter.dtype)
-            if pack and name == "weight" and module in sizes and why_not(value.dtype, device) is None:
+            if name == "weight" and module in sizes and why_not(value.dtype, device) is None:
                 size, stride = sizes[module]
                 channels = module.weight.shape[1]
                 value = PackedWeight.pack(
@@ -117,11 +118,19 @@ def torso_convolutions(model: UNetModel) -> Iterator[nn.Module]:
         yield from (layer for layer in room.modules() if isinstance(layer, CONVOLUTIONS))
 
 
-def packed_convolutions(model: Any, image_size: int) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
-    """Convolutions that the torso always reads whole, each with the side of its input and its stride.
+def reads_upsampled(block: ResBlock) -> bool:
+    """Whether the block's first convolution is a 3x3 one of an upsampled picture."""
+    weight: Any = block.in_layers[2].weight
+    return block.updown and isinstance(block.h_upd, Upsample) and tuple(weight.shape[2:]) == (3, 3)
 
-    Not among them: the text's projections (run once a prompt), the first convolution of models that read pictures beside x, and
-    the shortcuts that read the stream and a skip apart.
+
+def packed_convolutions(
+    model: Any, image_size: int, features: Features = ALL
+) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
+    """Convolutions that the torso always reads whole on a CPU, each with the side of its input and its stride.
+
+    Not among them: the text's projections (run once a prompt), the first convolution of models that read pictures beside x,
+    those behind an upsampling, and the shortcuts that read the stream and a skip apart.
     """
     size = image_size
 
@@ -141,7 +150,8 @@ def packed_convolutions(model: Any, image_size: int) -> Iterator[tuple[nn.Module
             if isinstance(layer, ResBlock):
                 if layer.updown:
                     size = size * 2 if isinstance(layer.h_upd, Upsample) else size // 2
-                yield layer.in_layers[2], (size, 1)
+                if not (features.by_places and reads_upsampled(layer)):
+                    yield layer.in_layers[2], (size, 1)
                 yield layer.out_layers[3], (size, 1)
                 if not isinstance(layer.skip_connection, nn.Identity) and not reads_skip:
                     yield layer.skip_connection, (size, 1)

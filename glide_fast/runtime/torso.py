@@ -21,8 +21,10 @@ from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetMod
 from glide_fast.ops import group_norm_act, text_attention
 from glide_fast.ops.convolution import convolution
 from glide_fast.ops.resample import resample
+from glide_fast.ops.upsampled_convolution import PLACES, place_weights, upsampled_convolution
 from glide_fast.runtime.derived import Derived
 from glide_fast.runtime.features import ALL, Features
+from glide_fast.runtime.layout import reads_upsampled
 from glide_fast.runtime.stream import Stream
 
 
@@ -122,6 +124,12 @@ class Convolver:
         self.defer, self.features = defer, features
 
     @property
+    def by_places(self) -> bool:
+        """Whether a convolution behind an upsampling is one of the small picture; see ``upsampled_convolution``."""
+        # On a GPU nobody has measured yet whether half the products outweigh one more pass over the result.
+        return not self.defer and self.features.by_places
+
+    @property
     def packs(self) -> bool:
         """Whether parts of weights are to be held as oneDNN reads them."""
         return not self.defer and self.features.packed_weights
@@ -173,16 +181,27 @@ class Residual:
 
     def __init__(self, block: ResBlock, index: int, convolve: Convolver) -> None:
         self.block, self.index, self.convolve = block, index, convolve
-        self.resampled: str | None = None
-        if block.updown:
-            self.resampled = "nearest_x2" if isinstance(block.h_upd, Upsample) else "mean_2x2"
+        self.mode = "nearest_x2" if isinstance(block.h_upd, Upsample) else "mean_2x2"
+        self.resampled = self.mode if block.updown else None  # where the first norm writes its result
         self._halves: dict[int, tuple[Derived, Derived]] = {}
+        self._places: tuple[Derived, Derived] | None = None
+        if convolve.by_places and reads_upsampled(block):
+            inner: Any = block.in_layers[2]
+            self.resampled = None
+            self._places = (
+                Derived(lambda: inner.weight, place_weights, convolve.packs),
+                Derived(lambda: inner.bias, lambda bias: bias.repeat(PLACES), False),
+            )
 
     def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
         block: Any = self.block
         film = given.films[self.index]
         h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=self.resampled)
-        inner = self.convolve(block.in_layers[2], h)
+        if self._places is None:
+            inner = self.convolve(block.in_layers[2], h)
+        else:
+            weights, biases = (part.get(h.shape) for part in self._places)
+            inner = Stream(upsampled_convolution(h, weights, biases))
         del h  # a block of the upsampler holds 25 MB at a time for each of its tensors
         norm = block.out_layers[0]
         if block.use_scale_shift_norm:
@@ -201,7 +220,7 @@ class Residual:
         if isinstance(module, nn.Identity):
             if skip is not None:
                 return torch.cat([x, skip], dim=1)  # no known configuration: a block after a skip is narrower
-            return x if self.resampled is None else resample(x, self.resampled)
+            return x if not self.block.updown else resample(x, self.mode)
         if module.weight.shape[-1] != 1:
             whole = x if skip is None else torch.cat([x, skip], dim=1)
             return convolution(whole, module.weight, module.bias)
