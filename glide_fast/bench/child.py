@@ -7,7 +7,6 @@ Its one argument is JSON: ``started`` (time.time() when the parent started it), 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from typing import Any
@@ -23,6 +22,7 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(int(told["threads"]))
     from glide_fast.bench.stock import stock
     from glide_fast.pipelines import GlidePipeline
+    from glide_fast.pipelines.memory import peak_memory
     from glide_fast.pipelines.stage import Stage
 
     phases["imports"] = time.time() - started
@@ -70,10 +70,10 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
     sample(on_step)
     phases["first picture"] = time.time() - started
     if pipeline.device.type == "cuda":
-        peak = torch.cuda.max_memory_reserved() / 2**20
+        peak: int | None = torch.cuda.max_memory_reserved()
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"phases": phases, "peak": peak, "device": pipeline.device.type}
+        peak = peak_memory(pipeline.device)
+    return {"phases": phases, "peak": (peak or 0) / 2**20, "device": pipeline.device.type}
 
 
 if __name__ == "__main__":
