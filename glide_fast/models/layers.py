@@ -85,6 +85,15 @@ class LayerNorm(nn.LayerNorm):
         return layer_norm(x, self.weight, self.bias, self.eps)
 
 
+class Linear(nn.Linear):
+    """A linear layer that computes in the type of ``x`` where its weights are kept in a narrower one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dtype == x.dtype:
+            return super().forward(x)
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
 class CompactEmbedding(nn.Module):
     """An embedding of a large vocabulary that stores only the rows in use.
 

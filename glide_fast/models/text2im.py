@@ -9,7 +9,7 @@ from torch import nn
 
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, SuperResInput
-from glide_fast.models.layers import CompactEmbedding, LayerNorm, timestep_embedding
+from glide_fast.models.layers import CompactEmbedding, LayerNorm, Linear, timestep_embedding
 from glide_fast.models.precision import convert_linears
 from glide_fast.models.text_transformer import Transformer
 from glide_fast.models.unet import UNetModel
@@ -89,7 +89,7 @@ class Text2ImUNet(UNetModel):
         )
         # The official constructor leaves these two uninitialised; a fresh model should train and sample without NaN.
         self.positional_embedding = nn.Parameter(torch.randn(text_ctx, xf_width) * 0.01)
-        self.transformer_proj = nn.Linear(xf_width, self.model_channels * 4)
+        self.transformer_proj = Linear(xf_width, self.model_channels * 4)
         if xf_padding:
             self.padding_embedding = nn.Parameter(torch.randn(text_ctx, xf_width) * 0.01)
         if xf_ar:
@@ -110,6 +110,11 @@ class Text2ImUNet(UNetModel):
             if self.xf_ar:
                 self.unemb.to(dtype)
 
+    @property
+    def text_dtype(self) -> torch.dtype:
+        """What the text transformer computes in."""
+        return self.dtype
+
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """Encode ``tokens`` ``[N, text_ctx]``; ``mask`` ``[N, text_ctx]`` is True where a token is real."""
         if tokens.dim() != 2 or tokens.shape[1] != self.text_ctx:
@@ -121,7 +126,7 @@ class Text2ImUNet(UNetModel):
                     "mask", None, "a bool tensor of the tokens' shape: this model embeds padding (xf_padding)"
                 )
             x = torch.where(mask[..., None].bool(), x, self.padding_embedding[None].to(x.dtype))
-        out = self.transformer(x.to(self.dtype))
+        out = self.transformer(x.to(self.text_dtype))
         if self.final_ln is not None:
             out = self.final_ln(out)
         return TextEmbedding(xf_proj=self.transformer_proj(out[:, -1]), xf_out=out.transpose(1, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from glide_fast.models.layers import LayerNorm
+from glide_fast.models.layers import LayerNorm, Linear
 from glide_fast.ops import text_attention
 
 
@@ -27,8 +27,8 @@ class MultiheadAttention(nn.Module):
     def __init__(self, n_ctx: int, width: int, heads: int) -> None:
         super().__init__()
         self.n_ctx, self.width, self.heads = n_ctx, width, heads
-        self.c_qkv = nn.Linear(width, width * 3)
-        self.c_proj = nn.Linear(width, width)
+        self.c_qkv = Linear(width, width * 3)
+        self.c_proj = Linear(width, width)
         self.attention = QKVMultiheadAttention(heads, n_ctx)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,8 +41,8 @@ class MLP(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.c_fc = nn.Linear(width, width * 4)
-        self.c_proj = nn.Linear(width * 4, width)
+        self.c_fc = Linear(width, width * 4)
+        self.c_proj = Linear(width * 4, width)
         self.gelu = nn.GELU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ def sample(
         if options.get("cache_interval", 1) > 1:
             bound.remember_deep()
         loop = SamplingLoop(bound, process, seeds, shape, **options)
-        return CapturedLoop(loop, stage.recorder, model.addresses)
+        return CapturedLoop(loop, stage.recorder, model.addresses, whole_loop=stage.whole_loop)
 
     if options.get("score") is not None:  # a function of this run's prompts
         return make().run(callback)

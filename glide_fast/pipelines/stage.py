@@ -48,6 +48,8 @@ class Stage:
         self.loops = LoopCache()
         self.recorder: Recorder | None = None
         """What captures the loops; the stages of a pipeline share one."""
+        self.whole_loop = False
+        """Whether loops that nobody watches are recorded whole; see :class:`~glide_fast.runtime.captured.CapturedLoop`."""
         self.part_size: int | None = None
         """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
         self._processes: dict[str, SpacedDiffusion] = {}

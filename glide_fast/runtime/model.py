@@ -89,6 +89,14 @@ class Accelerated(_Model):
 
     # The conditioning, made once for each prompt and picture.
 
+    @property
+    def text_dtype(self) -> torch.dtype:
+        """What the text transformer computes in: for bf16 it is fp32, with weights in bf16.
+
+        It runs once a prompt, and what it errs is the same at every step: half of it was the rounding of its activations.
+        """
+        return torch.float32 if self.dtype == torch.bfloat16 else self.dtype
+
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work."""
         if not self.features.cached_text:

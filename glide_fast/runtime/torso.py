@@ -255,7 +255,8 @@ class Attention:
         height, width = x.shape[2:]
         qkv = self.convolve.project(block.qkv.weight, block.qkv.bias, h).flatten(2)
         h = text_attention(qkv, block.num_heads, given.text[self.index])
-        h = h.unflatten(2, (height, width))
+        # Kernels leave the layout as it is; where none takes the heads' size, the reference does not.
+        h = h.unflatten(2, (height, width)).contiguous(memory_format=torch.channels_last)
         out = block.proj_out
         if self.convolve.defer and self.convolve.features.fused_sums:
             return Stream(self.convolve.project(out.weight, out.bias, h), residual=x)

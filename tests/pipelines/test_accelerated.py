@@ -109,6 +109,26 @@ def recorded(stage: Any) -> ClosureRecorder:
     return stage.recorder  # type: ignore[no-any-return]
 
 
+def test_a_loop_that_nobody_watches_can_be_recorded_whole(fast_pipe: GlidePipeline) -> None:
+    want = fast_pipe(PROMPTS, **OPTIONS).images
+    loops = [recorded(stage) for stage in fast_pipe.stages]
+    fast_pipe.enable_whole_loop_capture()
+    for _ in range(2):
+        assert torch.equal(fast_pipe(PROMPTS, **OPTIONS).images, want)
+    assert [[recording.replays for recording in recorder.recordings] for recorder in loops] == [[2], [2]]
+
+    seen: list[StepEnd] = []
+    watched = fast_pipe(PROMPTS, **OPTIONS | {"callback_on_step_end": seen.append})
+    assert torch.equal(watched.images, want)
+    assert len(seen) == 7
+    assert [recorder.recordings[1].replays for recorder in loops] == [4, 3], "step by step"
+
+    fast_pipe.enable_whole_loop_capture(False)
+    assert all(recording.released for recorder in loops for recording in recorder.recordings)
+    assert torch.equal(fast_pipe(PROMPTS, **OPTIONS).images, want)
+    assert [recorder.recordings[2].replays for recorder in loops] == [4, 3]
+
+
 def test_keys_of_the_text_stay_as_attention_reads_them(fast_pipe: GlidePipeline) -> None:
     """A token's channels side by side; another layout has no fast kernel, and no layer after it would be in a fast one."""
     assert fast_pipe.base is not None
