@@ -100,10 +100,8 @@ def case(model: str, n: int, side: int, seeded: bool, device: str, compile_too: 
     whole_x, whole_noise = x.repeat(copies, 1, 1, 1), noise.repeat(copies, 1, 1, 1)
 
     def official() -> Iterable[torch.Tensor]:
-        if seeded:
-            torch.randn_like(
-                whole_x
-            )  # as it draws its noise; that of the seeds takes its place: results are compared
+        if seeded:  # it draws noise, too; that of the seeds takes its place, since results are compared
+            torch.randn_like(whole_x)
         return tuple(result[:n] for result in official_step(whole_x, model_out, whole_noise, guidance))
 
     made.baselines["official fp32 chain"] = official

@@ -181,13 +181,13 @@ class Residual:
 
     def __init__(self, block: ResBlock, index: int, convolve: Convolver) -> None:
         self.block, self.index, self.convolve = block, index, convolve
-        self.mode = "nearest_x2" if isinstance(block.h_upd, Upsample) else "mean_2x2"
-        self.resampled = self.mode if block.updown else None  # where the first norm writes its result
+        self.resampling: str | None = None
+        if block.updown:
+            self.resampling = "nearest_x2" if isinstance(block.h_upd, Upsample) else "mean_2x2"
         self._halves: dict[int, tuple[Derived, Derived]] = {}
         self._places: tuple[Derived, Derived] | None = None
         if convolve.by_places and reads_upsampled(block):
             inner: Any = block.in_layers[2]
-            self.resampled = None
             self._places = (
                 Derived(lambda: inner.weight, place_weights, convolve.packs),
                 Derived(lambda: inner.bias, lambda bias: bias.repeat(PLACES), False),
@@ -196,7 +196,9 @@ class Residual:
     def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
         block: Any = self.block
         film = given.films[self.index]
-        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=self.resampled)
+        # The norm writes its result resampled, unless the convolution wants the small picture.
+        resampled = self.resampling if self._places is None else None
+        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled)
         if self._places is None:
             inner = self.convolve(block.in_layers[2], h)
         else:
@@ -220,7 +222,7 @@ class Residual:
         if isinstance(module, nn.Identity):
             if skip is not None:
                 return torch.cat([x, skip], dim=1)  # no known configuration: a block after a skip is narrower
-            return x if not self.block.updown else resample(x, self.mode)
+            return x if self.resampling is None else resample(x, self.resampling)
         if module.weight.shape[-1] != 1:
             whole = x if skip is None else torch.cat([x, skip], dim=1)
             return convolution(whole, module.weight, module.bias)
