@@ -35,6 +35,24 @@ def deferred(model: Accelerated) -> Accelerated:
     return model
 
 
+def test_a_bf16_model_computes_its_text_in_fp32() -> None:
+    """What is left of the error is the weights' rounding; activations in bf16 would err as much again."""
+    arguments = call_arguments("base")
+    tokens, mask = arguments["tokens"], arguments["mask"]
+    rounded = tiny_model("base")
+    converted = (rounded.transformer, rounded.transformer_proj, rounded.token_embedding)
+    with torch.no_grad():
+        for module in (part for room in converted for part in room.modules()):
+            if not isinstance(module, torch.nn.LayerNorm):
+                for parameter in module.parameters(recurse=False):
+                    parameter.copy_(parameter.bfloat16())
+        want = rounded.encode_text(tokens, mask)
+        got = accelerated(tiny_model("base"), dtype="bf16").encode_text(tokens, mask)
+    for name in ("xf_proj", "xf_out"):
+        assert got[name].dtype == torch.float32
+        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("defer", [False, True])
 def test_it_predicts_what_the_plain_model_does(kind: str, defer: bool) -> None:
     model, arguments = tiny_model(kind), call_arguments(kind)
