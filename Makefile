@@ -52,8 +52,13 @@ $(BIN)/python:
 		{ echo "$(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# Before glide_fast, whose hook into torch's memory is compiled against it.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(INSTALL) torch
+	@touch $@
+
 # Editable: the sources of this folder run as they are; only a change of what is listed here installs again.
-$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+$(VENV)/.installed: $(SOURCES) $(VENV)/.torch
 	$(INSTALL) -e .
 	@touch $@
 
@@ -62,6 +67,6 @@ $(VENV)/.measured: $(VENV)/.developed
 	$(INSTALL) -e '.[peers]'
 	@touch $@
 
-$(VENV)/.developed: $(SOURCES) | $(BIN)/python
+$(VENV)/.developed: $(SOURCES) $(VENV)/.torch
 	$(INSTALL) -e '.[test,lint]'
 	@touch $@ $(VENV)/.installed

@@ -1,12 +1,14 @@
 """Builds csrc with ninja (g++, and nvcc where there is one and there are CUDA sources); maps kernels/ to glide_fast.kernels.
 
-The native library is optional: where it cannot be built, the install goes on without it, says why, and records that in
-``glide_fast/_build.json``, which ``glide-fast env`` prints. Environment variables:
+There are two libraries. ``_C`` has the kernels and nothing of torch. ``_arena`` hooks into torch's memory on the CPU: it is
+compiled against the torch that is installed when glide_fast is, and for that version only. Both are optional: where one cannot
+be built, the install goes on without it, says why, and records that in ``glide_fast/_build.json``, which ``glide-fast env``
+prints. Environment variables:
 
     CXX                       the C++ compiler; g++, c++ or clang++ otherwise
     NVCC, CUDA_HOME           where nvcc is
     GLIDE_FAST_CUDA_TARGETS   architectures, such as "80;90a"
-    GLIDE_FAST_NATIVE         0: build nothing; 1: fail where the library cannot be built
+    GLIDE_FAST_NATIVE         0: build nothing; 1: fail where the kernels cannot be built
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -42,7 +45,7 @@ CUDA_TARGETS = ("80", "90a", "100")
 
 
 class CannotBuild(Exception):
-    """The native library, or its CUDA half, cannot be built here; the message says why."""
+    """A library, or the CUDA half of one, cannot be built here; the message says why."""
 
 
 def compiler() -> list[str]:
@@ -100,7 +103,7 @@ class NinjaFile:
         includes = f"-isystem {shlex.quote(pybind11.get_include())} -isystem {shlex.quote(sysconfig.get_paths()['include'])}"
         self.build_dir, self.library = build_dir, library
         self.objects: list[str] = []
-        self.defines = ""
+        self.defines = self.libraries = ""
         self.link = "$cxx -shared -fopenmp"
         self.rules = [
             "ninja_required_version = 1.5",
@@ -138,9 +141,18 @@ class NinjaFile:
         self.link = "$nvcc -shared -cudart=static -Xcompiler=-fopenmp"
         self.defines = "-DGLIDE_FAST_CUDA"
 
-    def write(self) -> None:
+    def add_bindings(self) -> None:
         self.add("cxx", CSRC / "bindings.cpp", "bindings", f"-O1 {self.defines}")  # glue: nothing to optimise
-        rule = f"rule link\n  command = {self.link} $in -o $out"
+
+    def add_arena(self, torch: Path) -> None:
+        for source in sorted((CSRC / "torch").glob("*.cpp")):
+            self.add("cxx", source, source.stem, f"-isystem {shlex.quote(str(torch / 'include'))}")
+        # Found by its name when it is loaded, since torch has loaded it before.
+        self.link += f" -L{shlex.quote(str(torch / 'lib'))}"
+        self.libraries = "-lc10"
+
+    def write(self) -> None:
+        rule = f"rule link\n  command = {self.link} $in -o $out {self.libraries}"
         link = f"build {quoted(self.library)}: link {' '.join(self.objects)}"
         text = "\n".join([*self.rules, rule, *self.builds, link, f"default {quoted(self.library)}", ""])
         self.build_dir.mkdir(parents=True, exist_ok=True)
@@ -174,6 +186,7 @@ def build_native(build_dir: Path, library: Path) -> dict[str, object]:
         targets = cuda_targets(nvcc)
         record["cpu_targets"] = ninja.add_cpu()
         ninja.add_cuda(nvcc, cxx, targets)
+        ninja.add_bindings()
         ninja.write()
         run_ninja(build_dir / "cuda")
         return record | {
@@ -185,9 +198,37 @@ def build_native(build_dir: Path, library: Path) -> dict[str, object]:
         record |= {"cuda": False, "cuda_why_not": str(reason)}
     ninja = NinjaFile(build_dir / "cpu", library, cxx)
     record["cpu_targets"] = ninja.add_cpu()
+    ninja.add_bindings()
     ninja.write()
     run_ninja(build_dir / "cpu")
     return record
+
+
+def find_torch() -> tuple[Path, str]:
+    """Folder and version of the torch that glide_fast will run with."""
+    # pip builds in an environment of its own, without torch; the paths of the one it installs into are known all the same.
+    paths = sysconfig.get_paths()
+    for folder in dict.fromkeys([*sys.path, paths["purelib"], paths["platlib"]]):
+        version = Path(folder) / "torch" / "version.py"
+        if version.is_file() and (Path(folder) / "torch" / "include" / "c10").is_dir():
+            told = re.search(r"^__version__ = '([^']+)'", version.read_text(), re.MULTILINE)
+            if told:
+                return version.parent, told[1]
+    raise CannotBuild("no torch was installed here before glide_fast (install torch, then glide_fast again)")
+
+
+def build_arena(build_dir: Path, library: Path) -> dict[str, object]:
+    """Compile csrc/torch into ``library`` and return its part of the record; raise CannotBuild where that is not possible."""
+    if platform.system() != "Linux":
+        raise CannotBuild(f"it is written for Linux, and this is {platform.system()}")
+    cxx = compiler()
+    find_ninja()
+    torch, version = find_torch()
+    ninja = NinjaFile(build_dir / "torch", library, cxx)
+    ninja.add_arena(torch)
+    ninja.write()
+    run_ninja(build_dir / "torch")
+    return {"torch": version}
 
 
 class BuildNative(build_ext):
@@ -201,7 +242,9 @@ class BuildNative(build_ext):
             else Path(self.build_lib).resolve() / "glide_fast"
         )
         package.mkdir(parents=True, exist_ok=True)
-        library = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        library, arena = package / f"_C{suffix}", package / f"_arena{suffix}"
+        build_dir = Path(self.build_temp).resolve() / "glide_fast"
         choice = os.environ.get("GLIDE_FAST_NATIVE", "auto")
         record: dict[str, object] = {
             "python": platform.python_version(),
@@ -210,7 +253,7 @@ class BuildNative(build_ext):
         try:
             if choice == "0":
                 raise CannotBuild("switched off by GLIDE_FAST_NATIVE=0")
-            record |= build_native(Path(self.build_temp).resolve() / "glide_fast", library)
+            record |= build_native(build_dir, library)
             record["native"] = True
         except CannotBuild as reason:
             if choice == "1":
@@ -218,11 +261,18 @@ class BuildNative(build_ext):
             library.unlink(missing_ok=True)  # of an earlier build in place: older than the sources
             record |= {"native": False, "why_not": str(reason)}
             print(f"glide_fast: installing without the native library: {reason}", file=sys.stderr)
+        try:
+            if choice == "0":
+                raise CannotBuild("switched off by GLIDE_FAST_NATIVE=0")
+            record |= build_arena(build_dir, arena)
+        except CannotBuild as reason:
+            arena.unlink(missing_ok=True)
+            record |= {"torch": None, "torch_why_not": str(reason)}
         (package / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / "glide_fast"
-        return [str(path) for path in (package / RECORD, *package.glob("_C*"))]
+        return [str(path) for path in (package / RECORD, *package.glob("_C*"), *package.glob("_arena*"))]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

@@ -89,6 +89,12 @@ def _native() -> dict[str, Any]:
     }
 
 
+def _step_memory() -> dict[str, Any]:
+    from glide_fast.ops import arena
+
+    return {"available": arena.why_missing() is None, "why_not": arena.why_missing()}
+
+
 def _nvcc() -> str | None:
     """Path and release of nvcc, or None."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
@@ -127,6 +133,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cuda": _cuda(),
         "native": _native(),
+        "step_memory": _step_memory(),
         "nvcc": _nvcc(),
         "packages": {name: _version(name) for name in PACKAGES},
         "caches": _caches(),
@@ -168,6 +175,10 @@ def report() -> str:
         )
     else:
         lines["native library"] = f"missing: {native['why_not']}"
+    missing = env["step_memory"]["why_not"]
+    lines["memory of steps"] = (
+        "used again at the next one (CPU)" if missing is None else f"not kept: {missing}"
+    )
     lines["nvcc"] = env["nvcc"] or "not found (needed only to build the CUDA kernels)"
     lines["packages"] = ", ".join(
         f"{name} {version or 'missing'}" for name, version in env["packages"].items()

@@ -12,6 +12,7 @@ from glide_fast.bench.baselines import Baseline, Declined, half_dtype, released_
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
+from glide_fast.ops import arena
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.bound import Bound
 from glide_fast.runtime.features import ALL, Features
@@ -101,6 +102,7 @@ ABLATIONS: tuple[tuple[str, Features, Mapping[str, str], bool], ...] = (
     ("weights not packed", Features(packed_weights=False), {}, True),
     ("sums in passes of their own", Features(fused_sums=False), {}, True),
     ("upsampled pictures convolved as they are", Features(by_places=False), {}, True),
+    ("memory asked for at each step", Features(arena=False), {}, True),
     ("norms in plain torch", ALL, {"group_norm_act": "reference"}, True),
     ("attention in plain torch", ALL, {"text_attention": "reference"}, True),
     ("guided step in plain torch", ALL, {"guided_step": "reference"}, True),
@@ -124,6 +126,10 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Declined("weights are packed on CPUs only")
     if work.device.type == "cuda" and not features.by_places:
         raise Declined("a GPU convolves upsampled pictures as they are")
+    if work.device.type == "cuda" and not features.arena:
+        raise Declined("a GPU's step has memory of its own when it is captured")
+    if not features.arena and (missing := arena.why_missing()) is not None:
+        raise Declined(f"this build has no memory for steps: {missing}")
     if work.device.type != "cuda" and not captured:
         raise Declined("steps are captured on GPUs only")
     bound = bind(accelerated(subject, work, dtype, features), work)

@@ -109,6 +109,10 @@ class SamplingLoop:
         self._x0 = torch.empty(self._full, device=device)
         # A vector, because indexing with a scalar tensor would read it back to the host.
         self._steps = torch.empty(copies * count, dtype=torch.int64, device=device)
+        self._times = torch.empty_like(self._steps)
+        self._one = torch.ones(
+            1, dtype=torch.int64, device=device
+        )  # torch would make a tensor of the number at each step
         self._history = torch.empty(HISTORY, *self._full, device=device) if self.rule.multistep else None
         self.seeds = torch.empty_like(seeds)
         self._guidance = None if guidance_scale is None else torch.empty(1, device=device)
@@ -197,7 +201,8 @@ class SamplingLoop:
         guided = self._guidance is not None if kind is None else kind.guided
         width = len(self._inputs) if guided else count
         steps = self._steps[:count]
-        timesteps = self._timesteps.index_select(0, self._steps[:width])
+        timesteps = self._times[:width]
+        torch.index_select(self._timesteps, 0, self._steps[:width], out=timesteps)
         score = None if self.score is None else self.score(self._x, timesteps[:count])
         options: dict[str, Any] = {} if kind is None or not kind.shallow else {"shallow": True}
         model_out = self.denoiser(self._inputs[:width], timesteps, self._steps[:width], **options)
@@ -218,7 +223,7 @@ class SamplingLoop:
             inputs=self._inputs,
             out=Step(self._x, self._x0, self._history),
         )
-        self._steps -= 1
+        self._steps.sub_(self._one)
         return self._x0
 
     def run(self, callback: Callback | None = None) -> torch.Tensor:

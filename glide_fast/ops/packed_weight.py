@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from glide_fast.errors import BackendError, InvalidInputError, invalid
+from glide_fast.ops import arena
 from glide_fast.ops.convolution_window import Window, as_kernel, window
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -91,7 +92,8 @@ class _Store:
         kind = (geometry, torch.get_num_threads())
         if self.packed is None or kind in self._served:
             return self.packed
-        fresh = _pack(self.dense(), geometry)
+        with arena.outside():
+            fresh = _pack(self.dense(), geometry)
         if _same_layout(fresh, self.packed):
             self._served.add(kind)
         else:

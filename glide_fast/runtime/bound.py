@@ -117,12 +117,14 @@ class Bound:
         Fewer inputs than ``batch`` are the first ones. With ``shallow``, the deep levels' result of the last full step is used
         again, which needs :meth:`remember_deep`.
         """
-        if self._table is not None:
-            torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
-        elif self._emb is not None:
-            emb = self._emb.index_select(0, rows[:1]).view(self.batch, -1)
-            self._film.copy_(self.model._films.rows(emb))
-        return self.model._torso(inputs, self._told(len(inputs)), self.deep, shallow)
+        told = self._told(len(inputs))
+        with self.model.step_memory():
+            if self._table is not None:
+                torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
+            elif self._emb is not None:
+                emb = self._emb.index_select(0, rows[:1]).view(self.batch, -1)
+                self._film.copy_(self.model._films.rows(emb))
+            return self.model._torso(inputs, told, self.deep, shallow)
 
     def remember_deep(self) -> None:
         """Keep what the deep levels of each full step gave, for shallow steps."""

@@ -10,6 +10,7 @@ import torch
 
 from glide_fast.diffusion.plan import StepKind
 from glide_fast.diffusion.sampling import Callback, SamplingLoop
+from glide_fast.ops import arena
 from glide_fast.runtime.bound import Bound
 from glide_fast.runtime.recording import Recorder, Recording
 
@@ -134,8 +135,9 @@ class CapturedLoop:
         )
 
     def release(self) -> None:
-        """Give the recordings' memory back; the next run makes them anew."""
+        """Give the recordings' memory back, and what steps on a CPU use again; the next run asks for it anew."""
         for recording in (*self._steps.values(), *([self._whole] if self._whole else [])):
             recording.release()
         self._steps.clear()
         self._whole = None
+        arena.trim()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, why_not
 
 
@@ -40,8 +41,9 @@ class Derived:
         source = self._source()
         now = written(source)
         if self._made is None or now != self._made_of:
-            part = self._part(source.detach())
-            pack = self._packed and why_not(part.dtype, part.device) is None
-            self._made = PackedWeight.pack(part, input_shape=input_shape) if pack else part
+            with arena.outside():
+                part = self._part(source.detach())
+                pack = self._packed and why_not(part.dtype, part.device) is None
+                self._made = PackedWeight.pack(part, input_shape=input_shape) if pack else part
             self._made_of = now
         return self._made

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from glide_fast.models.conditioning import WiderInput
-from glide_fast.ops import guided_step
+from glide_fast.ops import arena, guided_step
 from glide_fast.ops.backends import Choice, listen
 from glide_fast.ops.described import described, first_tensor
 from glide_fast.ops.guided_step import Column, Step
@@ -41,9 +41,11 @@ class Explained:
 
     rows: tuple[Row, ...]
     head: str
+    memory: str
+    """Where the tensors of a step lie."""
 
     def __str__(self) -> str:
-        lines = [self.head]
+        lines = [self.head, f"A step's tensors: {self.memory}"]
         for when, part in groupby(self.rows, lambda row: row.when):
             lines += ["", f"{when[0].upper()}{when[1:]}"]
             for (op, backend, why), group in groupby(part, lambda row: (row.op, row.backend, row.why)):
@@ -123,7 +125,16 @@ def explain(model: Accelerated, batch: int | None = None) -> Explained:
             _update(out, inputs, batch, guided="low_res" not in told and batch % 2 == 0)
     dtype = str(model.dtype).removeprefix("torch.")
     head = f"{type(model).__name__}, {batch} x {size} px, {dtype} on {device}"
-    return Explained(calls.rows(), head)
+    return Explained(calls.rows(), head, _memory(model, device))
+
+
+def _memory(model: Accelerated, device: torch.device) -> str:
+    if device.type != "cpu":
+        return "torch's memory, or a captured loop's own"
+    missing = arena.why_missing() if model.features.arena else "the model was made without it"
+    if missing is not None:
+        return f"the C library's, asked for at each step (no memory that steps use again: {missing})"
+    return f"{arena.state().held / 2**20:.0f} MiB that every step uses again"
 
 
 def _pictures(

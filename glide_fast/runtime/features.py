@@ -24,6 +24,8 @@ class Features:
     by_places: bool = True
     """A convolution behind an upsampling reads the small picture, with weights of its own for each place in an upsampled pixel
     (CPU); otherwise the upsampled one."""
+    arena: bool = True
+    """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 
 
 ALL = Features()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import TextEmbedding
 from glide_fast.models.unet import UNetModel
+from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
 from glide_fast.runtime.derived import written
 from glide_fast.runtime.features import ALL, Features
@@ -86,6 +88,10 @@ class Accelerated(_Model):
         for memory in (self._remembered_text, self._remembered_keys, self._remembered_shares):
             memory.clear()
         self._films.refresh()
+
+    def step_memory(self) -> AbstractContextManager[None]:
+        """Where a step's tensors lie while it is computed; see :mod:`glide_fast.ops.arena`."""
+        return arena.scope(self._films.bias.device) if self.features.arena else nullcontext()
 
     # The conditioning, made once for each prompt and picture.
 
@@ -206,8 +212,10 @@ class Accelerated(_Model):
             self.share(x, pictures),
             self.pictures_beside(x, pictures),
         )
-        inputs = x.to(dtype=self.dtype, memory_format=torch.channels_last)
-        return self._torso(inputs, told).to(x.dtype, memory_format=torch.contiguous_format)
+        with self.step_memory():
+            result = self._torso(x.to(dtype=self.dtype, memory_format=torch.channels_last), told)
+        # The caller may keep it for long: it gets memory of its own.
+        return result.to(x.dtype, memory_format=torch.contiguous_format, copy=True)
 
     def _text(self, given: Mapping[str, Any]) -> TextEmbedding | None:
         if not getattr(self, "xf_width", 0):

@@ -18,7 +18,7 @@ from torch import nn
 from glide_fast.errors import invalid
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetModel, Upsample
-from glide_fast.ops import group_norm_act, text_attention
+from glide_fast.ops import arena, group_norm_act, text_attention
 from glide_fast.ops.convolution import convolution
 from glide_fast.ops.resample import resample
 from glide_fast.ops.upsampled_convolution import PLACES, place_weights, upsampled_convolution
@@ -59,7 +59,8 @@ class Deep:
     def store(self, feature: torch.Tensor) -> None:
         """Remember ``[N, C, H, W]`` in a buffer that stays where it is as long as no larger batch comes."""
         if self.feature is None or len(self.feature) < len(feature):
-            self.feature = torch.empty_like(feature)
+            with arena.outside():
+                self.feature = torch.empty_like(feature)
         self.feature[: len(feature)].copy_(feature)
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -145,6 +148,24 @@ def test_the_wheel_holds_the_native_library_where_there_is_a_compiler(wheel: Pat
         assert record["cuda_targets"] if record["cuda"] else record["cuda_why_not"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of steps is written for Linux")
+def test_the_wheel_holds_what_was_compiled_against_torch(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = [name for name in archive.namelist() if name.startswith("glide_fast/_arena.")]
+    record = record_in(wheel)
+    assert len(libraries) == (1 if COMPILER else 0)
+    assert record["torch"] == (metadata.version("torch") if COMPILER else None)
+
+
+def test_without_torch_the_rest_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mock.patch("setuptools.setup"):
+        setup = runpy.run_path(str(ROOT / "setup.py"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(setup["sysconfig"], "get_paths", lambda: dict.fromkeys(("purelib", "platlib"), "/"))
+    with pytest.raises(setup["CannotBuild"], match="install torch, then glide_fast again"):
+        setup["find_torch"]()
+
+
 def test_the_wheel_lives_beside_another_owner_of_kernels(wheel: Path, rival: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     run(*PIP, "install", *OFFLINE, "--target", target, wheel, rival, cwd=tmp_path)
@@ -199,6 +220,7 @@ def test_without_a_compiler_the_install_succeeds_and_says_why(tree: Path, tmp_pa
     run(*PIP, "install", *OFFLINE, "--target", target, wheel, cwd=tmp_path)
     said = look(target, "from glide_fast import env; print(env.report())", tmp_path)
     assert "missing: the native library was not built: no C++ compiler" in said
+    assert "not kept: it was not built: no C++ compiler" in said
 
 
 def test_a_compiler_that_fails_leaves_a_record_and_no_library(tree: Path, tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+// The Python module glide_fast._arena: while a thread is in a scope, torch's tensors and oneDNN's scratch memory of that thread
+// come from one Arena. Unlike the kernels it is compiled against torch, and serves the very version it was compiled against.
+#include <c10/core/Allocator.h>
+#include <pybind11/pybind11.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "arena.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using glide_fast::Arena;
+
+thread_local int depth = 0;             // scopes that this thread is in
+thread_local std::uint64_t outside = 0;  // its requests in a scope that the arena could not serve
+
+Arena& arena() {
+    // Never destroyed: tensors may be freed after static objects are.
+    static Arena* const it =
+        new Arena(std::size_t(sysconf(_SC_PHYS_PAGES)) * std::size_t(sysconf(_SC_PAGE_SIZE)));
+    return *it;
+}
+
+c10::Allocator* before = nullptr;  // torch's own, or whatever another library has put in its place
+
+void give_back(void* memory) {
+    if (arena().owns(memory))
+        arena().give(memory);
+    else
+        before->raw_deallocate(memory);
+}
+
+class ScopedAllocator final : public c10::Allocator {
+public:
+    c10::DataPtr allocate(std::size_t bytes) override {
+        void* memory = nullptr;
+        if (depth > 0 && bytes > 0) {
+            memory = arena().take(bytes);
+            outside += memory == nullptr;
+        }
+        if (!memory) memory = before->raw_allocate(bytes);
+        return {memory, memory, &give_back, c10::Device(c10::DeviceType::CPU)};
+    }
+    c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+    void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+// Whether scopes have an effect. They have none where the system sets no addresses aside, or where another library's allocator
+// gives no plain memory.
+bool install() {
+    static const bool installed = [] {
+        before = c10::GetAllocator(c10::DeviceType::CPU);
+        if (!before->raw_deleter() || !arena().length()) return false;
+        // Torch's own has priority 0; only a higher one of another library's stays in place.
+        c10::SetAllocator(c10::DeviceType::CPU, new ScopedAllocator, 1);
+        return true;
+    }();
+    return installed;
+}
+
+void enter() { depth += install(); }
+
+void leave() { depth -= depth > 0; }
+
+int suspend() { return std::exchange(depth, 0); }
+
+void resume(int scopes) { depth = scopes; }
+
+py::dict state() {
+    const glide_fast::ArenaState now = arena().state();
+    py::dict told;
+    told["held"] = now.held;
+    told["live"] = now.live;
+    told["grown"] = now.grown;
+    told["outside"] = outside;
+    return told;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_arena, module) {
+    module.doc() = "Memory for a step's tensors that is used again at the next step; reached through glide_fast.runtime.arena.";
+    module.def("enter", &enter, "Take this thread's tensors from the arena until leave() was called as often.");
+    module.def("leave", &leave);
+    module.def("suspend", &suspend, "Leave all scopes; gives what resume() is to be told.");
+    module.def("resume", &resume);
+    module.def("state", &state,
+               "held: bytes asked of the system; live: bytes handed out; grown: times that more was asked for; outside: this "
+               "thread's requests in a scope that were served by torch's own allocator.");
+    module.def("trim", [] { arena().trim(); }, "Let the system have all memory that is not handed out.");
+}
