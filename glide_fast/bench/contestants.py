@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,6 +28,7 @@ class Contestant:
     Attributes:
         forced: backends of ops, by name (:func:`glide_fast.ops.backends.force`).
         captured: its step is replayed on a GPU.
+        tabulated: the update's coefficients were computed before the loop.
         drawn: the step's noise is torch's, drawn at each step, as the released loop does; else it comes of seeds.
     """
 
@@ -37,6 +38,7 @@ class Contestant:
     forced: Mapping[str, str] = field(default_factory=dict)
     captured: bool = False
     drawn: bool = False
+    tabulated: bool = True
 
     @property
     def ours(self) -> bool:
@@ -95,20 +97,34 @@ def ours(subject: Subject, work: Work, dtype: torch.dtype) -> Contestant:
     return Contestant(OURS, bound, dtype, captured=True)
 
 
-ABLATIONS: tuple[tuple[str, Features, Mapping[str, str], bool], ...] = (
-    ("text encoded at each step", Features(cached_text=False), {}, True),
-    ("scales and shifts computed at each step", Features(tabulated_films=False), {}, True),
-    ("low-res picture read at each step", Features(share=False), {}, True),
-    ("weights not packed", Features(packed_weights=False), {}, True),
-    ("sums in passes of their own", Features(fused_sums=False), {}, True),
-    ("upsampled pictures convolved as they are", Features(by_places=False), {}, True),
-    ("memory asked for at each step", Features(arena=False), {}, True),
-    ("norms in plain torch", ALL, {"group_norm_act": "reference"}, True),
-    ("attention in plain torch", ALL, {"text_attention": "reference"}, True),
-    ("guided step in plain torch", ALL, {"guided_step": "reference"}, True),
-    ("step launched kernel by kernel", ALL, {}, False),
+class Ablation(NamedTuple):
+    """One thing to leave out."""
+
+    name: str
+    features: Features = ALL
+    forced: Mapping[str, str] = {}
+    captured: bool = True
+    """Whether the step can still be replayed on a GPU."""
+    tabulated: bool = True
+    """Whether the update reads a table; otherwise its coefficients are computed and sent to the device at each step."""
+
+
+ABLATIONS = (
+    Ablation("text encoded at each step", Features(cached_text=False)),
+    Ablation("scales and shifts computed at each step", Features(tabulated_films=False)),
+    Ablation("low-res picture read at each step", Features(share=False)),
+    # What a host sends while it runs cannot be part of a graph.
+    Ablation("coefficients computed at each step", captured=False, tabulated=False),
+    Ablation("weights not packed", Features(packed_weights=False)),
+    Ablation("sums in passes of their own", Features(fused_sums=False)),
+    Ablation("upsampled pictures convolved as they are", Features(by_places=False)),
+    Ablation("memory asked for at each step", Features(arena=False)),
+    Ablation("norms in plain torch", forced={"group_norm_act": "reference"}),
+    Ablation("attention in plain torch", forced={"text_attention": "reference"}),
+    Ablation("guided step in plain torch", forced={"guided_step": "reference"}),
+    Ablation("step launched kernel by kernel", captured=False),
 )
-"""Name, features, forced backends, and whether the step is captured on a GPU: each leaves out one thing."""
+"""What a step is measured without."""
 
 
 def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Contestant:
@@ -117,7 +133,8 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
     Raises:
         Declined: where there is no such thing on this model or device.
     """
-    features, forced, captured = next((f, b, c) for n, f, b, c in ABLATIONS if n == name)
+    left_out = next(ablation for ablation in ABLATIONS if ablation.name == name)
+    features = left_out.features
     if not features.cached_text and work.tokens is None:
         raise Declined("this model reads no text")
     if not features.share and not work.pictures:
@@ -130,11 +147,18 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Declined("a GPU's step has memory of its own when it is captured")
     if not features.arena and (missing := arena.why_missing()) is not None:
         raise Declined(f"this build has no memory for steps: {missing}")
-    if work.device.type != "cuda" and not captured:
+    if work.device.type != "cuda" and not left_out.captured and left_out.tabulated:
         raise Declined("steps are captured on GPUs only")
     bound = bind(accelerated(subject, work, dtype, features), work)
     denoiser: LoopDenoiser = bound if features.cached_text else _TextAtEachStep(bound, work)
-    return Contestant(f"{OURS}, {name}", denoiser, dtype, forced, captured)
+    return Contestant(
+        f"{OURS}, {name}",
+        denoiser,
+        dtype,
+        left_out.forced,
+        left_out.captured,
+        tabulated=left_out.tabulated,
+    )
 
 
 def baseline(made: Baseline, subject: Subject, work: Work) -> Contestant:

@@ -52,8 +52,7 @@ class Work:
         row = self.process.num_timesteps // 2
         self.rows = torch.full((self.batch,), row, device=device)
         self.timesteps = torch.full((self.batch,), int(self.process.timestep_map[row]), device=device)
-        table = get_rule("ddpm").build(self.process, self.process.num_timesteps - 1)
-        self.table = torch.from_numpy(table).to(device, torch.float32)
+        self.table = self.make_table()
         self.seeds = torch.arange(self.count, device=device)
         self.tokens: torch.Tensor | None = None
         self.mask: torch.Tensor | None = None
@@ -67,6 +66,11 @@ class Work:
         if subject.options["inpaint"]:
             self.pictures["inpaint_image"] = self._picture(generator, 3, subject.image_size)
             self.pictures["inpaint_mask"] = (self._picture(generator, 1, subject.image_size) > 0).float()
+
+    def make_table(self) -> torch.Tensor:
+        """The coefficients of every step of the released sampler, on the device."""
+        table = get_rule("ddpm").build(self.process, self.process.num_timesteps - 1)
+        return torch.from_numpy(table).to(self.device, torch.float32)
 
     def _picture(self, generator: torch.Generator, channels: int, size: int) -> torch.Tensor:
         picture = torch.rand(self.batch, channels, size, size, generator=generator) * 2 - 1

@@ -61,7 +61,7 @@ class OneStep:
         guided_step(
             self._state,
             out,
-            work.table,
+            work.table if self._contestant.tabulated else work.make_table(),
             work.rows[: work.count],
             torch.randn_like(self._state) if self._contestant.drawn else None,
             seeds=None if self._contestant.drawn else work.seeds,
@@ -89,7 +89,7 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
     entries.append(lambda: contestants.ours(subject, work, settings.kind))
     names.append(contestants.OURS)
     if settings.ablate:
-        for name, *_ in ABLATIONS:
+        for name in (ablation.name for ablation in ABLATIONS):
             entries.append(lambda name=name: contestants.ablated(subject, work, settings.kind, name))  # type: ignore[misc]
             names.append(f"{contestants.OURS}, {name}")
     made: dict[str, Contestant] = {}
