@@ -52,6 +52,12 @@ PYBIND11_MODULE(_C, module) {
     module.def("interleave", &glide_fast::interleave, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("y"),
                py::arg("sizes"), py::arg("pixel"), py::arg("threads"),
                "Four pictures side by side in x's pixels, one for each place, become one of twice the size.");
+    module.def("winograd_scratch", &glide_fast::winograd_scratch, py::arg("sizes"), py::arg("threads"),
+               "Bytes of scratch that winograd wants for x's sizes (images, height, width, channels).");
+    module.def("winograd", &glide_fast::winograd, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("weight"),
+               py::arg("bias"), py::arg("bias_dtype"), py::arg("residual"), py::arg("y"), py::arg("sizes"), py::arg("outputs"),
+               py::arg("scratch"), py::arg("threads"), py::arg("isa") = "",
+               "y = conv3x3(x) + bias + residual, channels-last and dense; the weight as winograd.h has it.");
     module.def("masked_attention", &glide_fast::masked_attention, py::call_guard<py::gil_scoped_release>(), py::arg("q"),
                py::arg("k"), py::arg("v"), py::arg("y"), py::arg("lengths"), py::arg("causal"), py::arg("dtype"),
                py::arg("samples"), py::arg("heads"), py::arg("head_size"), py::arg("queries"), py::arg("keys"),

@@ -5,7 +5,6 @@ Nothing here runs at import. :func:`environment` asks torch for its devices and 
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import os
 import platform
@@ -15,13 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CPU_FEATURES = {
-    "AVX2": {"avx2", "fma"},
-    "AVX-512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
-    "AVX-512 BF16": {"avx512_bf16"},
-    "AMX BF16": {"amx_tile", "amx_bf16"},
-}
-"""Name -> the flags of /proc/cpuinfo that together make it up."""
+from glide_fast.cpu import features, info
 
 PACKAGES = ("numpy", "safetensors", "tokenizers", "ftfy", "tqdm", "typer", "pillow", "requests")
 
@@ -33,27 +26,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-@functools.cache
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's entry of /proc/cpuinfo; empty where there is none."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _cpu() -> dict[str, Any]:
     import torch
 
-    info = _cpuinfo()
-    flags = set(info.get("flags", "").split())
     return {
-        "model": info.get("model name") or platform.processor() or platform.machine(),
+        "model": info().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "features": [name for name, needed in CPU_FEATURES.items() if needed <= flags],
+        "features": features(),
     }
 
 
@@ -144,7 +124,7 @@ def environment() -> dict[str, Any]:
 def report() -> str:
     """:func:`environment` as lines for people."""
     env = environment()
-    cpu, cuda, native = env["cpu"], env["cuda"], env["native"]
+    processor, cuda, native = env["cpu"], env["cuda"], env["native"]
     build = native["build"] or {}
     lines = {
         "glide_fast": env["glide_fast"] or "not installed (runs from its source tree)",
@@ -153,8 +133,8 @@ def report() -> str:
         "torch": env["torch"],
         "triton": env["triton"] or "not installed: no Triton kernels",
         "xformers": env["xformers"] or "not installed (optional)",
-        "CPU": f"{cpu['model']}, {cpu['cores']} cores, torch uses {cpu['threads']} threads",
-        "CPU features": ", ".join(cpu["features"]) or "none of those the kernels use",
+        "CPU": f"{processor['model']}, {processor['cores']} cores, torch uses {processor['threads']} threads",
+        "CPU features": ", ".join(processor["features"]) or "none of those the kernels use",
     }
     if cuda["available"]:
         for index, device in enumerate(cuda["devices"]):

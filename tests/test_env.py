@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glide_fast import env
+from glide_fast import cpu, env
 from glide_fast.ops import native
 
 
@@ -81,7 +81,8 @@ def test_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, said
 
 
 def test_a_machine_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env, "_cpuinfo", dict)
+    monkeypatch.setattr(env, "info", dict)
+    monkeypatch.setattr(cpu, "info", dict)
     found = env.environment()["cpu"]
     assert found["features"] == [] and found["model"]
     assert "none of those the kernels use" in env.report()

@@ -37,6 +37,16 @@ void resample(std::uintptr_t x, std::uintptr_t y, std::uintptr_t residual, int d
               const Strides& x_strides, const Strides& y_strides, const Strides& residual_strides, int threads,
               const std::string& isa);
 
+using PictureSizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;  // images, height, width, channels
+
+// Bytes that winograd() wants as scratch.
+std::int64_t winograd_scratch(const PictureSizes& sizes, int threads);
+
+// csrc/cpu/winograd.h describes the arguments; all but bias are bf16 and dense.
+void winograd(std::uintptr_t x, std::uintptr_t weight, std::uintptr_t bias, int bias_dtype, std::uintptr_t residual,
+              std::uintptr_t y, const PictureSizes& sizes, std::int64_t outputs, std::uintptr_t scratch, int threads,
+              const std::string& isa);
+
 // x is [images, height + 1, width + 1, 4 pixels], y [images, 2 height, 2 width, pixel]; sizes are images, height and width, a
 // pixel is its number of bytes. Pixel (i, j) of y's lower right places is (i + 1, j + 1) of the fourth pixels of x, and so on.
 void interleave(std::uintptr_t x, std::uintptr_t y, const std::tuple<std::int64_t, std::int64_t, std::int64_t>& sizes,

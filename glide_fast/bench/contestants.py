@@ -12,7 +12,7 @@ from glide_fast.bench.baselines import Baseline, Declined, half_dtype, released_
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
-from glide_fast.ops import arena
+from glide_fast.ops import arena, winograd_weight
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.bound import Bound
 from glide_fast.runtime.features import ALL, Features
@@ -118,6 +118,7 @@ ABLATIONS = (
     Ablation("weights not packed", Features(packed_weights=False)),
     Ablation("sums in passes of their own", Features(fused_sums=False)),
     Ablation("upsampled pictures convolved as they are", Features(by_places=False)),
+    Ablation("all products of 3x3 convolutions", Features(winograd=False)),
     Ablation("memory asked for at each step", Features(arena=False)),
     Ablation("norms in plain torch", forced={"group_norm_act": "reference"}),
     Ablation("attention in plain torch", forced={"text_attention": "reference"}),
@@ -143,6 +144,10 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Declined("weights are packed on CPUs only")
     if work.device.type == "cuda" and not features.by_places:
         raise Declined("a GPU convolves upsampled pictures as they are")
+    if not features.winograd and (slow := winograd_weight.why_not_worth()) is not None:
+        raise Declined(f"Winograd's kernel does not run here: {slow}")
+    if work.device.type == "cuda" and not features.winograd:
+        raise Declined("the kernel of Winograd's algorithm is for CPUs")
     if work.device.type == "cuda" and not features.arena:
         raise Declined("a GPU's step has memory of its own when it is captured")
     if not features.arena and (missing := arena.why_missing()) is not None:

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from glide_fast.errors import invalid
-from glide_fast.ops import convolution_cudnn, convolution_onednn, convolution_triton, recompute
+from glide_fast.ops import (
+    convolution_cudnn,
+    convolution_onednn,
+    convolution_triton,
+    convolution_winograd,
+    recompute,
+)
 from glide_fast.ops.backends import Op
 from glide_fast.ops.convolution_window import Window, as_kernel, window
 from glide_fast.ops.packed_weight import PackedWeight
@@ -31,6 +37,7 @@ class Call(NamedTuple):
     size: tuple[int, int]  # height and width of the result
     residual: bool
     packed: bool  # weight is a whole PackedWeight that oneDNN's copy can be read of
+    tiled: bool  # weight is a whole PackedWeight in the layout of Winograd's kernel, and bias is dense
     channels_last: bool  # x and residual, densely
     in_place: bool  # weight is a plain tensor whose input channels lie side by side, and bias is dense
     alike: bool  # all operands on x's device
@@ -118,12 +125,17 @@ def facts(
         made.size(*x.shape[2:]),
         residual is not None,
         isinstance(weight, PackedWeight) and weight.packed is not None,
+        isinstance(weight, PackedWeight) and weight.tiles is not None and _dense(bias),
         all(o is None or o.is_contiguous(memory_format=torch.channels_last) for o in (x, residual)),
-        _in_place(weight) and (bias is None or bias.stride(0) == 1),
+        _in_place(weight) and _dense(bias),
         all(o.device == x.device for o in operands),
         x.numel() == 0,
         torch.is_grad_enabled() and any(o.requires_grad for o in operands),
     )
+
+
+def _dense(vector: torch.Tensor | None) -> bool:
+    return vector is None or vector.stride(0) == 1
 
 
 def _in_place(weight: torch.Tensor) -> bool:
@@ -152,9 +164,9 @@ def convolution(
 
     Returns:
         ``[N, O, H', W']`` with ``H' = (H + 2 * padding - kh) // stride + 1``, in x's type; channels-last if x is. Products are
-        summed in fp32 (fp64 for fp64). ``onednn``, ``triton`` and ``reference`` round once, after bias and residual;
-        ``cudnn`` rounds after each. An fp32 bias is rounded to x's type first by ``cudnn``, and by ``onednn`` where there is a
-        residual.
+        summed in fp32 (fp64 for fp64). ``onednn``, ``triton`` and ``reference`` round once, after bias and residual; ``winograd``
+        also rounds sums of two pixels and of three weights before it multiplies them; ``cudnn`` rounds after each. An fp32 bias
+        is rounded to x's type first by ``cudnn``, and by ``onednn`` where there is a residual.
 
     Raises:
         InvalidInputError: for arguments outside this contract.
@@ -234,6 +246,7 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 
 _custom_op.register_autograd(_backward, setup_context=_save)
 
+OP.register("winograd", convolution_winograd.run, convolution_winograd.supports, convolution_winograd.worth)
 OP.register("onednn", convolution_onednn.run, convolution_onednn.supports)
 OP.register("cudnn", convolution_cudnn.run, convolution_cudnn.supports)
 OP.register("triton", convolution_triton.run, convolution_triton.supports, convolution_triton.worth)

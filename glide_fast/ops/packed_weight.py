@@ -1,7 +1,8 @@
-"""A convolution weight kept in the layout that oneDNN's kernels read, behind the face of an ordinary tensor.
+"""A convolution weight kept in the layout that a CPU's kernels read, behind the face of an ordinary tensor.
 
 A convolution on the CPU puts its weight into a blocked layout before each call. For GLIDE's deep levels that costs up to a
-third of the call. :class:`PackedWeight` does it once and keeps only the blocked copy, so that a model takes no more memory.
+third of the call. :class:`PackedWeight` does it once and keeps only the blocked copy, so that a model takes no more memory. The
+layout is oneDNN's, or that of Winograd's kernel (:mod:`glide_fast.ops.winograd_weight`) where that was asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from glide_fast.errors import BackendError, InvalidInputError, invalid
-from glide_fast.ops import arena
+from glide_fast.ops import arena, winograd_weight
 from glide_fast.ops.convolution_window import Window, as_kernel, window
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -63,17 +64,21 @@ class Geometry(NamedTuple):
 
 
 class _Store:
-    """The one copy that a weight, its ``.data`` and its views share: packed, or plain where oneDNN does not take it."""
+    """The one copy that a weight, its ``.data`` and its views share: packed, in tiles, or plain where neither takes it."""
 
-    def __init__(self, dense: torch.Tensor, geometry: Geometry) -> None:
-        self.geometry = geometry
+    def __init__(self, dense: torch.Tensor, geometry: Geometry, tile: bool) -> None:
+        self.geometry, self.tile = geometry, tile
         self.version = 0
         self._keep(dense)
 
     def _keep(self, dense: torch.Tensor) -> None:
         self.packed: torch.Tensor | None = None
+        self.tiles: torch.Tensor | None = None
         self.plain: torch.Tensor | None = None
-        if why_not(dense.dtype, dense.device) is None:
+        if self.tile and _tiles(dense, self.geometry):
+            with torch.inference_mode(False), torch.no_grad():
+                self.tiles = winograd_weight.tiled(dense)
+        elif why_not(dense.dtype, dense.device) is None:
             self.packed = _pack(dense, self.geometry)
         else:
             with torch.inference_mode(False), torch.no_grad():
@@ -103,6 +108,8 @@ class _Store:
 
     def dense(self) -> torch.Tensor:
         """A fresh, contiguous plain tensor."""
+        if self.tiles is not None:
+            return winograd_weight.untiled(self.tiles, self.like.shape)
         if self.packed is None:
             assert self.plain is not None
             return self.plain.clone()
@@ -112,6 +119,16 @@ class _Store:
         """Take new values of the same shape, in whatever type and on whatever device they are."""
         self._keep(dense)
         self.version += 1
+
+
+def _tiles(dense: torch.Tensor, geometry: Geometry) -> bool:
+    """Whether Winograd's kernel takes this weight here, and is the faster one."""
+    if dense.dim() != 4 or dense.device.type != "cpu":
+        return False
+    outputs, channels = dense.shape[:2]
+    width = geometry.input_shape[3]
+    reason = winograd_weight.why_not(dense.dtype, channels, outputs, geometry.window, width)
+    return (reason or winograd_weight.why_not_worth()) is None
 
 
 def _pack(dense: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -148,7 +165,7 @@ class _View(NamedTuple):
 
 
 class PackedWeight(torch.Tensor):
-    """A convolution's weight that holds only the copy packed for oneDNN, and stands where the dense parameter stood.
+    """A convolution's weight that holds only the copy packed for a CPU's kernels, and stands where the dense parameter stood.
 
     Made by :meth:`pack`; ``nn.Parameter(packed, requires_grad=False)`` makes a parameter of it.
     :func:`glide_fast.ops.convolution` reads the packed copy, and has it packed anew for images of another size. Every other
@@ -179,6 +196,7 @@ class PackedWeight(torch.Tensor):
         input_shape: Sequence[int],
         stride: int | Sequence[int] = 1,
         padding: int | Sequence[int] | None = None,
+        tile: bool = False,
     ) -> PackedWeight:
         """Pack a weight for the convolution that is to come.
 
@@ -187,6 +205,8 @@ class PackedWeight(torch.Tensor):
                 any strides. It is copied, not kept.
             input_shape: ``[N, C, H, W]`` of the inputs to expect; the first of another shape costs a check, or packing anew.
             stride, padding: as in :func:`glide_fast.ops.convolution`.
+            tile: keep it as Winograd's kernel reads it where that takes it and is faster, else as oneDNN does. The kernel takes
+                images of any number and even width; for others the weight is unpacked at every call.
 
         Raises:
             InvalidInputError: for shapes outside this contract.
@@ -197,7 +217,7 @@ class PackedWeight(torch.Tensor):
         if reason is not None:
             raise BackendError(f"the weight cannot be packed for oneDNN: {reason}")
         dense = weight.dense() if isinstance(weight, PackedWeight) else weight.detach()
-        return _whole(_Store(dense, geometry))
+        return _whole(_Store(dense, geometry, tile))
 
     @property
     def version(self) -> int:
@@ -213,6 +233,11 @@ class PackedWeight(torch.Tensor):
     def packed(self) -> torch.Tensor | None:
         """oneDNN's own tensor ``[O, C, kh, kw]``, to be read only; None for a view, and where the values are kept plain."""
         return None if self._path else self._store.packed
+
+    @property
+    def tiles(self) -> torch.Tensor | None:
+        """The values as Winograd's kernel reads them, to be read only; None for a view, and in any other layout."""
+        return None if self._path else self._store.tiles
 
     def packed_for(self, x: torch.Tensor, window: Window) -> torch.Tensor | None:
         """:attr:`packed`, in the layout in which oneDNN convolves ``x`` ``[N, C, H, W]`` fast; packed anew if it must be.
@@ -260,13 +285,19 @@ class PackedWeight(torch.Tensor):
         return self.dense().tolist()
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        kept = "" if self._store.packed is not None else ", kept plain"
+        kept = (
+            ", kept plain"
+            if self._store.plain is not None
+            else ", in tiles"
+            if self._store.tiles is not None
+            else ""
+        )
         return f"PackedWeight(shape={tuple(self.shape)}, dtype={self.dtype}, version={self.version}{kept})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         if id(self) not in memo:
             dense = self.dense()
-            made = dense if self._path else _whole(_Store(dense, self.geometry))
+            made = dense if self._path else _whole(_Store(dense, self.geometry, self._store.tile))
             memo[id(self)] = made.requires_grad_(self.requires_grad)
             for name, value in self.__dict__.items():  # what makes it a parameter among them
                 if name not in ("_store", "_path"):

@@ -24,6 +24,9 @@ class Features:
     by_places: bool = True
     """A convolution behind an upsampling reads the small picture, with weights of its own for each place in an upsampled pixel
     (CPU); otherwise the upsampled one."""
+    winograd: bool = True
+    """3x3 convolutions take two thirds of the products by Winograd's algorithm where that is faster (CPU, bf16); otherwise oneDNN
+    takes all of them."""
     arena: bool = True
     """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 

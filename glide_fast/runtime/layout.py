@@ -50,8 +50,9 @@ def lay_out(
     """Give ``model``, a :func:`structure_of` ``source``, weights of its own on ``device``.
 
     The torso's convolutions, the text transformer's matrices, its projection and the token embedding are of ``dtype``, all else
-    keeps its type (as :mod:`glide_fast.models.precision` has it). Convolutions are channels-last on a GPU, and in oneDNN's
-    layout for ``batch`` pictures of ``image_size`` pixels on a CPU, where they are read whole (unless ``features`` says no).
+    keeps its type (as :mod:`glide_fast.models.precision` has it). Convolutions are channels-last on a GPU. On a CPU, where they
+    are read whole, they are packed for ``batch`` pictures of ``image_size`` pixels, as oneDNN or our own kernel reads them
+    (unless ``features`` says no).
 
     With ``take`` the source's parameters are freed one by one, so that little is ever held twice.
     """
@@ -75,7 +76,11 @@ def lay_out(
                 size, stride = sizes[module]
                 channels = module.weight.shape[1]
                 value = PackedWeight.pack(
-                    value, input_shape=(batch, channels, size, size), stride=stride, padding=None
+                    value,
+                    input_shape=(batch, channels, size, size),
+                    stride=stride,
+                    padding=None,
+                    tile=features.winograd,
                 )
             else:
                 if value.dim() == 4:

@@ -157,6 +157,21 @@ void resample_case(const std::string& isa) {
     y.check_written();
 }
 
+void winograd_case(const std::string& isa) {
+    const i64 images = between(1, 3), height = between(1, 40), width = 2 * between(1, 40), channels = 32 * between(1, 2);
+    const i64 outputs = 16 * between(1, 5), pixels = images * height * width;
+    const int small = int(between(0, 1)), threads = int(between(1, 3));
+    const bool biased = coin(), added = coin();
+    Block x(pixels * channels, 1), weight(9 * channels * outputs, 1), bias(outputs, small), residual(pixels * outputs, 1);
+    for (Block* block : {&x, &weight, &bias, &residual}) block->randomise();
+    Block y(pixels * outputs, 1), scratch(glide_fast::winograd_scratch({images, height, width, channels}, threads) / 4, 0);
+    y.fill(NAN);
+    scratch.fill(NAN);
+    glide_fast::winograd(x.address(), weight.address(), biased ? bias.address() : 0, small, added ? residual.address() : 0,
+                         y.address(), {images, height, width, channels}, outputs, scratch.address(), threads, isa);
+    for (i64 i = 0; i < y.count(); ++i) check(!std::isnan(y.get(i)), "an element was not written");
+}
+
 void guided_step_case(const std::string& isa) {
     using glide_fast::GuidedStep;
     const i64 images = between(1, 3), channels = among({1, 3, 4}), positions = between(1, 400);
@@ -202,6 +217,7 @@ int main(int count, char** arguments) {
     for (int i = 0; i < std::atoi(arguments[2]); ++i) {
         group_norm_act_case(isa);
         resample_case(isa);
+        if (i % 8 == 0) winograd_case(isa);  // takes longer than the others
         guided_step_case(isa);
     }
     std::printf("ok\n");

@@ -16,7 +16,7 @@ from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "cpu_sanitized" / "driver.cpp"
-SOURCES = ("group_norm_act", "guided_step", "resample")
+SOURCES = ("group_norm_act", "guided_step", "resample", "winograd")
 SHARED = ("cache", "pages")
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 # Unoptimised: it runs long enough for what is drawn, and compiles six times as fast.
