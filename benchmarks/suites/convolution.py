@@ -12,7 +12,8 @@ from benchmarks.case import PLAIN, Case
 from glide_fast.ops import convolution
 from glide_fast.ops.packed_weight import PackedWeight, why_not
 
-_reference = importlib.import_module("glide_fast.ops.convolution").reference
+_module = importlib.import_module("glide_fast.ops.convolution")
+_reference, _OP = _module.reference, _module.OP
 # (side, channels in, channels out, kernel, skip connection added): of each level the block's second convolution, the first one
 # behind a concatenation, attention's qkv and its projection back.
 BASE = (
@@ -74,7 +75,10 @@ def case(
     residual = normal(n, outputs, side, side) if skip else None
     weight = normal(outputs, channels, kernel, kernel) * (channels * kernel * kernel) ** -0.5
     packs = device == "cpu" and why_not(dtype) is None
-    ours_weight = PackedWeight.pack(weight, input_shape=x.shape) if packs else weight
+    packed, tiled = (
+        PackedWeight.pack(weight, input_shape=x.shape, tile=tile) if packs else weight
+        for tile in (False, True)
+    )
     padding = (kernel // 2, kernel // 2)
 
     def plain() -> list[torch.Tensor]:
@@ -96,6 +100,8 @@ def case(
         return [torch.cat([_reference(a, *wide, b, (1, 1), padding) for a, b in samples])]
 
     def ours() -> list[torch.Tensor]:
+        # Each backend reads its own layout; the other's it would unpack at every call.
+        ours_weight = tiled if _OP.forced() == "winograd" else packed
         return [convolution(x, ours_weight, bias, residual=residual)]
 
     result = n * outputs * side * side

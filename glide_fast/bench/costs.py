@@ -50,7 +50,7 @@ def group_norm_act(choice: Choice) -> Cost:
 
 
 def convolution(choice: Choice) -> Cost:
-    """x, weight, bias and residual in, the result out; ``2 C kh kw`` FLOPs for each value of the result."""
+    """x, weight, bias and residual in, the result out; ``2 C kh kw`` FLOPs for each value of it, two thirds for Winograd's."""
     x, weight, bias, residual, stride, padding = choice.arguments
     kernel = tuple(weight.shape[2:]) if weight.dim() == 4 else (1, 1)
     height, width = (
@@ -58,7 +58,8 @@ def convolution(choice: Choice) -> Cost:
     )
     values = x.shape[0] * weight.shape[0] * height * width
     moved = _held(x, weight, bias, residual) + values * x.element_size()
-    return Cost(moved, 2 * values * x.shape[1] * kernel[0] * kernel[1])
+    flops = 2 * values * x.shape[1] * kernel[0] * kernel[1]
+    return Cost(moved, flops * 2 // 3 if choice.backend.name == "winograd" else flops)
 
 
 def text_attention(choice: Choice) -> Cost:

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from glide_fast.bench.costs import Cost, cost, linear
+from glide_fast.bench.parts.ops import _laid_out_for
 from glide_fast.bench.profiled import profile
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import subjects
-from glide_fast.ops import group_norm_act, masked_attention, text_attention
-from glide_fast.ops.backends import Choice, listen
+from glide_fast.ops import group_norm_act, masked_attention, native, text_attention, winograd_weight
+from glide_fast.ops.backends import Choice, force, listen
 from glide_fast.ops.convolution import convolution
 from glide_fast.ops.described import described
+from glide_fast.ops.packed_weight import PackedWeight
 from glide_fast.ops.resample import resample
 
 
@@ -63,6 +65,27 @@ def test_costs_count_each_operand_once() -> None:
         )
         assert told(resample(x, "mean_2x2")) == (Cost(4 * (256 + 64), 256), "2x8x4x4, mean_2x2")
     assert linear(3, 4, 5, 2, added=True) == Cost(2 * (12 + 20 + 30), 120)
+
+
+@pytest.mark.skipif(
+    native.load() is None, reason="the kernels for CPUs are not built: glide_fast._C is missing"
+)
+def test_winograds_products_are_two_thirds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd_weight, "why_not_worth", lambda: None)
+    x = torch.zeros(1, 32, 4, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    weight = torch.zeros(16, 32, 3, 3, dtype=torch.bfloat16)
+    packed = PackedWeight.pack(weight, input_shape=x.shape, tile=True)
+    with listen(HEARD.append), force(convolution="winograd"):
+        convolution(x, packed)
+    (call,) = HEARD
+    HEARD.clear()
+    assert (cost(call), described(call)) == (
+        Cost(2 * (1024 + 4608 + 512), 2 * 512 * 32 * 6),
+        "1x32x4x8 to 16, 3x3",
+    )
+    layouts = {name: _laid_out_for(name, call.arguments)[1] for name in call.op.names}
+    assert layouts["winograd"] is packed and layouts["onednn"].packed is not None
+    assert type(layouts["reference"]) is torch.Tensor and torch.equal(layouts["reference"], weight)
 
 
 def test_the_roofline_is_the_slower_of_both_limits() -> None:

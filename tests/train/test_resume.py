@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(data: Path, tmp_
     assert not [file for file in (tmp_path / "killed").iterdir() if file.suffix == ".tmp"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works here, also where the tests were started in a shell's background, which ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("model", [MODEL | {"inpaint": True}, UPSAMPLER])
 @pytest.mark.parametrize("save_every", [2, 4])
 def test_ctrl_c_in_the_middle_of_a_step_is_resumed_exactly(
@@ -133,6 +143,7 @@ def test_ctrl_c_in_the_middle_of_a_step_is_resumed_exactly(
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_ctrl_c_does_not_wait() -> None:
     with DeferredInterrupt() as interrupt:
         assert not interrupt.requested

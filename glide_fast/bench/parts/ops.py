@@ -64,7 +64,10 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
             if reason is not None:
                 declined[name] = reason
                 continue
-            runs[backend.name] = lambda backend=backend: backend.run(*choice.arguments, **choice.options)  # type: ignore[misc]
+            arguments = _laid_out_for(backend.name, choice.arguments)
+            runs[backend.name] = lambda backend=backend, arguments=arguments: backend.run(  # type: ignore[misc]
+                *arguments, **choice.options
+            )
             got = _tensors(runs[backend.name]())
             errors[backend.name] = max(error(a, b) for a, b in zip(got, truth, strict=True))
         effort = settings.effort._replace(seconds=min(settings.seconds, _SECONDS))
@@ -73,9 +76,9 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
     dtype = first_tensor(choice).dtype
     allowed = max(2 * errors[REFERENCE] if errors[REFERENCE] <= SANE else 0.0, _LEAST.get(dtype, 0.0))
     work = f"{choice.op.name} {described(choice)}, {str(dtype).removeprefix('torch.')}, {calls} a step"
-    spent = cost(choice)
     for name in sorted(timings, key=lambda name: name != REFERENCE):
         timing = timings[name]
+        spent = cost(choice._replace(backend=choice.op.backend(name)))
         rates = [
             f"{spent.bytes / timing.median / 1e3:.1f} GB/s",
             f"{spent.flops / timing.median / 1e3:.0f} GFLOP/s",
@@ -95,6 +98,22 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
         )
     for name, reason in declined.items():
         yield Measurement("ops", model, work, f"{contestants.OURS} {name}", note=reason)
+
+
+def _laid_out_for(backend: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The call with its weight as this backend holds it; the others would unpack it at every call."""
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, PackedWeight) or (backend == "winograd" and value.tiles is not None):
+            return value
+        if backend != "onednn":
+            return value.dense()
+        if value.tiles is None:
+            return value
+        _, stride, padding = value.geometry.window
+        return PackedWeight.pack(value, input_shape=arguments[0].shape, stride=stride, padding=padding)
+
+    return tuple(own(value) for value in arguments)
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:
