@@ -2,8 +2,10 @@
 // come from one Arena. Unlike the kernels it is compiled against torch, and serves the very version it was compiled against.
 #include <c10/core/Allocator.h>
 #include <pybind11/pybind11.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "arena.h"
@@ -17,10 +19,17 @@ using glide_fast::Arena;
 thread_local int depth = 0;             // scopes that this thread is in
 thread_local std::uint64_t outside = 0;  // its requests in a scope that the arena could not serve
 
+// Addresses to set aside: as many as there is memory, but where they are limited (ulimit -v) most are left to others.
+std::size_t most() {
+    const std::size_t memory = std::size_t(sysconf(_SC_PHYS_PAGES)) * std::size_t(sysconf(_SC_PAGE_SIZE));
+    rlimit limit{};
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return memory;
+    return std::min<std::size_t>(memory, limit.rlim_cur / 4);
+}
+
 Arena& arena() {
     // Never destroyed: tensors may be freed after static objects are.
-    static Arena* const it =
-        new Arena(std::size_t(sysconf(_SC_PHYS_PAGES)) * std::size_t(sysconf(_SC_PAGE_SIZE)));
+    static Arena* const it = new Arena(most());
     return *it;
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -149,3 +151,21 @@ def test_a_library_built_for_another_torch_is_not_loaded(monkeypatch: pytest.Mon
         tensor = torch.empty(1000)
     assert tensor.numel() == 1000 and arena.state() == (0, 0, 0, 0)
     arena.trim()
+
+
+def test_where_addresses_are_limited_most_are_left_to_others() -> None:
+    code = """
+import resource, torch
+from glide_fast.ops import arena
+def addresses():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = addresses() + (4 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+before = addresses()
+with arena.scope(torch.device("cpu")):
+    kept = torch.ones(1000)
+assert arena.state().live == 4032 and addresses() - before < limit // 3
+torch.empty(1 << 30, dtype=torch.uint8)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
