@@ -144,9 +144,11 @@ class NinjaFile:
     def add_bindings(self) -> None:
         self.add("cxx", CSRC / "bindings.cpp", "bindings", f"-O1 {self.defines}")  # glue: nothing to optimise
 
-    def add_arena(self, torch: Path) -> None:
+    def add_arena(self, torch: Path, version: str) -> None:
+        # The version makes the command another one, so that another torch has everything compiled again.
+        flags = f"-isystem {shlex.quote(str(torch / 'include'))} -DGLIDE_FAST_TORCH='\"{version}\"'"
         for source in sorted((CSRC / "torch").glob("*.cpp")):
-            self.add("cxx", source, source.stem, f"-isystem {shlex.quote(str(torch / 'include'))}")
+            self.add("cxx", source, source.stem, flags)
         # Found by its name when it is loaded, since torch has loaded it before.
         self.link += f" -L{shlex.quote(str(torch / 'lib'))}"
         self.libraries = "-lc10"
@@ -225,7 +227,7 @@ def build_arena(build_dir: Path, library: Path) -> dict[str, object]:
     find_ninja()
     torch, version = find_torch()
     ninja = NinjaFile(build_dir / "torch", library, cxx)
-    ninja.add_arena(torch)
+    ninja.add_arena(torch, version)
     ninja.write()
     run_ninja(build_dir / "torch")
     return {"torch": version}

@@ -22,8 +22,13 @@ namespace {
 
 void check(const PictureSizes& sizes) {
     const auto [images, height, width, channels] = sizes;
-    if (images < 0 || height < 1 || width < 2 || width % 2 || channels < 32 || channels % 32)
-        throw std::invalid_argument("winograd: takes pictures of even width and a multiple of 32 channels");
+    const auto refuse = [](const char* name, std::int64_t given, const char* accepted) {
+        throw std::invalid_argument(std::string("winograd: ") + name + " is " + std::to_string(given) + "; accepted: " + accepted);
+    };
+    if (images < 0) refuse("images", images, "0 or more");
+    if (height < 1) refuse("height", height, "1 or more");
+    if (width < 2 || width % 2) refuse("width", width, "an even number");
+    if (channels < 32 || channels % 32) refuse("channels", channels, "a multiple of 32");
 }
 
 }  // namespace
@@ -38,7 +43,8 @@ void winograd(std::uintptr_t x, std::uintptr_t weight, std::uintptr_t bias, int 
               std::uintptr_t y, const PictureSizes& sizes, std::int64_t outputs, std::uintptr_t scratch, int threads,
               const std::string& isa) {
     check(sizes);
-    if (outputs < 16 || outputs % 16) throw std::invalid_argument("winograd: takes a multiple of 16 outputs");
+    if (outputs < 16 || outputs % 16) 
+        throw std::invalid_argument("winograd: outputs is " + std::to_string(outputs) + "; accepted: a multiple of 16");
     if (bias_dtype != int(Dtype::f32) && bias_dtype != int(Dtype::bf16))
         throw std::invalid_argument("winograd: a type code is 0 (fp32) or 1 (bf16)");
     if (!x || !weight || !y || !scratch) throw std::invalid_argument("winograd: x, weight, y and scratch are needed");

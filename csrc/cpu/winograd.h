@@ -37,7 +37,7 @@ struct WinogradPlan {
         // So many that a thread transforms weights for some hundred pairs, so few that the strip stays in the caches.
         const std::int64_t most = 1024 * std::int64_t(threads) / pairs;
         strip_rows = most < 1 ? 1 : most < height ? most : height;
-        strip_images = strip_rows < height ? 1 : most / height < images ? most / height : images;
+        strip_images = most < 2 * height ? 1 : most / height < images ? most / height : images;
         // Behind it what a product of fewer than rows_at_once pairs reads and drops.
         plane = (strip_images * (strip_rows + 2) * pairs + rows_at_once) * channels;
         weights = 4 * 3 * channels * block;

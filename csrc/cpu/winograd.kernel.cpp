@@ -148,7 +148,7 @@ struct Strip {
         }
     }
 
-    // A thread's share of all blocks of outputs and pairs; blocks of outputs last, so that it makes weights but once or twice.
+    // A thread's share of all blocks of outputs and pairs; pairs vary faster than blocks, so that it makes weights but once or twice.
     void share(i64 thread, i64 threads, unsigned char* scratch) const {
         bf16* made = reinterpret_cast<bf16*>(scratch);
         float* m = reinterpret_cast<float*>(scratch + Plan::rounded(2 * plan.weights));

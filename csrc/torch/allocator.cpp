@@ -1,6 +1,7 @@
 // The Python module glide_fast._arena: while a thread is in a scope, torch's tensors and oneDNN's scratch memory of that thread
 // come from one Arena. Unlike the kernels it is compiled against torch, and serves the very version it was compiled against.
 #include <c10/core/Allocator.h>
+#include <pthread.h>
 #include <pybind11/pybind11.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -57,29 +58,42 @@ public:
     void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
 
-// Whether scopes have an effect. They have none where the system sets no addresses aside, or where another library's allocator
-// gives no plain memory.
+// Put the allocator in its place, once. Whether scopes have an effect: they have none where the system sets no addresses aside, where
+// another library's allocator gives no plain memory, or where one of a higher priority is in place.
 bool install() {
     static const bool installed = [] {
         before = c10::GetAllocator(c10::DeviceType::CPU);
         if (!before->raw_deleter() || !arena().length()) return false;
-        // Torch's own has priority 0; only a higher one of another library's stays in place.
-        c10::SetAllocator(c10::DeviceType::CPU, new ScopedAllocator, 1);
-        return true;
+        static ScopedAllocator* const ours = new ScopedAllocator;
+        c10::SetAllocator(c10::DeviceType::CPU, ours, 1);  // torch's own has priority 0
+        pthread_atfork([] { arena().lock(); }, [] { arena().unlock(); },
+                       [] {
+                           arena().unlock();
+                           depth = 0;
+                       });
+        return c10::GetAllocator(c10::DeviceType::CPU) == ours;
     }();
     return installed;
 }
 
-void enter() { depth += install(); }
+// Left by C++, so that a Ctrl-C cannot come between entering and leaving.
+class Scope {
+public:
+    void enter() { depth += install(); }
+    void leave(const py::args&) { depth -= depth > 0; }
+};
 
-void leave() { depth -= depth > 0; }
+class Outside {
+public:
+    void enter() { scopes_ = std::exchange(depth, 0); }
+    void leave(const py::args&) { depth = scopes_; }
 
-int suspend() { return std::exchange(depth, 0); }
-
-void resume(int scopes) { depth = scopes; }
+private:
+    int scopes_ = 0;
+};
 
 py::dict state() {
-    const glide_fast::ArenaState now = arena().state();
+    const glide_fast::ArenaState now = install() ? arena().state() : glide_fast::ArenaState{};
     py::dict told;
     told["held"] = now.held;
     told["live"] = now.live;
@@ -91,13 +105,19 @@ py::dict state() {
 }  // namespace
 
 PYBIND11_MODULE(_arena, module) {
-    module.doc() = "Memory for a step's tensors that is used again at the next step; reached through glide_fast.runtime.arena.";
-    module.def("enter", &enter, "Take this thread's tensors from the arena until leave() was called as often.");
-    module.def("leave", &leave);
-    module.def("suspend", &suspend, "Leave all scopes; gives what resume() is to be told.");
-    module.def("resume", &resume);
+    module.doc() = "Memory for a step's tensors that is used again at the next step; reached through glide_fast.ops.arena.";
+    module.attr("torch") = GLIDE_FAST_TORCH;  // the version that it was compiled against
+    module.def("install", &install, "Whether scopes have an effect in this process.");
+    py::class_<Scope>(module, "Scope", "While it lasts this thread's tensors come from the arena.")
+        .def(py::init<>())
+        .def("__enter__", &Scope::enter)
+        .def("__exit__", &Scope::leave);
+    py::class_<Outside>(module, "Outside", "While it lasts this thread's scopes have no effect.")
+        .def(py::init<>())
+        .def("__enter__", &Outside::enter)
+        .def("__exit__", &Outside::leave);
     module.def("state", &state,
                "held: bytes asked of the system; live: bytes handed out; grown: times that more was asked for; outside: this "
                "thread's requests in a scope that were served by torch's own allocator.");
-    module.def("trim", [] { arena().trim(); }, "Let the system have all memory that is not handed out.");
+    module.def("trim", [] { if (install()) arena().trim(); }, "Let the system have all memory that is not handed out.");
 }

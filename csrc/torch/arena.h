@@ -38,6 +38,9 @@ public:
     // Let the system have all memory that is not handed out.
     void trim();
     ArenaState state() const;
+    // For a fork: the child would never get a lock that another thread of its parent holds.
+    void lock() { mutex_.lock(); }
+    void unlock() { mutex_.unlock(); }
 
 private:
     struct Block {

@@ -113,7 +113,8 @@ ABLATIONS = (
     Ablation("text encoded at each step", Features(cached_text=False)),
     Ablation("scales and shifts computed at each step", Features(tabulated_films=False)),
     Ablation("low-res picture read at each step", Features(share=False)),
-    # What a host sends while it runs cannot be part of a graph.
+    # Those of all steps, which is more work than one row would be. What a host sends while it runs cannot be part of a graph:
+    # on a GPU the row to compare with is that of a step launched kernel by kernel.
     Ablation("coefficients computed at each step", captured=False, tabulated=False),
     Ablation("weights not packed", Features(packed_weights=False)),
     Ablation("sums in passes of their own", Features(fused_sums=False)),
@@ -144,10 +145,12 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Declined("weights are packed on CPUs only")
     if work.device.type == "cuda" and not features.by_places:
         raise Declined("a GPU convolves upsampled pictures as they are")
+    if not features.winograd and work.device.type == "cuda":
+        raise Declined("the kernel of Winograd's algorithm is for CPUs")
+    if not features.winograd and dtype != torch.bfloat16:
+        raise Declined("the kernel of Winograd's algorithm is for bf16")
     if not features.winograd and (slow := winograd_weight.why_not_worth()) is not None:
         raise Declined(f"Winograd's kernel does not run here: {slow}")
-    if work.device.type == "cuda" and not features.winograd:
-        raise Declined("the kernel of Winograd's algorithm is for CPUs")
     if work.device.type == "cuda" and not features.arena:
         raise Declined("a GPU's step has memory of its own when it is captured")
     if not features.arena and (missing := arena.why_missing()) is not None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import ModuleType, TracebackType
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -35,36 +34,31 @@ class State(NamedTuple):
 @functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
     record = native.build_record() or {}
+    if "torch" not in record and native.why_missing() is None:
+        return None, "the build is older than the sources: install glide_fast again"
     built_for = record.get("torch")
     if built_for is None:
         return None, f"it was not built: {record.get('torch_why_not', native.why_missing())}"
+    try:
+        # A library for another torch is not even loaded: it would call what is not there.
+        library = importlib.import_module("glide_fast._arena") if built_for == torch.__version__ else None
+    except ImportError as error:
+        return None, f"it does not load: {error}"
+    built_for = built_for if library is None else library.torch
     if built_for != torch.__version__:
         return (
             None,
             f"it was built for torch {built_for}, and this is torch {torch.__version__}: install glide_fast again",
         )
-    try:
-        return importlib.import_module("glide_fast._arena"), None
-    except ImportError as error:
-        return None, f"it does not load: {error}"
+    return library, None
 
 
 def why_missing() -> str | None:
     """Why :func:`scope` has no effect here; None where it has."""
-    return _load()[1]
-
-
-class _Scope:
-    def __init__(self, library: ModuleType) -> None:
-        self._library = library
-
-    def __enter__(self) -> None:
-        self._library.enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._library.leave()
+    library, reason = _load()
+    if library is not None and not library.install():
+        return "the system sets no addresses aside, or another library has replaced torch's allocator"
+    return reason
 
 
 def scope(device: torch.device) -> AbstractContextManager[None]:
@@ -73,21 +67,13 @@ def scope(device: torch.device) -> AbstractContextManager[None]:
     A tensor may outlive it, but keeps its memory from the next step meanwhile.
     """
     library = _load()[0] if device.type == "cpu" else None
-    return nullcontext() if library is None else _Scope(library)
+    return nullcontext() if library is None else library.Scope()  # type: ignore[no-any-return]
 
 
-@contextmanager
-def outside() -> Iterator[None]:
+def outside() -> AbstractContextManager[None]:
     """For what is made within a scope and kept for longer than a step: it is allocated as it would be without the scope."""
     library = _load()[0]
-    if library is None:
-        yield
-        return
-    scopes = library.suspend()
-    try:
-        yield
-    finally:
-        library.resume(scopes)
+    return nullcontext() if library is None else library.Outside()  # type: ignore[no-any-return]
 
 
 def state() -> State:

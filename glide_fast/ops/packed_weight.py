@@ -75,7 +75,7 @@ class _Store:
         self.packed: torch.Tensor | None = None
         self.tiles: torch.Tensor | None = None
         self.plain: torch.Tensor | None = None
-        if self.tile and _tiles(dense, self.geometry):
+        if self.tile and _tiles(dense, dense.device, self.geometry):
             with torch.inference_mode(False), torch.no_grad():
                 self.tiles = winograd_weight.tiled(dense)
         elif why_not(dense.dtype, dense.device) is None:
@@ -88,13 +88,21 @@ class _Store:
         self.device = dense.device
 
     def packed_for(self, geometry: Geometry) -> torch.Tensor | None:
-        """The packed copy in the layout that this convolution reads; None where the values are kept plain.
+        """The packed copy in the layout that this convolution reads; None where the values are kept plain, or in tiles.
+
+        Tiles that Winograd's kernel cannot use for this convolution are given up for oneDNN's layout.
 
         oneDNN's choice of a layout depends on all of the geometry and on the number of threads, and in a layout that it
         would not choose it convolves up to 200 times more slowly. So the first call of each kind checks, and packs anew if it
         must.
         """
         kind = (geometry, torch.get_num_threads())
+        if self.tiles is not None and not _tiles(self.like, self.device, geometry):
+            with arena.outside():
+                dense = self.dense()
+                self.geometry, self.tile = geometry, False
+                self._keep(dense)
+            self.version += 1
         if self.packed is None or kind in self._served:
             return self.packed
         with arena.outside():
@@ -121,14 +129,13 @@ class _Store:
         self.version += 1
 
 
-def _tiles(dense: torch.Tensor, geometry: Geometry) -> bool:
-    """Whether Winograd's kernel takes this weight here, and is the faster one."""
-    if dense.dim() != 4 or dense.device.type != "cpu":
+def _tiles(like: torch.Tensor, device: torch.device, geometry: Geometry) -> bool:
+    """Whether Winograd's kernel takes a weight of this type and shape there."""
+    if like.dim() != 4 or device.type != "cpu":
         return False
-    outputs, channels = dense.shape[:2]
+    outputs, channels = like.shape[:2]
     width = geometry.input_shape[3]
-    reason = winograd_weight.why_not(dense.dtype, channels, outputs, geometry.window, width)
-    return (reason or winograd_weight.why_not_worth()) is None
+    return winograd_weight.why_not(like.dtype, channels, outputs, geometry.window, width) is None
 
 
 def _pack(dense: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -205,8 +212,8 @@ class PackedWeight(torch.Tensor):
                 any strides. It is copied, not kept.
             input_shape: ``[N, C, H, W]`` of the inputs to expect; the first of another shape costs a check, or packing anew.
             stride, padding: as in :func:`glide_fast.ops.convolution`.
-            tile: keep it as Winograd's kernel reads it where that takes it and is faster, else as oneDNN does. The kernel takes
-                images of any number and even width; for others the weight is unpacked at every call.
+            tile: keep it as Winograd's kernel reads it where that takes it, else as oneDNN does. The kernel takes any number of
+                images, of even widths from 8; at the first one of another width the weight is packed for oneDNN, and stays so.
 
         Raises:
             InvalidInputError: for shapes outside this contract.

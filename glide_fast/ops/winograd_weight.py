@@ -21,7 +21,10 @@ LEAST_WIDTH = 8
 
 
 def blocks(outputs: int) -> Iterator[tuple[int, int]]:
-    """First and last-but-one of the outputs that the kernel computes together, as ``WinogradPlan::block_of`` divides them."""
+    """Of each group of outputs that the kernel computes together the first, and the one behind its last.
+
+    ``WinogradPlan::block_of`` divides them so as well.
+    """
     first = 0
     while first < outputs:
         left = outputs - first
@@ -33,7 +36,9 @@ def blocks(outputs: int) -> Iterator[tuple[int, int]]:
 def tiled(weight: torch.Tensor) -> torch.Tensor:
     """bf16 ``[O, C, 3, 3]`` as ``[9 C O]``: for each block of outputs ``[3 columns, 3 rows, C / 2, outputs, 2]``."""
     # Two channels at a time are one number of 32 bits; torch moves those several times as fast.
-    pairs = weight.permute(0, 2, 3, 1).contiguous().view(torch.int32)  # [O, 3 rows, 3 columns, C / 2]
+    pairs = (
+        weight.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).view(torch.int32)
+    )  # [O, 3 rows, 3 columns, C / 2]
     parts = [pairs[first:last].permute(2, 1, 3, 0).flatten() for first, last in blocks(len(weight))]
     return torch.cat(parts).view(weight.dtype)
 
@@ -41,7 +46,7 @@ def tiled(weight: torch.Tensor) -> torch.Tensor:
 def untiled(tiles: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """The weight of this shape that :func:`tiled` was given, contiguous."""
     outputs, channels = shape[:2]
-    pairs = torch.empty((outputs, 3, 3, channels // 2), dtype=torch.int32)
+    pairs = torch.empty((outputs, 3, 3, channels // 2), dtype=torch.int32, device=tiles.device)
     for (first, last), part in zip(blocks(outputs), _parts(tiles.view(torch.int32), shape), strict=True):
         pairs[first:last].copy_(part.view(3, 3, channels // 2, last - first).permute(3, 1, 0, 2))
     return pairs.view(tiles.dtype).permute(0, 3, 1, 2).contiguous()
@@ -62,14 +67,24 @@ def why_not(dtype: torch.dtype, channels: int, outputs: int, window: Window, wid
         return f"{channels} to {outputs} channels; the kernel takes multiples of 32 and 16"
     if width % 2 or width < LEAST_WIDTH:
         return f"pictures are {width} wide; the kernel takes even widths from {LEAST_WIDTH}"
-    return native.why_missing()
+    return _why_missing()
+
+
+@functools.cache
+def _why_missing() -> str | None:
+    library = native.load()
+    if library is None or hasattr(library, "winograd"):
+        return native.why_missing()
+    return "the native library is older than the sources: install glide_fast again"
 
 
 @functools.cache
 def why_not_worth() -> str | None:
     """Why oneDNN convolves faster on this machine; None where the kernel does."""
     library = native.load()
-    if library is not None and "avx512_bf16" not in library.isas():
+    if library is None:
+        return native.why_missing()
+    if "avx512_bf16" not in library.isas():
         return "this processor has no AVX-512 BF16, without which the kernel is slow"
     if "AMX BF16" in features():
         return "oneDNN multiplies in this processor's AMX tiles, which the kernel does not"

@@ -140,4 +140,5 @@ class CapturedLoop:
             recording.release()
         self._steps.clear()
         self._whole = None
-        arena.trim()
+        if self._recorder is None:
+            arena.trim()

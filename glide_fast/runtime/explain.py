@@ -134,7 +134,7 @@ def _memory(model: Accelerated, device: torch.device) -> str:
     missing = arena.why_missing() if model.features.arena else "the model was made without it"
     if missing is not None:
         return f"the C library's, asked for at each step (no memory that steps use again: {missing})"
-    return f"{arena.state().held / 2**20:.0f} MiB that every step uses again"
+    return f"in {arena.state().held / 2**20:.0f} MiB that all steps of all models in this process share"
 
 
 def _pictures(

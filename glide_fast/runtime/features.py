@@ -17,7 +17,8 @@ class Features:
     """The pictures' part of the first convolution (the low-resolution picture's, say) is computed before the loop; otherwise
     they are joined to the state and read again at each step."""
     packed_weights: bool = True
-    """Convolutions' weights are held as oneDNN reads them (CPU); otherwise it packs them at every call."""
+    """Convolutions' weights are held as the kernels read them (CPU); otherwise oneDNN packs them at every call, and Winograd's
+    kernel, which reads no others, does not run."""
     fused_sums: bool = True
     """Biases and residuals are added by the convolution that writes their sum, or by the norm that reads it; residuals are
     otherwise added by a pass of their own."""

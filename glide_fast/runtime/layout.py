@@ -13,6 +13,7 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.unet import Downsample, ResBlock, UNetModel, Upsample
+from glide_fast.ops import winograd_weight
 from glide_fast.ops.packed_weight import PackedWeight, why_not
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.trim import TRIM_EVERY, trim
@@ -80,7 +81,7 @@ def lay_out(
                     input_shape=(batch, channels, size, size),
                     stride=stride,
                     padding=None,
-                    tile=features.winograd,
+                    tile=features.winograd and winograd_weight.why_not_worth() is None,
                 )
             else:
                 if value.dim() == 4:

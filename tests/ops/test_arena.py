@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,18 +140,52 @@ def test_tensors_grow_are_copied_and_are_shared_as_ever() -> None:
     assert torch.equal(torch.empty(0), torch.empty(0))
 
 
-def test_a_library_built_for_another_torch_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "build_record", lambda: {"torch": "2.0.0"})
+def test_a_library_that_does_not_fit_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "_load", arena._load.__wrapped__)
-    assert str(arena.why_missing()).startswith("it was built for torch 2.0.0, and this is torch")
-    monkeypatch.setattr(
-        native, "build_record", lambda: {"torch": None, "torch_why_not": "no torch was there"}
-    )
-    assert arena.why_missing() == "it was not built: no torch was there"
+    for record, said in (
+        ({"torch": "2.0.0"}, "it was built for torch 2.0.0, and this is torch"),
+        ({"torch": None, "torch_why_not": "no torch was there"}, "it was not built: no torch was there"),
+        ({"native": True}, "older than the sources: install glide_fast again"),
+    ):
+        monkeypatch.setattr(native, "build_record", lambda record=record: record)
+        monkeypatch.setattr(native, "why_missing", lambda: None)
+        assert said in str(arena.why_missing())
     with arena.scope(CPU), arena.outside():
         tensor = torch.empty(1000)
     assert tensor.numel() == 1000 and arena.state() == (0, 0, 0, 0)
     arena.trim()
+    # The record may be of another build than the file.
+    monkeypatch.setattr(native, "build_record", lambda: {"torch": torch.__version__})
+    library = SimpleNamespace(torch="2.0.0", install=lambda: True)
+    monkeypatch.setattr(arena.importlib, "import_module", lambda name: library)
+    assert "built for torch 2.0.0" in str(arena.why_missing())
+    library.torch, library.install = torch.__version__, lambda: False
+    assert "sets no addresses aside" in str(arena.why_missing())
+
+
+def test_a_fork_while_another_thread_allocates_can_allocate() -> None:
+    code = """
+import os, threading, torch
+from glide_fast.ops import arena
+stop = threading.Event()
+def churn():
+    with arena.scope(torch.device("cpu")):
+        while not stop.is_set():
+            torch.empty(1000)
+thread = threading.Thread(target=churn)
+thread.start()
+with arena.scope(torch.device("cpu")):
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            torch.empty(1000)
+            os._exit(0 if arena.state().outside == 0 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+stop.set()
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_where_addresses_are_limited_most_are_left_to_others() -> None:

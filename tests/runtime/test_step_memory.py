@@ -93,6 +93,15 @@ def test_a_called_models_result_is_the_callers() -> None:
     assert arena.state().live == 0 and result.is_contiguous()
 
 
+def test_it_is_explained() -> None:
+    fast = accelerate(tiny_model("base"), dtype="fp32", image_size=SIZE)
+    assert isinstance(fast, Accelerated)
+    assert "MiB that all steps of all models in this process share" in str(fast.explain())
+    without = accelerate(tiny_model("base"), dtype="fp32", image_size=SIZE, features=Features(arena=False))
+    assert isinstance(without, Accelerated)
+    assert "asked for at each step" in without.explain().memory
+
+
 def test_a_released_loop_gives_the_memory_back() -> None:
     loop = CapturedLoop(loop_over("base", "fp32", Features()), None)
     loop.run()
