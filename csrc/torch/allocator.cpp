@@ -58,8 +58,8 @@ public:
     void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
 
-// Put the allocator in its place, once. Whether scopes have an effect: they have none where the system sets no addresses aside, where
-// another library's allocator gives no plain memory, or where one of a higher priority is in place.
+// Put the allocator in its place, once. Whether scopes have an effect: they have none where the system sets no addresses aside,
+// where another library's allocator gives no plain memory, or where one of a higher priority is in place.
 bool install() {
     static const bool installed = [] {
         before = c10::GetAllocator(c10::DeviceType::CPU);

@@ -42,22 +42,22 @@ void* Arena::take(std::size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (bytes > length_) return nullptr;
     const std::size_t size = rounded(bytes, ALIGNMENT);
-    auto best = blocks_.end();
-    for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
-        if (block->free && block->size >= size && (best == blocks_.end() || block->size < best->size)) best = block;
-    if (best == blocks_.end()) {
-        const bool joins = !blocks_.empty() && blocks_.back().free;
-        const std::size_t held = blocks_.empty() ? 0 : blocks_.back().begin + blocks_.back().size;
-        const std::size_t begin = joins ? blocks_.back().begin : held;
+    // What is free at the end comes last, however much of it the system has been asked for: places depend on the requests alone.
+    const bool open_end = blocks_.empty() || !blocks_.back().free;
+    const auto end = open_end ? blocks_.end() : blocks_.end() - 1;
+    auto best = end;
+    for (auto block = blocks_.begin(); block != end; ++block)
+        if (block->free && block->size >= size && (best == end || block->size < best->size)) best = block;
+    if (best == end && (open_end || end->size < size)) {
+        const std::size_t begin = !open_end ? end->begin : blocks_.empty() ? 0 : blocks_.back().begin + blocks_.back().size;
         if (!extend(begin + size)) return nullptr;
-        if (joins)
-            blocks_.back().size = size;
-        else
-            blocks_.push_back({begin, size, true});
+        if (open_end) blocks_.push_back({begin, size, true});
         best = blocks_.end() - 1;
+        best->size = size;
         state_.held = begin + size;
         ++state_.grown;
-    } else if (best->size > size) {
+    }
+    if (best->size > size) {
         const Block rest{best->begin + size, best->size - size, true};
         best->size = size;
         best = blocks_.insert(best + 1, rest) - 1;

@@ -14,8 +14,8 @@ struct ArenaState {
     std::uint64_t grown = 0;  // times that the range had to be made longer
 };
 
-// Best fit over one range, neighbours joined as they come back. The same requests in the same order find the same places, so that
-// work that was done once and has given everything back needs nothing new when it is done again. Thread-safe.
+// Best fit over one range, then its end; neighbours joined as they come back. The same requests in the same order find the same
+// places, so that work that was done once and has given everything back needs nothing new when it is done again. Thread-safe.
 class Arena {
 public:
     static constexpr std::size_t ALIGNMENT = 64;

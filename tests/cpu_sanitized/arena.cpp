@@ -70,11 +70,16 @@ int main() {
         const auto grown = arena.state().grown;
         // No trim() among its requests would change the places: all was given back before.
         Arena second(length);
+        std::vector<void*> places;
         for (int time = 0; time < 3; ++time) {
             std::mt19937 draw(11);
             std::vector<void*> blocks;
-            for (int i = 0; i < 300; ++i) {
-                if (void* block = second.take(1 + draw() % 9000)) blocks.push_back(block);
+            for (std::size_t i = 0; i < 300; ++i) {
+                if (void* block = second.take(1 + draw() % 9000)) {
+                    blocks.push_back(block);
+                    if (time == 0) places.push_back(block);
+                    else if (places[i] != block) fail("the same request found another place");
+                }
                 if (draw() % 2 && !blocks.empty()) {
                     std::swap(blocks[draw() % blocks.size()], blocks.back());
                     second.give(blocks.back());
