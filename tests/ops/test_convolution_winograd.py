@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.small_unets import SIZE, tiny_model
+from support.small_unets import SIZE, call_arguments, states, tiny_model
 from torch import nn
 
 from glide_fast.ops import convolution, convolution_winograd, native, winograd_weight
@@ -192,6 +192,15 @@ def chosen(*call: object, **options: object) -> str:
     return op.OP.choose(op.facts(*call, **options)).name
 
 
+@pytest.fixture(params=[True, False], ids=["as-if-faster", "as-if-slower"])
+def faster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both answers to whether the kernel is faster than oneDNN, whichever is true of this processor."""
+    reason = None if request.param else "oneDNN is faster"
+    monkeypatch.setattr(winograd_weight, "why_not_worth", lambda: reason)
+    monkeypatch.setattr(op.OP, "_choices", {})
+    return bool(request.param)
+
+
 def test_which_weights_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias, residual = operands(2, 32, 32, (8, 8))
     packed = tiled(weight, x)
@@ -256,6 +265,20 @@ def test_where_it_is_not_worth_it_it_runs_only_forced(monkeypatch: pytest.Monkey
     assert plain == {None}
 
 
+def test_an_accelerated_model_is_right_with_either(faster: bool) -> None:
+    """Its convolutions are packed for the faster of the two; both give what the plain model does."""
+    model, arguments = tiny_model("base", num_channels=32), call_arguments("base")
+    times = torch.tensor([3, 700])
+    plain = copy.deepcopy(model)
+    plain.convert_to(torch.bfloat16)
+    fast = accelerate(model, dtype="bf16", image_size=SIZE)
+    ours = [p for p in fast.parameters() if isinstance(p, PackedWeight) and p.tiles is not None]
+    assert bool(ours) == faster
+    with torch.no_grad():
+        want, own, got = (m(states(), times, **arguments) for m in (model, plain, fast))
+    assert error(got, want.double()) <= 1.2 * error(own, want.double())
+
+
 def test_an_older_library_declines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd_weight.native, "load", lambda: type("Library", (), {}))
     assert "install glide_fast again" in str(winograd_weight._why_missing.__wrapped__())
@@ -272,7 +295,7 @@ def test_processors_that_it_is_slower_on(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "no AVX-512 BF16" in str(fresh.why_not_worth.__wrapped__())
 
 
-def test_a_weight_in_tiles_is_written_and_copied_as_any_other() -> None:
+def test_a_weight_in_tiles_is_written_and_copied_as_any_other(faster: bool) -> None:
     x, weight, *_ = operands(1, 64, 32, (4, 10))
     parameter = nn.Parameter(tiled(weight, x), requires_grad=False)
     assert "in tiles" in repr(parameter.data) and torch.equal(parameter.data.dense(), weight)
@@ -283,10 +306,17 @@ def test_a_weight_in_tiles_is_written_and_copied_as_any_other() -> None:
         change(mirror)
         assert parameter.version > version and torch.equal(parameter.data.dense(), mirror)
         want = convolution_winograd.run(x, tiled(mirror, x), None, None, (1, 1), (1, 1))
-        assert torch.equal(convolution(x, parameter), want)
+        with force(convolution="winograd"):
+            assert torch.equal(convolution(x, parameter), want)
     twin = copy.deepcopy(parameter)
     twin.zero_()
     assert twin.tiles is not None and not torch.equal(twin.dense(), parameter.data.dense())
+    if faster:
+        assert torch.equal(convolution(x, parameter), want)
+    else:  # oneDNN gets the values as they are now
+        assert torch.equal(
+            convolution(x, parameter), convolution(x, PackedWeight.pack(mirror, input_shape=x.shape))
+        )
     parameter.data = weight.float()
     assert parameter.tiles is None and parameter.dtype == torch.float32
 

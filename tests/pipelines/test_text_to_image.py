@@ -63,8 +63,10 @@ def test_ddim_path_equals_the_official_loops(pipe: GlidePipeline, base: Stage, u
         device="cpu",
         model_kwargs={"tokens": tokens, "mask": mask},
     )[:1]
-    low_res = ((sample + 1) * 127.5).round() / 127.5 - 1
-    torch.testing.assert_close(got.low_res, (low_res + 1) / 2, rtol=0, atol=1e-5)
+    # The pipeline rounds to 8-bit levels; a value half-way between two of them may go either way.
+    torch.testing.assert_close(got.low_res * 255, (sample + 1) * 127.5, rtol=0, atol=0.5 + 0.01)
+    torch.testing.assert_close(got.low_res * 255, (got.low_res * 255).round(), rtol=0, atol=1e-4)
+    low_res = got.low_res * 2 - 1
 
     noise = philox_normal(seeds, 0, (3, 32, 32), stream=UPSAMPLER_STREAMS.start) * 0.997
     process = create_gaussian_diffusion(1000, "linear", "fast27")
