@@ -131,7 +131,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a directory; a file name is needed")
     if target.exists() and not target.is_file():
-        raise OSError(f"{path} is a device, a pipe or a socket, which writing would replace; a file name is needed")
+        raise OSError(
+            f"{path} is a device, a pipe or a socket, which writing would replace; a file name is needed"
+        )
     with _scratch(target) as scratch:
         temporary = scratch / target.name
         yield temporary
