@@ -167,7 +167,7 @@ def current_directory(path: str | os.PathLike[str]) -> Path:
     """
     target = _resolved(path)
     previous = _set_aside(target)
-    return previous if not target.exists() and previous.is_dir() else target
+    return previous if not os.path.exists(target) and os.path.isdir(previous) else target
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from glide_fast.checkpoints.atomic import atomic_write
-from glide_fast.checkpoints.paths import checked_path, open_regular
+from glide_fast.checkpoints.paths import checked_path, open_regular, require_regular
 from glide_fast.checkpoints.signature import HEAD, ZIP, error_page
 from glide_fast.errors import CheckpointError, invalid
 
@@ -75,6 +75,32 @@ def read_state_dict(
     return _as_state_dict(content, file, key)
 
 
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a safetensors file, by name, from its head alone.
+
+    The head has been checked against the file's length, so no shape is larger than the file. Raises CheckpointError.
+    """
+    file = checked_path(path)
+    try:
+        require_regular(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _not_whole(file, error) from error
+
+
+def _not_whole(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is not a whole safetensors file ({file.stat().st_size} bytes): {error}. It may be truncated; fetch or "
+        "write it again"
+    )
+
+
 def _is_safetensors(head: bytes, file: Path) -> bool:
     """A safetensors file starts with its header's length (8 bytes), then the header's brace."""
     return not head.startswith(ZIP) and (file.suffix == ".safetensors" or head[8:9] == b"{")
@@ -89,10 +115,7 @@ def _read_safetensors(file: Path, mmap: bool) -> dict[str, Tensor]:
         except TypeError:  # before safetensors 0.8
             return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{file} is not a whole safetensors file ({file.stat().st_size} bytes): {error}. It may be "
-            "truncated; fetch or write it again"
-        ) from error
+        raise _not_whole(file, error) from error
 
 
 def _read_torch(file: Path, head: bytes, mmap: bool) -> object:
