@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,7 +181,7 @@ def _clip_text(shapes: Shapes) -> dict[str, Any]:
 def _clip_image(shapes: Shapes) -> dict[str, Any]:
     patch_size = shapes["blocks.input.patch_proj"][2]
     patches = shapes["blocks.input.w_pos"][0] - 1  # position 0 belongs to the timestep
-    side = round(patches**0.5)
+    side = math.isqrt(max(patches, 0))
     if side * side != patches:
         raise CheckpointError(
             f"the options cannot be read from the shapes: {patches} patches are no square image"

@@ -171,7 +171,7 @@ def test_a_cached_file_that_cannot_be_read(site, tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("length", ["none", "chunked", "wrong"])
 def test_a_body_that_ends_early(site, tmp_path, form, length):
-    """Without a length, a file's own structure shows that its end is missing; a length that is wrong with the body does not help."""
+    """Without a length, or with one that is wrong too, a file's own structure shows that its end is missing."""
     whole = checkpoint(form)
     cuts = (20, 300, len(whole) // 2, len(whole) - 1)
     for cut in cuts:
@@ -181,7 +181,7 @@ def test_a_body_that_ends_early(site, tmp_path, form, length):
             url = site.put("/w.pt", whole, chunked=True, etag=None, cut=[cut] * 9)
         else:
             url = site.put("/w.pt", whole[:cut], etag=None)
-        with pytest.raises(DownloadError, match="body ended|broke off|not whole"):
+        with pytest.raises(DownloadError, match=r"body ended|broke off|not whole"):
             fetch(url, tmp_path)
         assert left(tmp_path) == set()
     url = site.put("/w.pt", whole, announce=None, chunked=length == "chunked")
@@ -226,7 +226,7 @@ def test_error_pages_by_content_type(site, tmp_path, content_type):
 @pytest.mark.parametrize("length", [-1, None])
 def test_error_pages_by_content(site, tmp_path, page, length):
     with pytest.raises(
-        DownloadError, match="gave a (JSON document|web page) in place of the file; nothing was saved"
+        DownloadError, match=r"gave a (JSON document|web page) in place of the file; nothing was saved"
     ):
         fetch(site.put("/w.pt", page, announce=length), tmp_path)
     assert left(tmp_path) == set()
@@ -317,7 +317,7 @@ def test_absurd_ranges(site, tmp_path, range_):
 )
 def test_broken_hosts(tmp_path, host, monkeypatch):
     monkeypatch.setattr(requests.Session, "trust_env", False, raising=False)
-    with pytest.raises((DownloadError, InvalidInputError), match="w.pt"):
+    with pytest.raises((DownloadError, InvalidInputError), match=r"w\.pt"):
         fetch(f"http://{host}/w.pt", tmp_path, retries=0)
 
 
