@@ -235,6 +235,10 @@ def convert_official(
     kind = str(infer_kind(state))
     if kind == "unet":
         _require_whole_unet(merged, state, os.fspath(pt_path))
+    else:
+        from glide_fast.models.clip_config import complete_clip_config
+
+        complete_clip_config(merged)
     save_directory(out_dir, kind, merged, state)
     return kind, merged
 

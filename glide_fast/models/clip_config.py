@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from glide_fast.errors import InvalidInputError, invalid
@@ -97,14 +96,23 @@ def read_clip_config(source: str | os.PathLike[str] | Mapping[str, Any] | None) 
         return complete_clip_config(source)
     if not isinstance(source, (str, os.PathLike)):
         raise invalid("config_path", source, "a path of a YAML file, a mapping, or None")
-    import yaml  # type: ignore[import-untyped]  # only a configuration file needs it
+    # Only a configuration file needs these.
+    import yaml  # type: ignore[import-untyped]
 
+    from glide_fast.checkpoints.json_text import MAX_BYTES
+    from glide_fast.checkpoints.paths import checked_path, read_small
+
+    file = checked_path(source, "config_path")
     try:
-        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInputError(
-            f"config_path: {os.fspath(source)} cannot be read as YAML ({error})"
-        ) from error
+        content = yaml.safe_load(read_small(file, MAX_BYTES).decode("utf-8"))
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # a date of month 13 is a ValueError
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InvalidInputError(f"config_path: {file} cannot be read as YAML ({reason})") from error
     if not isinstance(content, Mapping):
-        raise invalid("config_path", os.fspath(source), "a YAML file that holds a mapping")
+        raise invalid("config_path", str(file), "a YAML file that holds a mapping")
     return complete_clip_config(content)

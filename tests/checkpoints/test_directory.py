@@ -355,6 +355,9 @@ def test_convert_official_clip(tmp_path):
     kind, options = convert_official(tmp_path / "clip.pt", tmp_path / "out")
     assert kind == "clip_text"
     assert options["n_embd"] == 32
+    for wrong in ({"n_head_txt": 4}, {"n_head_text": "4"}):
+        with pytest.raises(InvalidInputError, match=r"n_head_te?xt"):
+            convert_official(tmp_path / "clip.pt", tmp_path / "other", wrong)
 
 
 def test_convert_official_of_something_else(tmp_path):
