@@ -62,8 +62,8 @@ def fetch_file_cached(
     progress: show a bar.
     cache_dir: where to keep it; default :func:`default_cache_dir`.
     chunk_size: bytes per read.
-    sha256: what the file must hash to, 64 hexadecimal digits. The file itself is hashed at every call: one to two seconds
-        for a released model. Without it the hash of the first download is remembered in `<file>.glide_fast.json`, the
+    sha256: what the file must hash to, 64 hexadecimal digits. The file itself is hashed at every call, about a second for a
+        gigabyte. Without it the hash of the first download is remembered in `<file>.glide_fast.json`, the
         file is hashed where its length or time stamp has changed, and a later download that differs is refused.
     force: download again even where cached, and accept that the file has changed (`sha256` still binds).
     retries, backoff: see :func:`glide_fast.checkpoints.transfer.transfer`.

@@ -71,7 +71,7 @@ def write_record(file: Path, record: Record) -> None:
 
 
 def file_sha256(file: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a regular file, in lower-case hexadecimal: one to two seconds for a released model of 1.6 GB.
+    """The SHA-256 of a regular file, in lower-case hexadecimal; about a second for a gigabyte.
 
     Other threads run meanwhile. Raises OSError.
     """

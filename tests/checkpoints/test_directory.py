@@ -197,6 +197,20 @@ def test_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
     assert names(tmp_path) == ["m"]
 
 
+def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
+    save_directory(tmp_path / "m", "unet", {}, STATE)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"m was not written: Read-only file system. What was there before is"
+    ):
+        save_directory(tmp_path / "m", "unet", {"new": 1}, STATE)
+    assert read_directory(tmp_path / "m")[1] == {}
+
+
 def test_missing_foreign_and_damaged(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         read_directory(tmp_path / "none")
