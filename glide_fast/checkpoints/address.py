@@ -48,9 +48,9 @@ def parse_address(url: str) -> Address:
     if not name.isprintable() or is_sidecar(name) or size > _NAME_LIMIT:
         accepted = f"a file name of at most {_NAME_LIMIT} printable bytes that does not end as the cache's own files do"
         raise invalid("url", shown, accepted)
-    place = f"[{host}]" if ":" in host else host
-    place += "" if port is None else f":{port}"
-    bare = f"{parts.scheme}://{place}{parts.path}"
+    netloc = f"[{host}]" if ":" in host else host
+    netloc += "" if port is None else f":{port}"
+    bare = f"{parts.scheme}://{netloc}{parts.path}"
     return Address(
         url=url,
         shown=bare + ("?..." if parts.query else ""),

@@ -35,8 +35,8 @@ def require_regular(file: Path) -> os.stat_result:
     """The status of a regular file, links followed; OSError for anything else (reading a pipe or a device may never end)."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in _TYPES if test(status.st_mode)), "something else")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(file))
+        what = next((name for test, name in _TYPES if test(status.st_mode)), "something else")
+        raise OSError(errno.EINVAL, f"it is {what}, not a file", str(file))
     return status
 
 

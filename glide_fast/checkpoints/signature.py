@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,10 @@ _PAGE_NAMES = {
 }
 """Files that may well be what is an error in place of another."""
 
+_LONGEST_HEADER = (
+    100_000_000  # bytes that safetensors files may use for it; text in that place is a far larger number
+)
+
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<error")
 _JSON = re.compile(rb'(\{\s*("|\}|$)|\[\s*("|\{|\[|\]|-?\d|true|false|null|$))')
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -57,14 +62,14 @@ def error_page(head: bytes, name: str = "") -> str | None:
 
 def error_type(content_type: str, name: str) -> str | None:
     """As :func:`error_page`, of the media type that a server states."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind in ("text/html", "application/xhtml+xml", "application/xml", "text/xml"):
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in ("text/html", "application/xhtml+xml", "application/xml", "text/xml"):
         page = "a web page"
-    elif kind in ("application/json", "text/json") or kind.endswith("+json"):
+    elif media_type in ("application/json", "text/json") or media_type.endswith("+json"):
         page = "a JSON document"
     else:
         return None
-    return None if name.lower().endswith(_PAGE_NAMES[page]) else f"{page} ({kind})"
+    return None if name.lower().endswith(_PAGE_NAMES[page]) else f"{page} ({media_type})"
 
 
 def _text(head: bytes) -> bytes:
@@ -81,7 +86,7 @@ def missing_end(file: Path) -> str | None:
         head = stream.read(HEAD)
         if head.startswith(ZIP):
             return _zip(stream)
-        if head[8:9] == b"{":
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
             return _safetensors(file)
         if head.startswith(_LEGACY):
             return _legacy(stream)
@@ -96,7 +101,7 @@ def _zip(stream: BinaryIO) -> str | None:
     try:
         with zipfile.ZipFile(stream):
             return None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
         return f"its list of parts is missing or damaged ({error})"
 
 

@@ -62,16 +62,17 @@ class _Transient(Exception):
         self.wait = wait
 
 
-def _read_identity(file: Path, address: Address) -> Identity | None:
+def _read_identity(file: Path) -> Identity | None:
+    """What was noted about the first part of a download; None where nothing was, or nothing that can be used."""
     try:
         identity = Identity(**parse_json(read_small(sidecar(file, "identity"), MAX_BYTES)))
     except (OSError, ValueError, TypeError):
         return None
-    well_typed = (
-        identity.length is None
-        or (isinstance(identity.length, int) and not isinstance(identity.length, bool))
-    ) and all(value is None or isinstance(value, str) for value in (identity.etag, identity.last_modified))
-    return identity if well_typed and identity.address == address.digest else None
+    length = identity.length
+    well_typed = length is None or (isinstance(length, int) and not isinstance(length, bool) and length >= 0)
+    for value in (identity.etag, identity.last_modified):  # which are sent as headers
+        well_typed &= value is None or (isinstance(value, str) and value.isascii() and value.isprintable())
+    return identity if well_typed else None
 
 
 def discard(file: Path) -> None:
@@ -127,7 +128,9 @@ def _size(file: Path) -> int:
 
 def _keep(address: Address, file: Path) -> str:
     """Words for what is kept of a download that has stopped; nothing is that could not be continued."""
-    known = _read_identity(file, address)
+    known = _read_identity(file)
+    if known is not None and known.address != address.digest:
+        return ""  # a part of another file, which has not been touched
     size = _size(file)
     if known is None or known.validator is None or not size:
         with contextlib.suppress(OSError):
@@ -137,7 +140,9 @@ def _keep(address: Address, file: Path) -> str:
 
 
 def _attempt(address: Address, file: Path, *, progress: bool, chunk_size: int) -> Identity:
-    known = _read_identity(file, address)
+    known = _read_identity(file)
+    if known is not None and known.address != address.digest:
+        known = None
     have = _size(file) if known is not None and known.validator is not None else 0
     # Weights do not compress, and Content-Length must count the file's own bytes.
     headers = {"Accept-Encoding": "identity"}

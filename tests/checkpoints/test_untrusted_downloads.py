@@ -124,6 +124,41 @@ def test_a_malformed_record_does_not_block_the_file(site, tmp_path, text):
     assert json.loads(record.read_text())["sha256"] == SHA
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {"etag": '"v1"\n'},
+            {"etag": "\u2100"},
+            {"etag": 3},
+            {"etag": ["x"]},
+            {"last_modified": {}},
+            {"length": True},
+        ),
+        *({"length": -1}, {"length": 5}, {"address": 3}, {"more": 1}),
+    ],
+)
+def test_a_malformed_note_about_a_part_does_not_block_the_file(site, tmp_path, changes):
+    url = site.put("/w.pt", CONTENT, cut=[4096, 0, 0, 0])
+    with pytest.raises(DownloadError, match="4096 bytes are kept"):
+        fetch(url, tmp_path)
+    note = sidecar(tmp_path / "w.pt", "identity")
+    note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+    site.pages["/w.pt"].cut.clear()
+    assert fetch(url, tmp_path).read_bytes() == CONTENT
+
+
+def test_the_part_of_another_file_survives_a_failure(site, tmp_path):
+    url = site.put("/a/w.pt", CONTENT, cut=[4096, 0, 0, 0])
+    with pytest.raises(DownloadError, match="4096 bytes are kept"):
+        fetch(url, tmp_path)
+    with pytest.raises(DownloadError, match="503"):
+        fetch(site.put("/b/w.pt", CONTENT, statuses=[503] * 9), tmp_path)
+    site.pages["/a/w.pt"].cut.clear()
+    assert fetch(url, tmp_path).read_bytes() == CONTENT
+    assert site.requests[-1]["range"] == "bytes=4096-"
+
+
 @pytest.mark.parametrize("purpose", ["record", "identity"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_pipes_and_directories_in_place_of_notes_do_not_hang(site, tmp_path, purpose, make):
@@ -239,6 +274,8 @@ def test_pages_that_are_what_was_asked_for(site, tmp_path):
     assert fetch(url, tmp_path).read_bytes() == b'{"a": 1}'
     url = site.put("/index.html", b"<html></html>", content_type="text/html")
     assert fetch(url, tmp_path).read_bytes() == b"<html></html>"
+    url = site.put("/a.js", b"var a = { b: 1 }", announce=None)
+    assert fetch(url, tmp_path).read_bytes() == b"var a = { b: 1 }"
     # The length of this header is 123, an opening brace as a byte.
     safe = safetensors.torch.save({"a": torch.ones(1)}, {"pad": "x" * 40})
     while not safe.startswith(b"{"):
