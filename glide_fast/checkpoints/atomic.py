@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from glide_fast.checkpoints.paths import checked_path
+
 if sys.platform != "win32":
     import fcntl
 
@@ -102,7 +104,11 @@ def _sync_entries(directory: Path) -> None:
 
 def _resolved(path: str | os.PathLike[str]) -> Path:
     """The place a write to `path` would reach: links are followed, so a link stays a link."""
-    return Path(os.path.realpath(path))
+    return Path(os.path.realpath(checked_path(path)))
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 @contextlib.contextmanager
@@ -114,8 +120,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     renamed to `path`, keeping the permissions of a file it replaces; when it raises, or the process dies,
     `path` is left as it was.
 
-    Raises OSError where the parent directory is missing or not writable, where `path` is a directory, and
-    whatever the block raises (a full disk: OSError with errno ENOSPC).
+    Raises OSError where the parent directory is missing or not writable, where `path` is a directory, a device, a pipe
+    or a socket (which a rename would replace), and whatever the block raises (a full disk: OSError with errno ENOSPC);
+    InvalidInputError for a path that no file can have.
 
     >>> with atomic_write("grid.png") as temporary:  # doctest: +SKIP
     ...     image.save(temporary)
@@ -123,14 +130,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = _resolved(path)
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a directory; a file name is needed")
+    if target.exists() and not target.is_file():
+        raise OSError(
+            f"{path} is a device, a pipe or a socket, which writing would replace; a file name is needed"
+        )
     with _scratch(target) as scratch:
         temporary = scratch / target.name
         yield temporary
         try:
-            mode = stat.S_IMODE(target.stat().st_mode)
+            mode = _mode(target)
         except FileNotFoundError:
             # mkdir has applied the process's umask already, which cannot be read without changing it.
-            mode = stat.S_IMODE(scratch.stat().st_mode) & 0o666
+            mode = _mode(scratch) & 0o666
         temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, target)
@@ -156,7 +167,7 @@ def current_directory(path: str | os.PathLike[str]) -> Path:
     """
     target = _resolved(path)
     previous = _set_aside(target)
-    return previous if not target.exists() and previous.is_dir() else target
+    return previous if not os.path.exists(target) and os.path.isdir(previous) else target
 
 
 @contextlib.contextmanager
@@ -165,8 +176,9 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields an empty directory to fill. When the block ends well it is flushed to disk and renamed to `path`;
     when it raises, or the process dies, `path` still has its old content (read it through
-    :func:`current_directory`). Parents of `path` are created. Raises OSError as :func:`atomic_write` does,
-    NotADirectoryError where `path` is a file.
+    :func:`current_directory`). Parents of `path` are created. What is in it gets the permissions of new files and
+    directories, whatever the libraries that wrote it chose; the directory itself keeps those of one it replaces. Raises
+    OSError as :func:`atomic_write` does, NotADirectoryError where `path` is a file.
     """
     target = _resolved(path)
     if target.exists() and not target.is_dir():
@@ -175,11 +187,16 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     with _scratch(target) as scratch:
         temporary = scratch / "content"
         temporary.mkdir()
+        ordinary = _mode(temporary)  # mkdir has applied the process's umask
         yield temporary
         for folder, _, files in os.walk(temporary):
+            Path(folder).chmod(ordinary)
             for name in files:
+                Path(folder, name).chmod(ordinary & 0o666)
                 _sync(Path(folder, name))
             _sync_entries(Path(folder))
+        if target.exists():
+            temporary.chmod(_mode(target))
         _swap(temporary, target)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from glide_fast.checkpoints.atomic import atomic_directory, current_directory
-from glide_fast.checkpoints.files import read_state_dict, reporting_failed_writes, storable
+from glide_fast.checkpoints.files import read_shapes, read_state_dict, reporting_failed_writes, storable
 from glide_fast.checkpoints.fit import require_fit
 from glide_fast.checkpoints.infer import infer_kind, infer_options
-from glide_fast.errors import CheckpointError, invalid
+from glide_fast.checkpoints.json_text import MAX_BYTES, MAX_DEPTH, parse_json
+from glide_fast.checkpoints.paths import checked_path, read_small
+from glide_fast.errors import CheckpointError, InvalidInputError, invalid
 
 FORMAT = "glide_fast"
 VERSION = 1
@@ -27,7 +30,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PIPELINE_NAME = "pipeline.json"
 
-_COMPONENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_COMPONENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def save_directory(
@@ -44,9 +47,59 @@ def save_directory(
     CheckpointError.
     """
     config = _model_config(kind, options)
-    _check_replaceable(Path(path))
+    _check_replaceable(checked_path(path))
     with _building(path) as temporary:
         _fill(temporary, config, state_dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDirectory:
+    """An opened model directory, of whose weights nothing has been read. `kind` and `options` are what was saved."""
+
+    path: Path
+    kind: str
+    options: dict[str, Any]
+
+    @property
+    def config_file(self) -> Path:
+        """Where kind and options are."""
+        return self.path / CONFIG_NAME
+
+    @property
+    def weights_file(self) -> Path:
+        """Where the weights are."""
+        return self.path / WEIGHTS_NAME
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor, by name, from the head of the weights' file; CheckpointError as `read`."""
+        return read_shapes(self.weights_file)
+
+    def read(self, *, mmap: bool = True) -> dict[str, Tensor]:
+        """The state dict on the CPU; `mmap` and CheckpointError as for :func:`read_state_dict`."""
+        return read_state_dict(self.weights_file, mmap=mmap)
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Turn an InvalidInputError about a value into a CheckpointError about the `file` that the value came from."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def open_directory(path: str | os.PathLike[str]) -> ModelDirectory:
+    """Open what :func:`save_directory` wrote; CheckpointError as :func:`read_directory`."""
+    folder = _existing_directory(path)
+    if not os.path.exists(folder / CONFIG_NAME) and os.path.exists(folder / PIPELINE_NAME):
+        raise CheckpointError(
+            f"{path} is a whole pipeline, not one model; read it with read_pipeline_directory"
+        )
+    config = _read_config(folder / CONFIG_NAME)
+    kind, options = config.get("kind"), config.get("options")
+    if not isinstance(kind, str) or not isinstance(options, dict):
+        raise CheckpointError(f"{folder / CONFIG_NAME} lacks 'kind' (text) or 'options' (a mapping)")
+    return ModelDirectory(folder, kind, options)
 
 
 def read_directory(
@@ -57,16 +110,8 @@ def read_directory(
     Raises CheckpointError where the directory is missing, incomplete, damaged, foreign, or written by a newer
     version.
     """
-    folder = _existing_directory(path)
-    if not (folder / CONFIG_NAME).exists() and (folder / PIPELINE_NAME).exists():
-        raise CheckpointError(
-            f"{path} is a whole pipeline, not one model; read it with read_pipeline_directory"
-        )
-    config = _read_config(folder / CONFIG_NAME)
-    kind, options = config.get("kind"), config.get("options")
-    if not isinstance(kind, str) or not isinstance(options, dict):
-        raise CheckpointError(f"{folder / CONFIG_NAME} lacks 'kind' (text) or 'options' (a mapping)")
-    return kind, options, read_state_dict(folder / WEIGHTS_NAME, mmap=mmap)
+    directory = open_directory(path)
+    return directory.kind, directory.options, directory.read(mmap=mmap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +125,23 @@ class PipelineDirectory:
     settings: dict[str, Any]
     components: dict[str, Path]
 
-    def read(self, name: str, *, mmap: bool = True) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-        """(kind, options, state dict) of one component; CheckpointError as :func:`read_directory`."""
+    @property
+    def config_file(self) -> Path:
+        """Where the settings are."""
+        return self.path / PIPELINE_NAME
+
+    def open(self, name: str) -> ModelDirectory:
+        """One component; CheckpointError as :func:`read_directory`."""
         if name not in self.components:
             raise CheckpointError(
                 f"{self.path} has no component {name!r}; it has: {', '.join(self.components)}"
             )
-        return read_directory(self.components[name], mmap=mmap)
+        return open_directory(self.components[name])
+
+    def read(self, name: str, *, mmap: bool = True) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """(kind, options, state dict) of one component; CheckpointError as :func:`read_directory`."""
+        directory = self.open(name)
+        return directory.kind, directory.options, directory.read(mmap=mmap)
 
 
 def save_pipeline_directory(
@@ -106,7 +161,9 @@ def save_pipeline_directory(
     for name, (kind, options, _) in components.items():
         if not isinstance(name, str) or not _COMPONENT_NAME.fullmatch(name):
             raise invalid(
-                "components", name, "names of letters, digits, '_', '-' and '.', not starting with a sign"
+                "components",
+                name,
+                "names of at most 100 letters, digits, '_', '-' and '.', not starting with a sign",
             )
         configs[name] = _model_config(kind, options)
     pipeline = {
@@ -116,20 +173,24 @@ def save_pipeline_directory(
         "settings": _json_values("settings", settings),
         "components": {name: name for name in components},
     }
-    _check_replaceable(Path(path))
+    _check_replaceable(checked_path(path))
     with _building(path) as temporary:
         for name, (_, _, state_dict) in components.items():
             (temporary / name).mkdir()
             _fill(temporary / name, configs[name], state_dict)
-        _write_json(temporary / PIPELINE_NAME, pipeline)
+        (temporary / PIPELINE_NAME).write_bytes(_encoded(pipeline))
 
 
 def read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
     """Open what :func:`save_pipeline_directory` wrote, reading no weights yet; CheckpointError as there."""
     folder = _existing_directory(path)
-    if not (folder / PIPELINE_NAME).exists() and (folder / CONFIG_NAME).exists():
+    if not os.path.exists(folder / PIPELINE_NAME) and os.path.exists(folder / CONFIG_NAME):
         raise CheckpointError(f"{path} is one model, not a pipeline; read it with read_directory")
     pipeline = _read_config(folder / PIPELINE_NAME)
+    if pipeline.get("kind") != "pipeline":
+        raise CheckpointError(
+            f"{folder / PIPELINE_NAME} is of kind {reprlib.repr(pipeline.get('kind'))}, not 'pipeline'"
+        )
     settings, named = pipeline.get("settings"), pipeline.get("components")
     if not isinstance(settings, dict) or not isinstance(named, dict) or not named:
         raise CheckpointError(f"{folder / PIPELINE_NAME} lacks 'settings' or 'components' (mappings)")
@@ -138,11 +199,12 @@ def read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
         # The file may come from anyone: it must not point out of its own directory.
         if not isinstance(place, str) or not _COMPONENT_NAME.fullmatch(place):
             raise CheckpointError(
-                f"{folder / PIPELINE_NAME} puts component {name!r} in {place!r}, not a sub directory"
+                f"{folder / PIPELINE_NAME} puts component {reprlib.repr(name)} in {reprlib.repr(place)}, not a sub "
+                "directory"
             )
-        if not (folder / place).is_dir():
+        if not os.path.isdir(folder / place):
             raise CheckpointError(
-                f"{folder} is incomplete: the sub directory {place!r} of component {name!r} is missing"
+                f"{folder / PIPELINE_NAME}: the sub directory {place!r} of component {reprlib.repr(name)} is missing"
             )
         components[name] = folder / place
     return PipelineDirectory(path=folder, settings=settings, components=components)
@@ -158,7 +220,7 @@ def convert_official(
     they agree. Dtypes are kept. Returns (kind, options) as written. Raises CheckpointError, also for a UNet with
     missing or unexpected keys, and InvalidInputError, also for options that no model can be built with.
     """
-    _check_replaceable(Path(out_dir))
+    _check_replaceable(checked_path(out_dir, "out_dir"))
     state = read_state_dict(pt_path)
     try:
         inferred = infer_options(state)
@@ -173,6 +235,10 @@ def convert_official(
     kind = str(infer_kind(state))
     if kind == "unet":
         _require_whole_unet(merged, state, os.fspath(pt_path))
+    else:
+        from glide_fast.models.clip_config import complete_clip_config
+
+        complete_clip_config(merged)
     save_directory(out_dir, kind, merged, state)
     return kind, merged
 
@@ -202,26 +268,31 @@ def _json_values(argument: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str):
             raise invalid(argument, name, "names that are str")
         try:
-            plain[name] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            accepted = "text, a finite number, true, false, None, or lists and mappings of these"
+            # Two levels less than a file may have, as its own stand around the value.
+            plain[name] = parse_json(_encoded({name: value}), depth=MAX_DEPTH - 2)[name]
+        except (TypeError, ValueError, RecursionError) as error:
+            accepted = (
+                "text, a finite number, true, false, None, or lists and mappings of these, not too deep"
+            )
             raise invalid(f"{argument}[{name!r}]", value, accepted) from error
+    if len(_encoded(plain)) > MAX_BYTES // 2:
+        raise invalid(argument, f"{len(_encoded(plain)):,} bytes of JSON", f"at most {MAX_BYTES // 2:,}")
     return plain
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+def _encoded(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _fill(folder: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file(storable(state_dict), folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    _write_json(folder / CONFIG_NAME, config)
+    (folder / CONFIG_NAME).write_bytes(_encoded(config))
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     """A config file's content, its format and version checked."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(read_small(file, MAX_BYTES))
     except FileNotFoundError:
         raise CheckpointError(f"{file.parent} is not a glide_fast directory: it has no {file.name}") from None
     except OSError as error:
@@ -232,10 +303,10 @@ def _read_config(file: Path) -> dict[str, Any]:
         raise CheckpointError(f'{file} was not written by glide_fast: it does not say "format": "{FORMAT}"')
     version = config.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise CheckpointError(f"{file} has no usable version number: {version!r}")
+        raise CheckpointError(f"{file} has no usable version number: {reprlib.repr(version)}")
     if version > VERSION:
         raise CheckpointError(
-            f"{file} has format version {version}, and this glide_fast reads versions up to {VERSION}; "
+            f"{file} has format version {reprlib.repr(version)}, and this glide_fast reads versions up to {VERSION}; "
             "update glide_fast"
         )
     return config
@@ -243,9 +314,9 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 def _existing_directory(path: str | os.PathLike[str]) -> Path:
     folder = current_directory(path)
-    if not folder.exists():
+    if not os.path.exists(folder):
         raise CheckpointError(f"{os.fspath(path)} does not exist")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CheckpointError(
             f"{os.fspath(path)} is a file; a directory is needed (convert_official makes one of a .pt)"
         )
@@ -254,9 +325,9 @@ def _existing_directory(path: str | os.PathLike[str]) -> Path:
 
 def _check_replaceable(path: Path) -> None:
     """Refuse to write over anything but a directory that holds nothing except what this module wrote."""
-    if not path.exists():
+    if not os.path.exists(path):
         return
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise CheckpointError(f"{path} is a file and will not be replaced by a directory")
     foreign = sorted(entry.name for entry in path.iterdir())
     for own in _own_entries(path):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import platformdirs
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from glide_fast.checkpoints.files import looks_like_markup, read_state_dict
+from glide_fast.checkpoints.address import Address, parse_address
+from glide_fast.checkpoints.files import read_state_dict
+from glide_fast.checkpoints.paths import checked_path, open_regular, require_regular
 from glide_fast.checkpoints.record import Record, file_sha256, read_record, record_path, write_record
+from glide_fast.checkpoints.sidecars import sidecar
+from glide_fast.checkpoints.signature import HEAD, error_page
 from glide_fast.checkpoints.transfer import discard, forget_identity, transfer
 from glide_fast.errors import CheckpointError, DownloadError, invalid
 
@@ -51,23 +57,26 @@ def fetch_file_cached(
 
     The first four arguments are those of ``glide_text2im.download.fetch_file_cached``.
 
-    url: http or https; its last part names the file in the cache.
+    url: http or https; its last part names the file in the cache. A user and password in it are used, and neither they nor
+        its query are printed or written anywhere.
     progress: show a bar.
     cache_dir: where to keep it; default :func:`default_cache_dir`.
     chunk_size: bytes per read.
-    sha256: what the file must hash to, 64 hexadecimal digits. Without it the hash of the first download is
-    remembered in
-        `<file>.json`, and a later download that differs is refused.
+    sha256: what the file must hash to, 64 hexadecimal digits. The file itself is hashed at every call, about a second for a
+        gigabyte. Without it the hash of the first download is remembered in `<file>.glide_fast.json`, the
+        file is hashed where its length or time stamp has changed, and a later download that differs is refused.
     force: download again even where cached, and accept that the file has changed (`sha256` still binds).
     retries, backoff: see :func:`glide_fast.checkpoints.transfer.transfer`.
 
-    Two processes that ask at once download once. An interrupted download leaves `<file>.part`, which the next
-    call continues. Nothing that is incomplete, or a web page, ever stands under the final name.
+    Two processes that ask at once download once. An interrupted download leaves `<file>.glide_fast.part`, which the next
+    call continues where the server can prove that the file is still the same. Nothing that is incomplete, a web page or
+    an error in JSON ever stands under the final name; where the server states no length, the structure of
+    torch and safetensors files shows whether they are whole, and other files cannot be judged.
 
     Raises InvalidInputError for arguments, DownloadError where the file cannot be had or is not what it
     should be.
     """
-    name = _checked_name(url)
+    address = parse_address(url)
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise invalid("chunk_size", chunk_size, "a whole number of bytes >= 1")
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
@@ -75,48 +84,55 @@ def fetch_file_cached(
     if not isinstance(backoff, (int, float)) or not 0 <= backoff < float("inf"):
         raise invalid("backoff", backoff, "a number of seconds >= 0")
     wanted = _checked_sha256(sha256)
-    folder = Path(cache_dir if cache_dir is not None else default_cache_dir()).expanduser().absolute()
-    file = folder / name
+    file = _cache_folder(cache_dir) / address.name
+    _require_usable(file)
 
     # A file under its final name is whole, so reading the cache needs no lock, and the cache may be
     # read-only.
-    if not force and _cached(file, url, wanted):
+    if not force and _cached(file, address, wanted):
         return str(file)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_name(name + ".lock"))
+    lock = FileLock(sidecar(file, "lock"))
+    with _using_cache(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:
-        raise DownloadError(
-            f"cache_dir {folder} cannot be written to ({error.strerror or error}); choose another, "
-            "or set GLIDE_FAST_CACHE"
-        ) from error
     try:
-        if force or not _cached(file, url, wanted):
-            _download(
-                url,
-                file,
-                wanted,
-                force=force,
-                progress=progress,
-                chunk_size=chunk_size,
-                retries=retries,
-                backoff=backoff,
-            )
+        if force or not _cached(file, address, wanted):
+            with _using_cache(file.parent):
+                _download(
+                    address,
+                    file,
+                    wanted,
+                    force=force,
+                    progress=progress,
+                    chunk_size=chunk_size,
+                    retries=retries,
+                    backoff=backoff,
+                )
     finally:
         lock.release()
     return str(file)
 
 
-def _checked_name(url: str) -> str:
-    accepted = "an http:// or https:// address that ends in a file name"
-    if not isinstance(url, str):
-        raise invalid("url", url, accepted)
-    parts = urlsplit(url)
-    name = unquote(parts.path).rpartition("/")[2]
-    if parts.scheme not in ("http", "https") or not parts.netloc or name in ("", ".", "..") or "\\" in name:
-        raise invalid("url", url, accepted)
-    return name
+def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    argument = "cache_dir" if cache_dir is not None else "GLIDE_FAST_CACHE"
+    given = cache_dir if cache_dir is not None else default_cache_dir()
+    try:
+        return checked_path(given, argument).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # no such user, or no working directory any more
+        raise invalid(argument, os.fspath(given), f"a directory ({error})") from None
+
+
+@contextlib.contextmanager
+def _using_cache(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DownloadError:
+        raise
+    except (OSError, NotImplementedError) as error:  # the latter for file systems without locks
+        reason = getattr(error, "strerror", None) or error
+        raise DownloadError(
+            f"cache_dir {folder} cannot be written to ({reason}); choose another, or set GLIDE_FAST_CACHE"
+        ) from error
 
 
 def _checked_sha256(sha256: str | None) -> str | None:
@@ -127,44 +143,78 @@ def _checked_sha256(sha256: str | None) -> str | None:
     return sha256.lower()
 
 
-def _cached(file: Path, url: str, wanted: str | None) -> bool:
+def _require_usable(file: Path) -> None:
+    """Refuse to read from, or to replace, anything under the final name that is not a file."""
+    with _reading(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        require_regular(file)
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"{file}, where the download would be kept, cannot be read ({error.strerror or error}); remove it, or "
+            "choose another cache_dir"
+        ) from error
+
+
+def _cached(file: Path, address: Address, wanted: str | None) -> bool:
     """Whether `file` is there and is what was downloaded; one put there by hand is taken as it is."""
-    if not file.is_file():
-        return False
+    with _reading(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return _serves(file, address, wanted)
+    return False
+
+
+def _serves(file: Path, address: Address, wanted: str | None) -> bool:
+    """:func:`_cached`, of a file that is there."""
     record = read_record(file)
     if record is None:
-        with file.open("rb") as stream:
-            head = stream.read(512)
-        if not head or looks_like_markup(head):
+        with open_regular(file) as stream:
+            head = stream.read(HEAD)
+        if not head or error_page(head, file.name) is not None:
             return False
-        record = _describe(file, url, etag=None, last_modified=None)
+        record = _describe(file, address, etag=None, last_modified=None)
         write_record(file, record)
-    elif not record.still_describes(file):
-        if file_sha256(file) != record.sha256:
-            return False
-        write_record(file, _describe(file, record.url, record.etag, record.last_modified, date=record.date))
-    if wanted is not None and record.sha256 != wanted:
+        found = record.sha256
+    elif wanted is None and record.still_describes(file):
+        found = record.sha256
+    else:
+        found = file_sha256(file)
+        if found != record.sha256 and found != wanted:
+            # What was recorded is what the caller wants, and the file has been damaged since; else it is another file.
+            if wanted in (None, record.sha256):
+                return False
+        elif found != record.sha256 or not record.still_describes(file):
+            status = file.stat()
+            record = dataclasses.replace(
+                record, sha256=found, length=status.st_size, modified_ns=status.st_mtime_ns
+            )
+            write_record(file, record)
+    if wanted is not None and found != wanted:
         raise DownloadError(
-            f"{file} has sha256 {record.sha256}, not the {wanted} asked for (it came from {record.url} on "
+            f"{file} has sha256 {found}, not the {wanted} asked for (it came from {record.url} on "
             f"{record.date}); force=True downloads it again"
         )
-    if wanted is None and record.url != url:
+    if wanted is None and record.address != address.digest:
         raise DownloadError(
-            f"{file} was downloaded from {record.url}, not from {url}; use another cache_dir, "
+            f"{file} was downloaded from {record.url}, not from {address.shown}; use another cache_dir, "
             "give its sha256, or force=True"
         )
     return True
 
 
-def _describe(
-    file: Path, url: str, etag: str | None, last_modified: str | None, *, date: str | None = None
-) -> Record:
+def _describe(file: Path, address: Address, etag: str | None, last_modified: str | None) -> Record:
     status = file.stat()
     return Record(
-        url=url,
+        url=address.shown,
+        address=address.digest,
         sha256=file_sha256(file),
         length=status.st_size,
-        date=date or datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         etag=etag,
         last_modified=last_modified,
         modified_ns=status.st_mtime_ns,
@@ -172,7 +222,7 @@ def _describe(
 
 
 def _download(
-    url: str,
+    address: Address,
     file: Path,
     wanted: str | None,
     *,
@@ -182,38 +232,38 @@ def _download(
     retries: int,
     backoff: float,
 ) -> None:
-    part = file.with_name(file.name + ".part")
+    part = sidecar(file, "part")
     before = read_record(file)
     identity = transfer(
-        url,
-        part,
-        progress=progress,
-        chunk_size=chunk_size,
-        retries=retries,
-        backoff=backoff,
-        description=file.name,
+        address, file, progress=progress, chunk_size=chunk_size, retries=retries, backoff=backoff
     )
-    record = _describe(part, url, identity.etag, identity.last_modified)
+    record = _describe(part, address, identity.etag, identity.last_modified)
     if record.length == 0:
-        discard(part)
-        raise DownloadError(f"{url} gave an empty file; nothing was saved")
+        discard(file)
+        raise DownloadError(f"{address.shown} gave an empty file; nothing was saved")
     if wanted is not None and record.sha256 != wanted:
-        discard(part)
+        discard(file)
         raise DownloadError(
-            f"{url} has sha256 {record.sha256}, not the {wanted} asked for; nothing was saved"
+            f"{address.shown} has sha256 {record.sha256}, not the {wanted} asked for; nothing was saved"
         )
     if wanted is None and not force and before is not None and before.sha256 != record.sha256:
-        discard(part)
+        discard(file)
         raise DownloadError(
-            f"{url} is not what it was: on {before.date} it had sha256 {before.sha256} ({before.length} "
+            f"{address.shown} is not what it was: on {before.date} it had sha256 {before.sha256} ({before.length} "
             f"bytes), now {record.sha256} ({record.length} bytes). Nothing was saved; pass force=True if you "
             f"trust the change, or remove {record_path(file)}"
         )
     # An old record must not outlive the file it describes, so it goes before the new file comes.
-    record_path(file).unlink(missing_ok=True)
+    _remove(record_path(file))
     os.replace(part, file)
-    forget_identity(part)
+    forget_identity(file)
     write_record(file, record)
+
+
+def _remove(record: Path) -> None:
+    """Remove a record; what stands under its name and is no file is none, and stays."""
+    if not record.is_dir():
+        record.unlink(missing_ok=True)
 
 
 def load_checkpoint(

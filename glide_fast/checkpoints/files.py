@@ -16,21 +16,11 @@ import torch
 from torch import Tensor
 
 from glide_fast.checkpoints.atomic import atomic_write
+from glide_fast.checkpoints.paths import checked_path, open_regular, require_regular
+from glide_fast.checkpoints.signature import HEAD, ZIP, error_page
 from glide_fast.errors import CheckpointError, invalid
 
-_ZIP = b"PK\x03\x04"  # the container of torch.save since torch 1.6
 _NESTED_KEYS = ("state_dict", "model", "ema", "model_state_dict", "params", "ema_params", "weights")
-
-
-def _head(path: Path, size: int = 512) -> bytes:
-    with path.open("rb") as file:
-        return file.read(size)
-
-
-def looks_like_markup(head: bytes) -> bool:
-    """Whether a file's first bytes are those of a web page or an XML error answer, not of weights."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<error"))
 
 
 def nested_state_dicts(state: Mapping[str, object]) -> list[str]:
@@ -56,27 +46,27 @@ def read_state_dict(
     memory as long as any of them; without it each has memory of its own, which dropping it gives back.
 
     Returns {name: tensor} with the file's shapes and dtypes, gradients off. Raises CheckpointError for a file
-    that is missing, empty, truncated, a web page, unsafe, or not a state dict.
+    that is missing, empty, truncated, an error page, a pipe or a device, unsafe, or not a state dict.
     """
-    file = Path(path)
-    if file.is_dir():
+    file = checked_path(path)
+    if os.path.isdir(file):
         raise CheckpointError(
             f"{file} is a directory, not a file of weights; "
             "read_directory and from_pretrained read directories"
         )
     try:
-        size = file.stat().st_size
-        head = _head(file)
+        with open_regular(file) as stream:
+            head = stream.read(HEAD)
     except FileNotFoundError:
         raise CheckpointError(f"{file} does not exist") from None
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
-    if size == 0:
+    if not head:
         raise CheckpointError(f"{file} is empty (0 bytes)")
-    if looks_like_markup(head):
+    page = error_page(head)
+    if page is not None:
         raise CheckpointError(
-            f"{file} is a web page, not weights (it starts with {head[:40]!r}): "
-            "a download saved an error page"
+            f"{file} is {page}, not weights (it starts with {head[:40]!r}): a download saved an error page"
         )
     if _is_safetensors(head, file):
         content: object = _read_safetensors(file, mmap)
@@ -85,9 +75,35 @@ def read_state_dict(
     return _as_state_dict(content, file, key)
 
 
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a safetensors file, by name, from its head alone.
+
+    The head has been checked against the file's length, so no shape is larger than the file. Raises CheckpointError.
+    """
+    file = checked_path(path)
+    try:
+        require_regular(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _not_whole(file, error) from error
+
+
+def _not_whole(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is not a whole safetensors file ({file.stat().st_size} bytes): {error}. It may be truncated; fetch or "
+        "write it again"
+    )
+
+
 def _is_safetensors(head: bytes, file: Path) -> bool:
     """A safetensors file starts with its header's length (8 bytes), then the header's brace."""
-    return not head.startswith(_ZIP) and (file.suffix == ".safetensors" or head[8:9] == b"{")
+    return not head.startswith(ZIP) and (file.suffix == ".safetensors" or head[8:9] == b"{")
 
 
 def _read_safetensors(file: Path, mmap: bool) -> dict[str, Tensor]:
@@ -99,15 +115,12 @@ def _read_safetensors(file: Path, mmap: bool) -> dict[str, Tensor]:
         except TypeError:  # before safetensors 0.8
             return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{file} is not a whole safetensors file ({file.stat().st_size} bytes): {error}. It may be "
-            "truncated; fetch or write it again"
-        ) from error
+        raise _not_whole(file, error) from error
 
 
 def _read_torch(file: Path, head: bytes, mmap: bool) -> object:
     # Only torch's zip container can be mapped; files older than torch 1.6 are one pickle after another.
-    in_zip = head.startswith(_ZIP)
+    in_zip = head.startswith(ZIP)
     # Given a name that ends in .safetensors, torch.load goes by the suffix; and it maps only what it opens by name.
     mapped = mmap and in_zip and file.suffix != ".safetensors"
     try:

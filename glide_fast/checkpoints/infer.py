@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ _ROLES = {3: (False, False), 6: (False, True), 7: (True, False), 10: (True, True
 _DEFAULT_CHANNEL_MULT = {64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4"}
 
 
-def infer_kind(state: Mapping[str, Tensor]) -> str | None:
+def infer_kind(state: Mapping[str, Any]) -> str | None:
     """Which model a state dict is of: "unet", "clip_text", "clip_image"; None where the names do not say."""
     if "input_blocks.0.0.weight" in state and "time_embed.0.weight" in state:
         return "unet"
@@ -54,8 +55,12 @@ def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     Raises CheckpointError where the state dict is of none of these, or is incomplete.
     """
-    kind = infer_kind(state)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return infer_from_shapes({name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def infer_from_shapes(shapes: Shapes) -> dict[str, Any]:
+    """:func:`infer_options` of the shapes alone, as a file's header states them."""
+    kind = infer_kind(shapes)
     try:
         if kind == "unet":
             return _unet(shapes)
@@ -63,7 +68,7 @@ def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
             return _clip_text(shapes)
         if kind == "clip_image":
             return _clip_image(shapes)
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, ZeroDivisionError, OverflowError) as error:
         raise CheckpointError(
             f"the options cannot be read from the shapes: {error} is missing or misshapen"
         ) from error
@@ -73,10 +78,10 @@ def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _count(shapes: Shapes, prefix: str) -> int:
     """How many numbered children `prefix` has; they must be 0, 1, ..., n - 1."""
-    numbers = {int(name.removeprefix(prefix).partition(".")[0]) for name in shapes if name.startswith(prefix)}
-    if numbers != set(range(len(numbers))):
-        missing = sorted(set(range(max(numbers))) - numbers)
-        raise CheckpointError(f"the options cannot be read from the shapes: {prefix}{missing[0]} is missing")
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)}
+    for number in range(len(numbers)):
+        if str(number) not in numbers:
+            raise CheckpointError(f"the options cannot be read from the shapes: {prefix}{number} is missing")
     return len(numbers)
 
 
@@ -176,7 +181,7 @@ def _clip_text(shapes: Shapes) -> dict[str, Any]:
 def _clip_image(shapes: Shapes) -> dict[str, Any]:
     patch_size = shapes["blocks.input.patch_proj"][2]
     patches = shapes["blocks.input.w_pos"][0] - 1  # position 0 belongs to the timestep
-    side = round(patches**0.5)
+    side = math.isqrt(max(patches, 0))
     if side * side != patches:
         raise CheckpointError(
             f"the options cannot be read from the shapes: {patches} patches are no square image"

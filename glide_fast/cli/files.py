@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,9 +102,12 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def read_json_object(file: Path, argument: str) -> dict[str, Any]:
-    """A JSON file that holds one object."""
+    """A JSON file of at most a megabyte that holds one object, each name once."""
+    from glide_fast.checkpoints.json_text import MAX_BYTES, parse_json
+    from glide_fast.checkpoints.paths import read_small
+
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(read_small(file, MAX_BYTES))
     except OSError as error:
         raise invalid(argument, str(file), f"a JSON file ({error.strerror})") from error
     except ValueError as error:

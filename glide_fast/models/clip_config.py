@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.models.config import MOST_PARAMETERS
+from glide_fast.models.fields import Field, check_fields, number, text, whole
 
 ClipConfig = dict[str, Any]
 
@@ -36,7 +37,23 @@ def clip_defaults() -> ClipConfig:
     }
 
 
-_MINIMUM = {"n_timesteps": 0, "max_text_len": 2}
+FIELDS: dict[str, Field] = {
+    "logit_scale": number(0, 1e6, above=True),
+    "beta_schedule": text(100, "such as 'squaredcos_cap_v2'"),
+    "n_timesteps": whole(0, 100_000),
+    "image_size": whole(1, 4096),
+    "patch_size": whole(1, 4096),
+    "n_vocab": whole(1, 1_000_000),
+    "max_text_len": whole(2, 8192),
+    "n_embd": whole(1, 16384),
+    "n_head_state_text": whole(1, 1024),
+    "n_head_text": whole(1, 256),
+    "n_xf_blocks_text": whole(1, 256),
+    "n_head_state_image": whole(1, 1024),
+    "n_head_image": whole(1, 256),
+    "n_xf_blocks_image": whole(1, 256),
+}
+"""What each value may be by itself."""
 
 
 def complete_clip_config(config: Mapping[str, Any]) -> ClipConfig:
@@ -46,20 +63,29 @@ def complete_clip_config(config: Mapping[str, Any]) -> ClipConfig:
     if unknown:
         raise invalid("config", unknown, "only " + ", ".join(defaults))
     complete = defaults | dict(config)
-    for name, value in complete.items():
-        if name == "beta_schedule":
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if name == "logit_scale":
-            if not number or not 0 < value < float("inf"):
-                raise invalid(name, value, "a positive number")
-        elif not isinstance(value, int) or not number or value < _MINIMUM.get(name, 1):
-            raise invalid(name, value, f"an integer of at least {_MINIMUM.get(name, 1)}")
+    check_fields(FIELDS, complete)
     if complete["image_size"] % complete["patch_size"]:
         raise invalid(
             "patch_size", complete["patch_size"], f"a divisor of image_size {complete['image_size']}"
         )
+    count = parameters_about(complete)
+    if count > MOST_PARAMETERS:
+        raise invalid(
+            "config", f"sizes that make {count:,} parameters", f"sizes that make at most {MOST_PARAMETERS:,}"
+        )
     return complete
+
+
+def parameters_about(config: Mapping[str, Any]) -> int:
+    """Both encoders' number of parameters, by the large ones: matrices and embeddings."""
+    text_width = config["n_head_text"] * config["n_head_state_text"]
+    image_width = config["n_head_image"] * config["n_head_state_image"]
+    patches = (config["image_size"] // config["patch_size"]) ** 2
+    text_rows = config["n_vocab"] + config["max_text_len"] + config["n_embd"]
+    image_rows = config["n_timesteps"] + patches + 3 * config["patch_size"] ** 2 + config["n_embd"]
+    return text_width * (text_rows + 12 * text_width * config["n_xf_blocks_text"]) + image_width * (
+        image_rows + 12 * image_width * config["n_xf_blocks_image"]
+    )
 
 
 def read_clip_config(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> ClipConfig:
@@ -70,14 +96,23 @@ def read_clip_config(source: str | os.PathLike[str] | Mapping[str, Any] | None) 
         return complete_clip_config(source)
     if not isinstance(source, (str, os.PathLike)):
         raise invalid("config_path", source, "a path of a YAML file, a mapping, or None")
-    import yaml  # type: ignore[import-untyped]  # only a configuration file needs it
+    # Only a configuration file needs these.
+    import yaml  # type: ignore[import-untyped]
 
+    from glide_fast.checkpoints.json_text import MAX_BYTES
+    from glide_fast.checkpoints.paths import checked_path, read_small
+
+    file = checked_path(source, "config_path")
     try:
-        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInputError(
-            f"config_path: {os.fspath(source)} cannot be read as YAML ({error})"
-        ) from error
+        content = yaml.safe_load(read_small(file, MAX_BYTES).decode("utf-8"))
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # a date of month 13 is a ValueError
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InvalidInputError(f"config_path: {file} cannot be read as YAML ({reason})") from error
     if not isinstance(content, Mapping):
-        raise invalid("config_path", os.fspath(source), "a YAML file that holds a mapping")
+        raise invalid("config_path", str(file), "a YAML file that holds a mapping")
     return complete_clip_config(content)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from glide_fast.diffusion.respacing import space_timesteps
 from glide_fast.errors import invalid
+from glide_fast.models.fields import Field, check_fields, choice, either, flag, list_of, number, text, whole
 
 Options = dict[str, Any]
 
@@ -14,6 +16,51 @@ DEFAULT_CHANNEL_MULT = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2
 
 EXTENSIONS: Options = {"norm_groups": 32, "vocab_rows": 0, "xf_ar": 0.0, "share_unemb": False}
 """Options beyond the official ones, with the values that reproduce the official model."""
+
+
+MODEL_FIELDS: dict[str, Field] = {
+    "image_size": whole(8, 4096),
+    "num_channels": whole(1, 8192),
+    "num_res_blocks": whole(1, 64),
+    "channel_mult": text(100, "a comma list such as '1,2,3,4', or '' for the default"),
+    "num_heads": whole(1, 1024),
+    "num_head_channels": whole(1, 8192, -1),
+    "num_heads_upsample": whole(1, 1024, -1),
+    "attention_resolutions": text(100, "a comma list such as '32,16,8'"),
+    "dropout": number(0, 1),
+    "text_ctx": whole(1, 8192),
+    "xf_width": whole(0, 16384),
+    "xf_layers": whole(0, 256),
+    "xf_heads": whole(1, 1024),
+    "xf_final_ln": flag(),
+    "xf_padding": flag(),
+    "use_scale_shift_norm": flag(),
+    "resblock_updown": flag(),
+    "use_fp16": flag(),
+    "cache_text_emb": flag(),
+    "inpaint": flag(),
+    "super_res": flag(),
+    "norm_groups": whole(1, 8192),
+    "vocab_rows": whole(0, 100_000),
+    "xf_ar": number(0, 1e6),
+    "share_unemb": flag(),
+}
+"""What each option of a model may be by itself; :func:`check_model_options` checks how they go together."""
+
+DIFFUSION_FIELDS: dict[str, Field] = {
+    "diffusion_steps": whole(1, 100_000),
+    "noise_schedule": choice("linear", "squaredcos_cap_v2"),
+    "timestep_respacing": either(
+        text(1000, "counts like '100' or '10,10,3,2,2', 'ddimN', 'fast27' or ''"),
+        list_of(whole(0, 100_000), 1000),
+    ),
+}
+"""What each option of a diffusion process may be by itself."""
+
+MOST_PARAMETERS = 20_000_000_000
+"""Above this a model is taken for a mistake: six times the paper's largest."""
+
+_VOCABULARY = 50_257
 
 
 def model_and_diffusion_defaults() -> Options:
@@ -92,10 +139,18 @@ def complete(options: Mapping[str, Any]) -> Options:
     super_res = bool(options.get("super_res", False))
     defaults = model_and_diffusion_defaults_upsampler() if super_res else model_and_diffusion_defaults()
     known = defaults | EXTENSIONS
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(map(str, set(options) - set(known)))
     if unknown:
         raise invalid("options", unknown, "only " + ", ".join(known))
     return known | dict(options)
+
+
+def _small(digits: str) -> int:
+    """An entry of a comma list; ValueError for what is none, or absurdly large."""
+    value = int(digits)
+    if value > 10_000:
+        raise ValueError
+    return value
 
 
 def parse_channel_mult(channel_mult: str, image_size: int) -> tuple[int, ...]:
@@ -110,7 +165,7 @@ def parse_channel_mult(channel_mult: str, image_size: int) -> tuple[int, ...]:
             raise invalid("image_size", image_size, f"{sizes}; other sizes with an explicit channel_mult")
         return DEFAULT_CHANNEL_MULT[image_size]
     try:
-        mults = tuple(int(mult) for mult in channel_mult.split(","))
+        mults = tuple(_small(mult) for mult in channel_mult.split(","))
     except ValueError:
         raise invalid("channel_mult", channel_mult, "a comma list of integers, such as '1,2,3,4'") from None
     if any(mult < 1 for mult in mults) or 2 ** (len(mults) + 2) != image_size:
@@ -121,8 +176,12 @@ def parse_channel_mult(channel_mult: str, image_size: int) -> tuple[int, ...]:
 
 def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> tuple[int, ...]:
     """Downsampling factors of the levels with attention, from a comma list of image resolutions."""
+    if not isinstance(attention_resolutions, str):
+        raise invalid(
+            "attention_resolutions", attention_resolutions, "a comma list as text, such as '32,16,8'"
+        )
     try:
-        resolutions = [int(resolution) for resolution in attention_resolutions.split(",")]
+        resolutions = [_small(resolution) for resolution in attention_resolutions.split(",")]
     except ValueError:
         resolutions = [0]
     if any(resolution < 1 for resolution in resolutions):
@@ -132,3 +191,113 @@ def parse_attention_resolutions(attention_resolutions: str, image_size: int) -> 
             "a comma list of positive integers, such as '32,16,8'",
         )
     return tuple(image_size // resolution for resolution in resolutions)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check complete options, of the model and of its diffusion, before anything is built.
+
+    Raises:
+        InvalidInputError: naming the first option whose type or range is off, or that does not go with the others.
+    """
+    check_diffusion_options(options)
+    check_model_options(options)
+
+
+def check_diffusion_options(options: Mapping[str, Any]) -> None:
+    """:func:`check_options` of ``diffusion_steps``, ``noise_schedule`` and ``timestep_respacing``."""
+    check_fields(DIFFUSION_FIELDS, options)
+    if options["timestep_respacing"]:
+        space_timesteps(options["diffusion_steps"], options["timestep_respacing"])
+
+
+def check_model_options(options: Mapping[str, Any]) -> None:
+    """:func:`check_options` of what the network is built from."""
+    check_fields(MODEL_FIELDS, options)
+    width, groups = options["num_channels"], options["norm_groups"]
+    if options["xf_width"] % options["xf_heads"]:
+        raise invalid("xf_heads", options["xf_heads"], f"a divisor of xf_width {options['xf_width']}")
+    if width % groups:
+        raise invalid("norm_groups", groups, f"a divisor of num_channels {width}")
+    if options["share_unemb"] and options["vocab_rows"] and options["xf_ar"]:
+        raise invalid("share_unemb", True, "false with vocab_rows: the two differ in size")
+    levels = level_widths(options)
+    attended = attended_levels(options)
+    inner = levels[-1]
+    for name, per_head, blocks in (
+        ("num_head_channels", True, {*(levels[level] for level in attended), inner}),
+        ("num_heads", False, {*(levels[level] for level in attended), inner}),
+        ("num_heads_upsample", False, {levels[level] for level in attended}),
+    ):
+        value = options[name]
+        if value == -1 or (not per_head and options["num_head_channels"] != -1):
+            continue
+        off = sorted(channels for channels in blocks if channels % value)
+        if off:
+            raise invalid(
+                name,
+                value,
+                f"a divisor of the attention block's {off[0]} channels (num_channels times channel_mult)",
+            )
+    count = parameters_about(options)
+    if count > MOST_PARAMETERS:
+        raise invalid(
+            "num_channels",
+            width,
+            f"sizes that make at most {MOST_PARAMETERS:,} parameters; these make {count:,}",
+        )
+
+
+def level_widths(options: Mapping[str, Any]) -> list[int]:
+    """Channels of each level, the largest pictures first."""
+    mults = parse_channel_mult(options["channel_mult"], options["image_size"])
+    return [options["num_channels"] * mult for mult in mults]
+
+
+def attended_levels(options: Mapping[str, Any]) -> set[int]:
+    """The levels whose blocks are followed by attention."""
+    size = options["image_size"]
+    factors = parse_attention_resolutions(options["attention_resolutions"], size)
+    levels = range(len(parse_channel_mult(options["channel_mult"], size)))
+    return {level for level in levels if 2**level in factors}
+
+
+def parameters_about(options: Mapping[str, Any]) -> int:
+    """The model's number of parameters, by the large ones: norms, biases and the first and last convolution are left out."""
+    levels, width = level_widths(options), options["num_channels"]
+    attended, text_width = attended_levels(options), options["xf_width"]
+    embedding = 4 * width
+    film = 2 if options["use_scale_shift_norm"] else 1
+
+    def residual(channels: int, out: int) -> int:
+        skip = channels * out if channels != out else 0
+        return 9 * (channels + out) * out + film * embedding * out + skip
+
+    def attention(channels: int) -> int:
+        return 4 * channels * channels + 2 * text_width * channels
+
+    def resampling(channels: int) -> int:
+        return residual(channels, channels) if options["resblock_updown"] else 9 * channels * channels
+
+    count = width * embedding + embedding * embedding
+    channels = levels[0]
+    skips = [channels]
+    for level, out in enumerate(levels):
+        for _ in range(options["num_res_blocks"]):
+            count += residual(channels, out) + (attention(out) if level in attended else 0)
+            channels = out
+            skips.append(channels)
+        if level < len(levels) - 1:
+            count += resampling(channels)
+            skips.append(channels)
+    count += 2 * residual(channels, channels) + attention(channels)
+    for level in reversed(range(len(levels))):
+        out = levels[level]
+        for _ in range(options["num_res_blocks"] + 1):
+            count += residual(channels + skips.pop(), out) + (attention(out) if level in attended else 0)
+            channels = out
+        if level:
+            count += resampling(channels)
+    rows = (options["vocab_rows"] or _VOCABULARY) + (_VOCABULARY if options["xf_ar"] else 0)
+    positions = options["text_ctx"] * (2 if options["xf_padding"] else 1)
+    layers = 12 * options["xf_layers"] * text_width
+    return count + text_width * (rows + positions + layers + embedding)

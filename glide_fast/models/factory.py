@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from glide_fast.diffusion.respacing import SpacedDiffusion, space_timesteps
 from glide_fast.diffusion.schedules import get_named_beta_schedule
-from glide_fast.errors import invalid
-from glide_fast.models.config import Options, complete, parse_attention_resolutions, parse_channel_mult
+from glide_fast.models.config import (
+    Options,
+    check_diffusion_options,
+    check_model_options,
+    complete,
+    parse_attention_resolutions,
+    parse_channel_mult,
+)
 from glide_fast.models.text2im import (
     InpaintText2ImUNet,
     SuperResInpaintText2ImUnet,
@@ -54,27 +60,12 @@ def create_model(
     Arguments as in the official function; the last four are :data:`glide_fast.models.config.EXTENSIONS`. ``channel_mult`` is a
     comma list or empty for the default of image sizes 64, 128 and 256; ``attention_resolutions`` lists image resolutions.
     With ``use_fp16`` the activations are fp16; call ``convert_to_fp16()`` after loading weights, as the official notebooks do.
+
+    Raises:
+        InvalidInputError: before anything is built, as :func:`glide_fast.models.config.check_model_options` does.
     """
-    for name, value, least in (
-        ("image_size", image_size, 1),
-        ("num_channels", num_channels, 1),
-        ("num_res_blocks", num_res_blocks, 1),
-        ("num_heads", num_heads, 1),
-        ("text_ctx", text_ctx, 1),
-        ("xf_width", xf_width, 0),
-        ("xf_layers", xf_layers, 0),
-        ("xf_heads", xf_heads, 1),
-        ("norm_groups", norm_groups, 1),
-        ("vocab_rows", vocab_rows, 0),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise invalid(name, value, f"an integer of at least {least}")
-    if not 0 <= dropout <= 1:
-        raise invalid("dropout", dropout, "a probability from 0 to 1")
-    if xf_width % xf_heads:
-        raise invalid("xf_heads", xf_heads, f"a divisor of xf_width {xf_width}")
-    if num_channels % norm_groups:
-        raise invalid("norm_groups", norm_groups, f"a divisor of num_channels {num_channels}")
+    given = dict(locals())
+    check_model_options(given)
     return _CLASSES[inpaint, super_res](
         text_ctx=text_ctx,
         xf_width=xf_width,
@@ -120,6 +111,13 @@ def create_model_and_diffusion(
     **model_options: object,
 ) -> tuple[Text2ImUNet, SpacedDiffusion]:
     """Build both from one set of options, such as ``model_and_diffusion_defaults()``."""
+    check_diffusion_options(
+        {
+            "diffusion_steps": diffusion_steps,
+            "noise_schedule": noise_schedule,
+            "timestep_respacing": timestep_respacing,
+        }
+    )
     model = create_model(**model_options)  # type: ignore[arg-type]
     return model, create_gaussian_diffusion(diffusion_steps, noise_schedule, timestep_respacing)
 

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from glide_fast.checkpoints import load_checkpoint, load_into
-from glide_fast.errors import CheckpointError, invalid
+from glide_fast.checkpoints.directory import ModelDirectory
+from glide_fast.errors import invalid
 from glide_fast.models.clip import CLIPModel, create_clip_model
-
-KIND = "clip"
-"""What a CLIP is called in a pipeline directory."""
-
-_ENCODERS = ("text_encoder", "image_encoder")
+from glide_fast.pipelines.agreement import CLIP, ENCODERS, clip_config
 
 
 def move(clip: Any, device: torch.device) -> None:
     """Move a CLIP, ours or one of the same attributes, to ``device``."""
-    for name in _ENCODERS:
+    for name in ENCODERS:
         encoder = getattr(clip, name, None)
         if isinstance(encoder, torch.nn.Module):
             encoder.to(device).eval()
@@ -37,33 +34,30 @@ def to_component(clip: Any) -> tuple[str, Mapping[str, Any], dict[str, Tensor]]:
             "clip", type(clip).__name__, "a glide_fast CLIPModel; others cannot be saved with a pipeline"
         )
     state = {
-        f"{name}.{key}": value
-        for name in _ENCODERS
-        for key, value in getattr(clip, name).state_dict().items()
+        f"{name}.{key}": value for name in ENCODERS for key, value in getattr(clip, name).state_dict().items()
     }
-    return KIND, clip.config, state
+    return CLIP, clip.config, state
 
 
-def from_component(
-    component: tuple[str, Mapping[str, Any], Mapping[str, Tensor]], *, source: str
-) -> CLIPModel:
-    """The CLIP that :func:`to_component` described, on the CPU."""
-    kind, options, state = component
-    if kind != KIND:
-        raise CheckpointError(f"{source} is of kind {kind!r}, where a {KIND!r} is needed")
-    clip = create_clip_model(options, device="cpu")
-    for name in _ENCODERS:
+def from_directory(directory: ModelDirectory) -> CLIPModel:
+    """The CLIP that :func:`to_component` described, on the CPU.
+
+    Raises CheckpointError as :func:`glide_fast.pipelines.agreement.clip_config`.
+    """
+    clip = create_clip_model(clip_config(directory), device="cpu")
+    state = directory.read()
+    for name in ENCODERS:
         own = {
             key.removeprefix(name + "."): value for key, value in state.items() if key.startswith(name + ".")
         }
-        load_into(getattr(clip, name), own, source=f"{source}/{name}")
+        load_into(getattr(clip, name), own, source=f"{directory.path}/{name}")
     return clip
 
 
 def official(*, progress: bool, cache_dir: Any) -> CLIPModel:
     """The released noise-aware CLIP, on the CPU; downloaded the first time."""
     clip = create_clip_model(device="cpu")
-    for name, checkpoint in zip(_ENCODERS, ("clip/text-enc", "clip/image-enc"), strict=True):
+    for name, checkpoint in zip(ENCODERS, ("clip/text-enc", "clip/image-enc"), strict=True):
         state = load_checkpoint(checkpoint, "cpu", progress, cache_dir)
         load_into(getattr(clip, name), state, source=f"checkpoint {checkpoint!r}")
     return clip

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from glide_fast import weights
-from glide_fast.checkpoints import load_checkpoint, read_directory, read_pipeline_directory
+from glide_fast.checkpoints import load_checkpoint, read_pipeline_directory
 from glide_fast.checkpoints.atomic import current_directory
-from glide_fast.checkpoints.directory import CONFIG_NAME, PIPELINE_NAME
+from glide_fast.checkpoints.directory import CONFIG_NAME, PIPELINE_NAME, naming, open_directory
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
+from glide_fast.pipelines.agreement import clip_config, unet_options
+from glide_fast.pipelines.settings import check_settings
 from glide_fast.pipelines.stage import Ready, Stage
 
 BASE, UPSAMPLER, CLIP = "base", "upsampler", "clip"
@@ -71,8 +74,8 @@ def load_parts(
     if isinstance(name, str) and name in weights.available():
         return _directory(weights.path(name), ready)
     try:
-        found = os.fspath(name) != "" and current_directory(name).exists()
-    except (TypeError, ValueError, OSError):
+        found = os.fspath(name) != "" and os.path.exists(current_directory(name))
+    except (TypeError, ValueError):
         found = False
     if not found:
         raise InvalidInputError(
@@ -84,8 +87,8 @@ def load_parts(
 
 def _directory(path: Path, ready: Ready | None) -> Parts:
     folder = current_directory(path)
-    if (folder / CONFIG_NAME).exists() and not (folder / PIPELINE_NAME).exists():
-        stage = Stage.from_component(read_directory(path, mmap=False), source=str(path), ready=ready)
+    if os.path.exists(folder / CONFIG_NAME) and not os.path.exists(folder / PIPELINE_NAME):
+        stage = Stage.from_directory(open_directory(path), ready=ready)
         return Parts(None, stage, None, {}) if stage.upsamples else Parts(stage, None, None, {})
     return _pipeline(path, ready)
 
@@ -94,21 +97,28 @@ def _pipeline(path: Path, ready: Ready | None) -> Parts:
     directory = read_pipeline_directory(path)
     unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
     if unknown or not set(directory.components) & {BASE, UPSAMPLER}:
+        names = ", ".join(map(reprlib.repr, list(directory.components)[:10]))
         raise CheckpointError(
-            f"{path} has the components {', '.join(directory.components)}; a pipeline has {BASE} or {UPSAMPLER} or both, "
-            f"and may have {CLIP}"
+            f"{directory.config_file} has the components {names}; a pipeline has {BASE} or {UPSAMPLER} or both, and may have "
+            f"{CLIP}"
         )
+    with naming(directory.config_file):
+        check_settings(directory.settings)
+    parts = {name: directory.open(name) for name in directory.components}
+    # All of them before any is built: an error in the last should not come after minutes.
+    for name, part in parts.items():
+        if name == CLIP:
+            clip_config(part)
+        elif unet_options(part)["super_res"] != (name == UPSAMPLER):
+            wanted = "true" if name == UPSAMPLER else "false"
+            raise CheckpointError(
+                f"{part.config_file}: super_res is not {wanted}, as the component {name!r} needs"
+            )
 
-    def stage(component: str) -> Stage | None:
-        if component not in directory.components:
-            return None
-        return Stage.from_component(
-            directory.read(component, mmap=False), source=str(path / component), ready=ready
-        )
+    def stage(name: str) -> Stage | None:
+        return Stage.from_directory(parts[name], ready=ready) if name in parts else None
 
-    clip = None
-    if CLIP in directory.components:
-        clip = clip_component.from_component(directory.read(CLIP), source=str(path / CLIP))
+    clip = clip_component.from_directory(parts[CLIP]) if CLIP in parts else None
     return Parts(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
 
 

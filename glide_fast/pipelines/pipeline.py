@@ -22,6 +22,7 @@ from glide_fast.pipelines.memory import peak_memory, start_measuring
 from glide_fast.pipelines.output import PipelineOutput, StepCallback
 from glide_fast.pipelines.plan import DEFAULTS, Clip
 from glide_fast.pipelines.seeds import Generator, Seed
+from glide_fast.pipelines.settings import check_settings
 from glide_fast.pipelines.stage import Stage
 from glide_fast.pipelines.text_to_image import text_to_image
 from glide_fast.pipelines.upsample import upsample
@@ -205,13 +206,15 @@ class GlidePipeline:
 
         Weights are written in the precision they have. Raises InvalidInputError and CheckpointError.
         """
+        settings = {**DEFAULTS, **self.settings}
+        check_settings(settings)
         components: dict[str, Any] = {}
         for name, stage in ((BASE, self.base), (UPSAMPLER, self.upsampler)):
             if stage is not None:
                 components[name] = stage.component()
         if self.clip is not None:
             components[CLIP] = clip_component.to_component(self.clip)
-        save_pipeline_directory(directory, {**DEFAULTS, **self.settings}, components)
+        save_pipeline_directory(directory, settings, components)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glide_fast.checkpoints.directory import ModelDirectory
 from glide_fast.checkpoints.fit import require_fit
 from glide_fast.diffusion.respacing import SpacedDiffusion
-from glide_fast.errors import CheckpointError, invalid
+from glide_fast.errors import invalid
 from glide_fast.models.config import Options, complete
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.uninitialised import Uninitialised
+from glide_fast.pipelines.agreement import UNET, unet_options
 from glide_fast.pipelines.conditioning import PromptEncoder
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.layout import converted_modules
@@ -22,9 +24,6 @@ from glide_fast.runtime.loops import LoopCache
 from glide_fast.runtime.model import Accelerated
 from glide_fast.runtime.recording import Recorder
 from glide_fast.runtime.trim import trim
-
-KIND = "unet"
-"""What a stage is called in a pipeline directory."""
 
 Ready = Callable[["Stage"], object]
 """Puts a stage whose weights have the types of a file into a type and a place to run in, with :meth:`Stage.to` or
@@ -97,22 +96,17 @@ class Stage:
         return stage
 
     @classmethod
-    def from_component(
-        cls,
-        component: tuple[str, Mapping[str, Any], dict[str, Tensor]],
-        *,
-        source: str,
-        ready: Ready | None = None,
-    ) -> Stage:
-        """A stage from what a pipeline directory holds; see :meth:`from_state`."""
-        kind, options, state = component
-        if kind != KIND:
-            raise CheckpointError(f"{source} is of kind {kind!r}, where a {KIND!r} is needed")
-        return cls.from_state(options, state, source=source, ready=ready)
+    def from_directory(cls, directory: ModelDirectory, *, ready: Ready | None = None) -> Stage:
+        """A stage from a model directory, whose options are checked, against its weights too, before anything is built.
+
+        See :meth:`from_state`. Raises CheckpointError as :func:`glide_fast.pipelines.agreement.unet_options`.
+        """
+        options = unet_options(directory)
+        return cls.from_state(options, directory.read(mmap=False), source=str(directory.path), ready=ready)
 
     def component(self) -> tuple[str, Options, dict[str, Tensor]]:
-        """What :meth:`from_component` reads; the weights in the precision they have now."""
-        return KIND, self.options, self.model.state_dict()
+        """What a model directory holds for :meth:`from_directory`; the weights in the precision they have now."""
+        return UNET, self.options, self.model.state_dict()
 
     @property
     def image_size(self) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from glide_fast.checkpoints import read_directory, save_pipeline_directory
 from glide_fast.errors import invalid
+from glide_fast.pipelines.settings import check_settings
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -34,6 +35,7 @@ def bundle(
     """
     if storage not in STORAGE:
         raise invalid("storage", storage, ", ".join(STORAGE))
+    check_settings(settings or {})
     components = {}
     for name, directory in (("base", base), ("upsampler", upsampler)):
         if directory is not None:

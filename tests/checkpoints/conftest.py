@@ -28,6 +28,9 @@ class Page:
     cut: list[int] = dataclasses.field(default_factory=list)  # close after that many bytes of the body
     statuses: list[int] = dataclasses.field(default_factory=list)
     delay: float = 0.0  # seconds between pieces of 4096 bytes
+    chunked: bool = False  # without a length, in chunks that say which is the last; a cut leaves that one out
+    status: int | None = None  # of the answer, whatever was asked
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)  # further ones
 
 
 class Site:
@@ -39,6 +42,8 @@ class Site:
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 site.requests.append({name.lower(): value for name, value in self.headers.items()})
                 with contextlib.suppress(ConnectionError):
@@ -77,13 +82,18 @@ class Site:
                     self._finish_headers(handler, page, 0)
                     return
         body = page.content[start:]
-        handler.send_response(206 if start else 200)
+        handler.send_response(page.status or (206 if start else 200))
         if start:
             total = len(page.content)
             handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self._finish_headers(handler, page, len(body) if page.announce == -1 else page.announce)
-        if page.cut:
-            body = body[: page.cut.pop(0)]
+        cut = page.cut.pop(0) if page.cut else None
+        if page.chunked:
+            pieces = [body[:cut][offset : offset + 4096] for offset in range(0, len(body[:cut]), 4096)]
+            for piece in [*pieces, b""] if cut is None else pieces:
+                handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            return
+        body = body[:cut]
         for offset in range(0, len(body), 4096):
             handler.wfile.write(body[offset : offset + 4096])
             if page.delay:
@@ -94,7 +104,9 @@ class Site:
         self, handler: http.server.BaseHTTPRequestHandler, page: Page, length: int | None
     ) -> None:
         for name, value in (
-            ("Content-Length", None if length is None else str(length)),
+            *page.headers.items(),
+            ("Transfer-Encoding", "chunked" if page.chunked else None),
+            ("Content-Length", None if length is None or page.chunked else str(length)),
             ("ETag", page.etag),
             ("Last-Modified", page.last_modified),
             ("Content-Type", page.content_type),
@@ -102,6 +114,7 @@ class Site:
         ):
             if value is not None:
                 handler.send_header(name, value)
+        handler.send_header("Connection", "close")
         handler.end_headers()
 
     def _plain(self, handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from glide_fast.checkpoints import atomic_directory, atomic_write, write_text
 from glide_fast.checkpoints.atomic import current_directory
+from glide_fast.errors import InvalidInputError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,6 +37,47 @@ def test_new_file_has_ordinary_permissions(tmp_path):
     (tmp_path / "ordinary").touch()
     write_text(tmp_path / "a.txt", "x")
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_new_directory_has_ordinary_permissions_whatever_a_library_chose(tmp_path):
+    """Weights are written by a library that makes its files readable by nobody else."""
+    old = os.umask(0o026)
+    try:
+        (tmp_path / "ordinary").touch()
+        (tmp_path / "ordinary directory").mkdir()
+        with atomic_directory(tmp_path / "model") as temporary:
+            (temporary / "sub").mkdir(mode=0o700)
+            os.close(os.open(temporary / "sub" / "a", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(old)
+    assert modes(tmp_path, "model/sub/a") == modes(tmp_path, "ordinary")
+    assert modes(tmp_path, "model", "model/sub") == modes(tmp_path, "ordinary directory") * 2
+
+
+def test_a_replaced_directory_keeps_its_own_permissions(tmp_path):
+    (tmp_path / "model").mkdir(mode=0o700)
+    with atomic_directory(tmp_path / "model") as temporary:
+        (temporary / "a").touch()
+    assert modes(tmp_path, "model") == [0o700]
+
+
+def modes(folder: Path, *paths: str) -> list[int]:
+    return [stat.S_IMODE((folder / path).stat().st_mode) for path in paths]
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is a device, a pipe or a socket"):
+        write_text(tmp_path / "pipe", "x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", 7, None, b"bytes"])
+@pytest.mark.parametrize("write", [atomic_write, atomic_directory])
+def test_paths_that_no_file_can_have(path, write):
+    with pytest.raises(InvalidInputError, match="path: got"), write(path):
+        pass
 
 
 def test_replacing_keeps_permissions(tmp_path):

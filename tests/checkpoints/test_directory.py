@@ -62,6 +62,47 @@ def test_any_options_round_trip(tmp_path_factory, options, kind):
     assert read_directory(path)[:2] == (kind, options)
 
 
+def test_others_can_read_what_was_saved(tmp_path):
+    (tmp_path / "ordinary").touch()
+    save_pipeline_directory(tmp_path / "p", {}, {"base": ("unet", {}, STATE)})
+    modes = {file.stat().st_mode for file in (tmp_path / "p").rglob("*") if file.is_file()}
+    assert modes == {(tmp_path / "ordinary").stat().st_mode}
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    deep = []
+    for _ in range(40):
+        deep = [deep]
+    endless = []
+    endless.append(endless)
+    for options, said in (
+        ({"deep": deep}, r"options\['deep'\]: got \[\["),
+        ({"endless": endless}, r"options\['endless'\]"),
+        ({"twice": {1: "a", "1": "b"}}, r"options\['twice'\]"),
+        ({"lone": "\ud800"}, r"options\['lone'\]"),
+        ({"long": "a" * 600_000}, "options: got '600,.* bytes of JSON'; accepted: at most 500,000"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            save_directory(tmp_path / "m", "unet", options, STATE)
+    assert names(tmp_path) == []
+
+
+def test_paths_that_cannot_be(tmp_path):
+    for path in ("a\0b", "\ud800", 5):
+        for use in (
+            read_directory,
+            read_pipeline_directory,
+            lambda path: save_directory(path, "unet", {}, STATE),
+        ):
+            with pytest.raises(InvalidInputError, match="path: got"):
+                use(path)
+    too_long = tmp_path / ("a" * 300)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_directory(too_long)
+    with pytest.raises(CheckpointError, match="was not written: File name too long"):
+        save_directory(too_long, "unet", {}, STATE)
+
+
 def test_config_is_what_the_format_says(tmp_path):
     save_directory(tmp_path / "m", "clip_text", {"n_embd": 8}, STATE)
     config = json.loads((tmp_path / "m" / "config.json").read_text())
@@ -154,6 +195,20 @@ def test_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
         save_directory(tmp_path / "m", "unet", {"new": 1}, {"a": torch.zeros(1)})
     assert read_directory(tmp_path / "m")[1] == {}
     assert names(tmp_path) == ["m"]
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
+    save_directory(tmp_path / "m", "unet", {}, STATE)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"m was not written: Read-only file system. What was there before is"
+    ):
+        save_directory(tmp_path / "m", "unet", {"new": 1}, STATE)
+    assert read_directory(tmp_path / "m")[1] == {}
 
 
 def test_missing_foreign_and_damaged(tmp_path):
@@ -314,6 +369,9 @@ def test_convert_official_clip(tmp_path):
     kind, options = convert_official(tmp_path / "clip.pt", tmp_path / "out")
     assert kind == "clip_text"
     assert options["n_embd"] == 32
+    for wrong in ({"n_head_txt": 4}, {"n_head_text": "4"}):
+        with pytest.raises(InvalidInputError, match=r"n_head_te?xt"):
+            convert_official(tmp_path / "clip.pt", tmp_path / "other", wrong)
 
 
 def test_convert_official_of_something_else(tmp_path):

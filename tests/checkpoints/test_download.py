@@ -24,6 +24,8 @@ from glide_fast.checkpoints import (
     load_checkpoint,
     transfer,
 )
+from glide_fast.checkpoints.address import parse_address
+from glide_fast.checkpoints.sidecars import sidecar
 from glide_fast.errors import CheckpointError, DownloadError, InvalidInputError
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
@@ -38,10 +40,16 @@ def fetch(url: str, cache: Path, **options: Any) -> Path:
 
 def leave_part(url: str, cache: Path, content: bytes, **identity: Any) -> Path:
     """What an interrupted download leaves."""
-    part = cache / (url.rpartition("/")[2] + ".part")
+    address = parse_address(url)
+    part = sidecar(cache / address.name, "part")
     part.write_bytes(content)
-    note = {"url": url, "length": len(CONTENT), "etag": '"v1"', "last_modified": None} | identity
-    part.with_name(part.name + ".json").write_text(json.dumps(note))
+    note = {
+        "address": address.digest,
+        "length": len(CONTENT),
+        "etag": '"v1"',
+        "last_modified": None,
+    } | identity
+    sidecar(cache / address.name, "identity").write_text(json.dumps(note))
     return part
 
 
@@ -57,13 +65,13 @@ def test_downloads_once_then_works_offline(site, tmp_path):
     site.close()
     assert fetch(url, tmp_path) == path
     assert len(site.requests) == 1
-    assert names(tmp_path) <= {"base.pt", "base.pt.json", "base.pt.lock"}
+    assert names(tmp_path) <= {"base.pt", "base.pt.glide_fast.json", "base.pt.glide_fast.lock"}
 
 
 def test_records_what_the_download_had(site, tmp_path):
     url = site.put("/base.pt", CONTENT, etag='"abc"', last_modified="Tue, 21 Dec 2021 00:00:00 GMT")
     fetch(url, tmp_path)
-    record = json.loads((tmp_path / "base.pt.json").read_text())
+    record = json.loads((tmp_path / "base.pt.glide_fast.json").read_text())
     assert record["sha256"] == SHA
     assert record["length"] == len(CONTENT)
     assert record["url"] == url
@@ -131,7 +139,7 @@ def test_web_page_is_refused_by_content_type(site, tmp_path):
     with pytest.raises(DownloadError, match=r"gave a web page \(text/html\)"):
         fetch(url, tmp_path)
     assert "base.pt" not in names(tmp_path)
-    assert "base.pt.part" not in names(tmp_path)
+    assert "base.pt.glide_fast.part" not in names(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,7 @@ def test_web_page_is_refused_by_content_type(site, tmp_path):
 def test_web_page_is_refused_by_content(site, tmp_path, page, chunk_size):
     with pytest.raises(DownloadError, match="gave a web page"):
         fetch(site.put("/base.pt", page), tmp_path, chunk_size=chunk_size)
-    assert names(tmp_path) <= {"base.pt.lock"}
+    assert names(tmp_path) <= {"base.pt.glide_fast.lock"}
 
 
 def test_cached_error_page_is_replaced(site, tmp_path):
@@ -177,10 +185,10 @@ def test_progress_resets_the_count_of_failures(site, tmp_path):
 def test_truncated_for_good_keeps_the_part(site, tmp_path):
     url = site.put("/base.pt", CONTENT, cut=[49_152, *[0] * 9])
     with pytest.raises(
-        DownloadError, match=r"49152 bytes are kept in .*base\.pt\.part and will be continued"
+        DownloadError, match=r"49152 bytes are kept in .*base\.pt\.glide_fast\.part and will be continued"
     ):
         fetch(url, tmp_path, retries=1)
-    assert (tmp_path / "base.pt.part").read_bytes() == CONTENT[:49_152]
+    assert (tmp_path / "base.pt.glide_fast.part").read_bytes() == CONTENT[:49_152]
     assert "base.pt" not in names(tmp_path)
     site.pages["/base.pt"].cut.clear()
     assert fetch(url, tmp_path).read_bytes() == CONTENT
@@ -204,8 +212,8 @@ def test_resumes_what_an_earlier_process_left(site, tmp_path):
     leave_part(url, tmp_path, CONTENT[:33_333])
     assert fetch(url, tmp_path).read_bytes() == CONTENT
     assert site.requests[0]["range"] == "bytes=33333-"
-    assert "base.pt.part" not in names(tmp_path)
-    assert "base.pt.part.json" not in names(tmp_path)
+    assert "base.pt.glide_fast.part" not in names(tmp_path)
+    assert "base.pt.glide_fast.part.json" not in names(tmp_path)
 
 
 def test_resumes_by_date_where_the_etag_is_weak(site, tmp_path):
@@ -262,7 +270,7 @@ def test_sha256_of_a_download_differs(site, tmp_path):
     url = site.put("/base.pt", OTHER)
     with pytest.raises(DownloadError, match=f"not the {SHA} asked for; nothing was saved"):
         fetch(url, tmp_path, sha256=SHA)
-    assert names(tmp_path) <= {"base.pt.lock"}
+    assert names(tmp_path) <= {"base.pt.glide_fast.lock"}
 
 
 def test_sha256_of_a_cached_file_differs(site, tmp_path):
@@ -311,7 +319,7 @@ def test_file_put_there_by_hand_is_taken(tmp_path):
     (tmp_path / "base.pt").write_bytes(CONTENT)
     path = fetch("https://nowhere.invalid/base.pt", tmp_path)
     assert path.read_bytes() == CONTENT
-    assert json.loads((tmp_path / "base.pt.json").read_text())["sha256"] == SHA
+    assert json.loads((tmp_path / "base.pt.glide_fast.json").read_text())["sha256"] == SHA
 
 
 def test_same_name_from_another_address_is_refused(site, tmp_path):
@@ -325,9 +333,9 @@ def test_same_name_from_another_address_is_refused(site, tmp_path):
 def test_unreadable_record_is_no_obstacle(site, tmp_path):
     url = site.put("/base.pt", CONTENT)
     fetch(url, tmp_path)
-    (tmp_path / "base.pt.json").write_text('{"sha256": 3')
+    (tmp_path / "base.pt.glide_fast.json").write_text('{"sha256": 3')
     assert fetch(url, tmp_path).read_bytes() == CONTENT
-    assert json.loads((tmp_path / "base.pt.json").read_text())["sha256"] == SHA
+    assert json.loads((tmp_path / "base.pt.glide_fast.json").read_text())["sha256"] == SHA
 
 
 def test_full_disk_keeps_the_part_and_says_so(site, tmp_path, monkeypatch):
@@ -336,7 +344,7 @@ def test_full_disk_keeps_the_part_and_says_so(site, tmp_path, monkeypatch):
 
     def open_on_a_full_disk(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
         file = real_open(self, mode, *args, **options)
-        if self.name == "base.pt.part" and mode == "ab":
+        if self.name == "base.pt.glide_fast.part" and mode == "ab":
             room = 30_000
 
             class Full:
@@ -356,10 +364,12 @@ def test_full_disk_keeps_the_part_and_says_so(site, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_on_a_full_disk)
-        with pytest.raises(DownloadError, match=r"is full\. \d+ bytes are kept in base\.pt\.part"):
+        with pytest.raises(
+            DownloadError, match=r"is full\. \d+ bytes are kept in .*base\.pt\.glide_fast\.part"
+        ):
             fetch(url, tmp_path)
     assert "base.pt" not in names(tmp_path)
-    kept = (tmp_path / "base.pt.part").stat().st_size
+    kept = (tmp_path / "base.pt.glide_fast.part").stat().st_size
     assert 0 < kept <= 30_000
     assert fetch(url, tmp_path).read_bytes() == CONTENT
     assert site.requests[1]["range"] == f"bytes={kept}-"
@@ -370,7 +380,7 @@ def test_too_little_space_is_seen_before_anything_is_written(site, tmp_path, mon
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DownloadError, match=r"needs 102400 more bytes, and the disk of .* has 1000 free"):
         fetch(site.put("/base.pt", CONTENT), tmp_path)
-    assert "base.pt.part" not in names(tmp_path)
+    assert "base.pt.glide_fast.part" not in names(tmp_path)
 
 
 def test_unusable_cache_directory(site, tmp_path):
@@ -393,7 +403,7 @@ def test_keyboard_interrupt_leaves_a_part_that_resumes(site, tmp_path, monkeypat
         patch.setattr(transfer, "tqdm", Interrupting)
         with pytest.raises(KeyboardInterrupt):
             fetch(url, tmp_path)
-    kept = (tmp_path / "base.pt.part").read_bytes()
+    kept = (tmp_path / "base.pt.glide_fast.part").read_bytes()
     assert len(kept) >= 40_000
     assert CONTENT.startswith(kept)
     assert fetch(url, tmp_path).read_bytes() == CONTENT
@@ -421,7 +431,7 @@ def test_killed_in_the_middle_then_resumed(site, tmp_path):
     content = CONTENT * 8
     url = site.put("/base.pt", content, delay=0.02)
     process = start_fetching(url, tmp_path)
-    part = tmp_path / "base.pt.part"
+    part = tmp_path / "base.pt.glide_fast.part"
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size > 50_000):
         assert time.monotonic() < deadline, "the download did not start"

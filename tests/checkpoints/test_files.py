@@ -317,3 +317,26 @@ def test_the_operating_system_refuses_more_bytes(tmp_path):
     assert "was not written: File too large. What was there before is unchanged" in done.stdout
     assert read_state_dict(path)["a"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_file_does_not_hang(tmp_path, suffix):
+    pipe, endless = tmp_path / f"pipe{suffix}", tmp_path / f"endless{suffix}"
+    os.mkfifo(pipe)
+    endless.symlink_to("/dev/zero")
+    for file, what in ((pipe, "a named pipe"), (endless, "a device")):
+        with pytest.raises(CheckpointError, match=f"cannot be read: it is {what}, not a file"):
+            read_state_dict(file)
+    with pytest.raises(CheckpointError, match="File name too long"):
+        read_state_dict(tmp_path / ("a" * 300 + suffix))
+    for path in (f"a\0{suffix}", f"\ud800{suffix}", 5):
+        with pytest.raises(InvalidInputError, match="path: got"):
+            read_state_dict(path)
+        with pytest.raises(InvalidInputError, match="path: got"):
+            write_state_dict(path, {"a": torch.ones(1)})
+
+
+def test_an_error_in_json_is_no_checkpoint(tmp_path):
+    (tmp_path / "w.pt").write_text('{"error": {"code": 404}}')
+    with pytest.raises(CheckpointError, match="is a JSON document, not weights"):
+        read_state_dict(tmp_path / "w.pt")

@@ -160,3 +160,25 @@ def test_clip_with_an_odd_number_of_patches():
     keys = CLIP_IMAGE | {"blocks.input.w_pos": [60, 32]}
     with pytest.raises(CheckpointError, match="59 patches are no square image"):
         infer_options(meta(keys))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"output_blocks.999999999999.0.in_layers.2.weight": [1]}, r"output_blocks\.8 is missing"),
+        ({"output_blocks.x.0.weight": [1]}, r"output_blocks\.8 is missing"),
+        ({"transformer.resblocks." + "9" * 5000 + ".w": [1]}, r"transformer\.resblocks\.\d is missing"),
+        ({"time_embed.0.weight": [0, 0]}, "misshapen"),
+        ({"time_embed.0.weight": []}, "misshapen"),
+    ],
+)
+def test_hostile_names_and_shapes(change, said):
+    with pytest.raises(CheckpointError, match=said):
+        infer_options(meta(UNETS["base"] | change))
+
+
+def test_hostile_clip():
+    with pytest.raises(CheckpointError, match="no square image"):
+        infer_options(meta(CLIP_IMAGE | {"blocks.input.w_pos": [0, 32]}))
+    with pytest.raises(CheckpointError, match="misshapen"):
+        infer_options(meta(CLIP_IMAGE | {"blocks.input.patch_proj": [8]}))

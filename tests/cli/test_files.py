@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from glide_fast.cli import pictures
-from glide_fast.cli.files import lay_out, low_res_file
+from glide_fast.cli.files import lay_out, low_res_file, read_json_object
 from glide_fast.cli.pictures import columns_of, make_grid, read_text, record, write_png
-from glide_fast.errors import GlideFastError
+from glide_fast.errors import GlideFastError, InvalidInputError
 
 PICTURE = Image.new("RGB", (4, 4), "red")
 
@@ -88,3 +89,25 @@ def test_a_grid_is_filled_row_by_row_and_up_with_white() -> None:
         row, column = divmod(index, 3)
         tile = grid.crop((column * 5, row * 4, column * 5 + 3, row * 4 + 2))
         assert np.array_equal(np.asarray(tile), np.asarray(Image.new("RGB", (3, 2), colour)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "it is a named pipe, not a file"),
+        ('{"a": 1, "a": 2}', "the name 'a' occurs twice"),
+        ('{"a": NaN}', "NaN is no JSON value"),
+        ("[" * 100_000, "nested more than 32 deep"),
+        (" " * 1_000_001, "it has more than 1,000,000 bytes"),
+    ],
+)
+def test_json_files_that_are_none(tmp_path: Path, content: str | None, said: str) -> None:
+    file = tmp_path / "options.json"
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(content)
+    with pytest.raises(
+        InvalidInputError, match=rf"options: got .*options\.json'; accepted: a JSON file \(.*{said}"
+    ):
+        read_json_object(file, "options")

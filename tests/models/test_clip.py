@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,51 @@ def test_bad_configuration(config: Any, named: str) -> None:
         create_clip_model(config, device="meta")
 
 
-@pytest.mark.parametrize("content", [None, "a: [", "- 1\n- 2\n"])
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "a: [",
+        "- 1\n- 2\n",
+        "[" * 5000,
+        "a: 2000-13-01\n",
+        BOMB,
+        BOMB + "n_embd: *a29\n",
+        " " * 1_000_001,
+        "n_embd: 1.0e+30",
+    ],
+)
 def test_bad_configuration_file(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "clip.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InvalidInputError, match="config_path"):
+    with pytest.raises(InvalidInputError, match=r"config_path|config: got|n_embd: got") as refused:
         create_clip_model(path, device="meta")
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_configuration_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InvalidInputError, match=r"config_path: .* cannot be read as YAML .*not a file"):
+            create_clip_model(path, device="meta")
+    with pytest.raises(InvalidInputError, match="config_path: got"):
+        create_clip_model("a\0b", device="meta")
+
+
+def test_a_configuration_of_a_billion_blocks() -> None:
+    for changes in (
+        {"n_xf_blocks_text": 10**9},
+        {"n_vocab": 10**9},
+        {"n_head_image": 256, "n_head_state_image": 1024, "n_xf_blocks_image": 256},
+    ):
+        with pytest.raises(
+            InvalidInputError, match=r"n_xf_blocks_text: got|n_vocab: got|config: got .* parameters"
+        ):
+            create_clip_model(changes, device="meta")
 
 
 def test_prompts_are_framed_padded_and_cut_with_a_warning(clip: CLIPModel) -> None:

@@ -1,0 +1,134 @@
+"""What a file's own bytes say: that it is an error page and no weights, or that its end is missing."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+ZIP = b"PK\x03\x04"
+"""The container of torch.save since torch 1.6."""
+
+HEAD = 512
+"""Bytes at a file's start that :func:`error_page` looks at."""
+
+_PAGE_NAMES = {
+    "a web page": (".html", ".htm", ".xhtml", ".xml", ".svg"),
+    "a JSON document": (
+        ".json",
+        ".jsonl",
+        ".ndjson",
+        ".ipynb",
+        ".txt",
+        ".md",
+        ".csv",
+        ".bpe",
+        ".yaml",
+        ".yml",
+    ),
+}
+"""Files that may well be what is an error in place of another."""
+
+_LONGEST_HEADER = (
+    100_000_000  # bytes that safetensors files may use for it; text in that place is a far larger number
+)
+
+_MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<error")
+_JSON = re.compile(rb'(\{\s*("|\}|$)|\[\s*("|\{|\[|\]|-?\d|true|false|null|$))')
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first of the five pickles that torch.save wrote before torch 1.6, in front of the tensors' own bytes."""
+
+
+def looks_like_markup(head: bytes) -> bool:
+    """Whether a file's first bytes are those of a web page or an XML error answer, not of weights."""
+    return _text(head).lower().startswith(_MARKUP)
+
+
+def looks_like_json(head: bytes) -> bool:
+    """Whether a file's first bytes are those of a JSON document; a safetensors file's header is behind its length."""
+    return b"\0" not in head and _JSON.match(_text(head)) is not None
+
+
+def error_page(head: bytes, name: str = "") -> str | None:
+    """What a file that starts with `head` is, where that is neither weights nor what its `name` says; else None."""
+    page = "a web page" if looks_like_markup(head) else "a JSON document" if looks_like_json(head) else None
+    return page if page is not None and not name.lower().endswith(_PAGE_NAMES[page]) else None
+
+
+def error_type(content_type: str, name: str) -> str | None:
+    """As :func:`error_page`, of the media type that a server states."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in ("text/html", "application/xhtml+xml", "application/xml", "text/xml"):
+        page = "a web page"
+    elif media_type in ("application/json", "text/json") or media_type.endswith("+json"):
+        page = "a JSON document"
+    else:
+        return None
+    return None if name.lower().endswith(_PAGE_NAMES[page]) else f"{page} ({media_type})"
+
+
+def _text(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def missing_end(file: Path) -> str | None:
+    """Why a file of weights is not whole, as its own structure shows; None where it is, or shows nothing.
+
+    Torch files end with a directory of their parts, safetensors files begin with the length and places of theirs: both cost no
+    more than a look. A torch file older than 1.6 is read once. Raises OSError.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+        if head.startswith(ZIP):
+            return _zip(stream)
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
+            return _safetensors(file)
+        if head.startswith(_LEGACY):
+            return _legacy(stream)
+    return (
+        "it ends in the middle of its first words"
+        if 0 < len(head) < len(_LEGACY) and _LEGACY.startswith(head)
+        else None
+    )
+
+
+def _zip(stream: BinaryIO) -> str | None:
+    try:
+        with zipfile.ZipFile(stream):
+            return None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
+        return f"its list of parts is missing or damaged ({error})"
+
+
+def _safetensors(file: Path) -> str | None:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, framework="pt"):
+            return None
+    except (safetensors.SafetensorError, ValueError) as error:
+        return f"its tensors are not all there ({error})"
+
+
+def _legacy(stream: BinaryIO) -> str | None:
+    stream.seek(0)
+    try:
+        for _ in range(5):
+            for _ in pickletools.genops(stream):
+                pass
+    except ValueError as error:
+        return f"its list of tensors is cut or damaged ({error})"
+    stream.seek(0)
+    try:
+        torch.load(stream, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError) as error:
+        if isinstance(error, EOFError) or "unexpected EOF" in str(error):
+            return "it ends in the middle of a tensor"
+    except Exception:  # whatever else is wrong with it, its end is there
+        return None
+    return None
