@@ -10,9 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from glide_fast.cli import signals
 from glide_fast.errors import GlideFastError
-
-INTERRUPTED = 130
 
 
 class Command(TyperCommand):
@@ -24,7 +23,8 @@ class Command(TyperCommand):
         with warnings.catch_warnings():
             _print_warnings_as_lines()
             try:
-                return super().invoke(ctx)
+                with signals.work():
+                    return super().invoke(ctx)
             except (typer.Exit, typer.Abort):
                 raise
             except KeyboardInterrupt as interrupt:
@@ -43,7 +43,7 @@ class Command(TyperCommand):
 def describe(error: BaseException) -> tuple[int, str]:
     """Exit code and line for an error."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
+        return signals.ending()
     if isinstance(error, GlideFastError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError) and error.errno is not None:

@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pictures from text with GLIDE.\n\n"
     "Exit codes: 0 done, 2 bad input, 3 a checkpoint does not do, 4 a download failed, 5 a backend cannot run, "
-    "6 one image does not fit into memory, 130 interrupted, 1 anything else.",
+    "6 one image does not fit into memory, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), 1 anything else.",
 )
 for name, function in (
     ("sample", sample),
@@ -58,8 +58,3 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options before the command."""
-
-
-def main() -> None:
-    """Entry point of ``glide-fast``."""
-    app(prog_name="glide-fast")
