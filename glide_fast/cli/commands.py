@@ -8,7 +8,7 @@ import typer
 
 from glide_fast.cli.bench import bench
 from glide_fast.cli.bundle import bundle
-from glide_fast.cli.command import Command
+from glide_fast.cli.command import Command, with_paths_checked
 from glide_fast.cli.convert import convert
 from glide_fast.cli.environment import environment
 from glide_fast.cli.explain import explain
@@ -39,7 +39,7 @@ for name, function in (
     ("explain", explain),
     ("env", environment),
 ):
-    app.command(name, cls=Command)(function)
+    app.command(name, cls=Command)(with_paths_checked(function))
 
 
 def _print_version(wanted: bool) -> None:

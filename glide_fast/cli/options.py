@@ -1,4 +1,8 @@
-"""Options that several commands take."""
+"""Options that several commands take.
+
+A command's parameter is called as the argument it is handed on as: an error about the argument then names the option
+(:mod:`glide_fast.cli.command`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ Output = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="small (ships with the package), official (downloads), or a directory of a pipeline or model."
+        "--model",
+        help="small (ships with the package), official (downloads), or a directory of a pipeline or model.",
     ),
 ]
 Steps = Annotated[

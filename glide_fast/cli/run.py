@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from glide_fast.cli.files import low_res_file, refuse_existing
+from glide_fast.cli.files import low_res_file
+from glide_fast.cli.paths import require_free_files
 from glide_fast.cli.pictures import columns_of, make_grid, record, write_png
 from glide_fast.cli.progress import PictureBar
 from glide_fast.cli.report import Report
 from glide_fast.cli.request import Picture, Request
 from glide_fast.cli.resume import resume
-from glide_fast.errors import InvalidInputError
+from glide_fast.errors import InvalidInputError, invalid
 
 if TYPE_CHECKING:
     from glide_fast.pipelines import GlidePipeline
@@ -68,8 +69,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
 
 def _check(request: Request) -> None:
     """What can be known to be wrong before a model is loaded, which may mean a long download."""
-    if not request.resume:
-        refuse_existing(request.layout.all(request.low_res), request.overwrite)
+    require_free_files("output", request.layout.all(request.low_res), request.overwrite or request.resume)
     from glide_fast.diffusion.rules import get_rule
     from glide_fast.text import validate_prompts
 
@@ -88,6 +88,12 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
         accelerate=request.accelerate,
         progress=progress,
     )
+    if "base" in request.stages and pipeline.base is None:
+        raise invalid(
+            "name", request.model, "a model with a base; one that only enlarges is for glide-fast upsample"
+        )
+    if "base" not in request.stages and pipeline.upsampler is None:
+        raise invalid("name", request.model, "a model with an upsampler")
     if request.low_res and (pipeline.base is None or pipeline.upsampler is None):
         raise InvalidInputError(
             "low_res: this pipeline has one stage only; accepted: a pipeline with an upsampler"
@@ -102,7 +108,7 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
 
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
-    plan = make_plan(pipeline, request.prompts, seed=seeds, **request.options)
+    plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
     settings: dict[str, Any] = {
         "model": Path(request.model).resolve().name,  # not where it lies: pictures are passed on
         "dtype": str(pipeline.dtype).removeprefix("torch."),

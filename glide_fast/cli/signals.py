@@ -26,7 +26,7 @@ _main_thread = 0
 
 
 def install() -> None:
-    """Answer the signals from now on; called in the main thread. One that is ignored, as in a script's background job, stays so."""
+    """Answer the signals from now on; for the main thread. One that is ignored, as in a script's background job, stays so."""
     global _main_thread
     _main_thread = _thread.get_ident()
     for number in _WORDS:

@@ -75,7 +75,7 @@ class Trainer:
             )
         self.files = RunDirectory(directory)
         self.files.check(config)
-        data = SceneDataset(config.data)
+        data = SceneDataset(config.data, argument="data")
         tokens, mask = caption_tokens(data.captions, config.options()["text_ctx"])
         self.options = model_options(config, tokens)
         self.batches = Batches(config, data, tokens, mask)

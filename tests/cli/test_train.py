@@ -85,23 +85,26 @@ def test_the_same_command_or_the_directory_alone_goes_on(invoke: Any, set_up: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "data: got None; accepted: the directory of a data set, to start a run"),
-        (("--data", "nowhere"), "directory: got 'nowhere'; accepted: a data set from glide_fast.data.build"),
+        ((), "--data: got None; accepted: the directory of a data set, to start a run"),
+        (("--data", "nowhere"), "--data: got 'nowhere'; accepted: a data set from glide_fast.data.build"),
         (
             ("--data", "data", "--preset", "huge"),
-            "preset: got 'huge'; accepted: one of small, small-upsample, base",
+            "--preset: got 'huge'; accepted: one of small, small-upsample, base",
         ),
         (
             ("--data", "data", "--preset", "small", "--model-options", "model.json"),
-            "preset: got --preset and",
+            "--preset: got --preset and",
         ),
         (
             ("--data", "data", "--model-options", "no.json"),
-            "model_options: got 'no.json'; accepted: a JSON file",
+            "--model-options: got 'no.json'; accepted: a JSON file",
         ),
-        (("--data", "data", "--steps", "0"), "steps: got 0; accepted: an integer of at least 1"),
-        (("--data", "data", "--precision", "fp16"), "precision: got 'fp16'; accepted: bf16 or fp32 on a CPU"),
-        (("--data", "data", "--device", "abacus"), "device: got 'abacus'; accepted: a device"),
+        (("--data", "data", "--steps", "0"), "--steps: got 0; accepted: an integer of at least 1"),
+        (
+            ("--data", "data", "--precision", "fp16"),
+            "--precision: got 'fp16'; accepted: bf16 or fp32 on a CPU",
+        ),
+        (("--data", "data", "--device", "abacus"), "--device: got 'abacus'; accepted: a device"),
         (("--data", "data"), "image_size: got 32; accepted: a divisor of the data set's 16 px"),
     ],
 )
@@ -118,11 +121,10 @@ def test_bad_input_is_refused_before_a_run_is_begun(
 def test_there_is_an_option_for_every_setting_with_its_default_shown() -> None:
     parameters = inspect.signature(train, eval_str=True).parameters
     for field in dataclasses.fields(TrainConfig):
-        name = {"model": "model_options", "compile": "compile_model"}.get(field.name, field.name)
-        assert parameters[name].default is None
+        assert parameters[field.name].default is None
         if field.default is dataclasses.MISSING:
             continue
-        shown = parameters[name].annotation.__metadata__[0].show_default
+        shown = parameters[field.name].annotation.__metadata__[0].show_default
         if isinstance(field.default, bool):
             assert shown == ("yes" if field.default else "no")
         elif isinstance(field.default, str):
