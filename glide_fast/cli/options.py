@@ -25,7 +25,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="small (ships with the package), official (downloads), or a directory of a pipeline or model.",
+        help="small (ships with the package), official (downloads), or a directory of a pipeline, a model, or a training run.",
     ),
 ]
 Steps = Annotated[

@@ -113,6 +113,8 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
         "model": Path(request.model).resolve().name,  # not where it lies: pictures are passed on
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         **({} if request.accelerate else {"accelerate": False}),
+        # A run that goes on is another model at its next checkpoint.
+        **{name: value for name, value in pipeline.settings.items() if name == "training_step"},
         **(request.about or {}),
     }
     present = {"base": pipeline.base, "upsampler": pipeline.upsampler}

@@ -41,6 +41,15 @@ def train(
         typer.Option("--model-options", help="JSON file with the model's options, instead of --preset."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.", show_default="10000")] = None,
+    extend_to: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of a run that was begun: the steps in all that it shall have now. The learning rate is from here on that of "
+            "a run of so many steps.",
+            show_default="--steps as it was begun",
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step.", show_default="32")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's, after the warm-up.", show_default="5e-4")
@@ -97,6 +106,8 @@ def train(
     if preset is not None and model is not None:
         raise InvalidInputError("preset: got --preset and --model-options; accepted: one of them")
     options = None if model is None else read_json_object(model, "model")
+    if extend_to is not None and steps is not None:
+        raise InvalidInputError("extend_to: got --extend-to and --steps; accepted: one of them")
     from glide_fast.train import TrainConfig, Trainer
 
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"model", "data"}
@@ -105,20 +116,29 @@ def train(
         data=None if data is None else str(data),
     )
 
-    trainer = Trainer(_config(directory, settings, preset, options), directory, device)
+    if extend_to is not None:
+        settings["steps"] = extend_to
+    config = _config(directory, settings, preset, options, extends=extend_to is not None)
+    trainer = Trainer(config, directory, device, extend=extend_to is not None)
     if not quiet and trainer.step:
         typer.echo(f"goes on after step {trainer.step} of {trainer.config.steps}", err=True)
     typer.echo(str(trainer.run(progress=not quiet)))
 
 
 def _config(
-    directory: Path, settings: dict[str, Any], preset: str | None, options: dict[str, Any] | None
+    directory: Path,
+    settings: dict[str, Any],
+    preset: str | None,
+    options: dict[str, Any] | None,
+    extends: bool,
 ) -> TrainConfig:
     """The run's settings: those of the run that ``directory`` holds, with what was given on top; or those of a new one."""
     from glide_fast.train import TrainConfig, presets
     from glide_fast.train.state import RunDirectory
 
     begun = RunDirectory(directory).config()
+    if extends and begun is None:
+        raise invalid("extend_to", settings["steps"], "a run that was begun in --out; --steps for a new one")
     if options is not None:
         settings = settings | {"model": options}
     elif preset is not None or begun is None:

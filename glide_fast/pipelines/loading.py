@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 from glide_fast import weights
 from glide_fast.checkpoints import load_checkpoint, read_directory, read_pipeline_directory
 from glide_fast.checkpoints.atomic import current_directory
-from glide_fast.checkpoints.directory import CONFIG_NAME, PIPELINE_NAME
+from glide_fast.checkpoints.directory import (
+    CONFIG_NAME,
+    PIPELINE_NAME,
+    RUN_CHECKPOINT_NAME,
+    RUN_LOCK_NAME,
+)
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
@@ -59,8 +64,8 @@ def load_parts(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Parts:
     """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
-    which becomes a pipeline of one stage. Each stage is made ``ready`` before the next is read; with
-    None they stay in fp32 on the CPU.
+    which becomes a pipeline of one stage. The directory of a training run, ended or not, is that of a UNet: the averaged weights
+    of its newest checkpoint. Each stage is made ``ready`` before the next is read; with None they stay in fp32 on the CPU.
 
     A name wins over a directory called the same in the working directory; write ``./name`` for that.
 
@@ -85,9 +90,21 @@ def load_parts(
 def _directory(path: Path, ready: Ready | None) -> Parts:
     folder = current_directory(path)
     if (folder / CONFIG_NAME).exists() and not (folder / PIPELINE_NAME).exists():
-        stage = Stage.from_component(read_directory(path, mmap=False), source=str(path), ready=ready)
-        return Parts(None, stage, None, {}) if stage.upsamples else Parts(stage, None, None, {})
+        run = _run(folder)
+        component = read_directory(path, mmap=False) if run is None else run[0]
+        settings = {} if run is None else {"training_step": run[1]}
+        stage = Stage.from_component(component, source=str(path), ready=ready)
+        return Parts(None, stage, None, settings) if stage.upsamples else Parts(stage, None, None, settings)
     return _pipeline(path, ready)
+
+
+def _run(folder: Path) -> tuple[tuple[str, dict[str, Any], dict[str, Any]], int] | None:
+    """A training run's newest checkpoint as a component, and its step; None where the directory is no run's."""
+    if not any((folder / name).exists() for name in (RUN_CHECKPOINT_NAME, RUN_LOCK_NAME)):
+        return None
+    from glide_fast.train.state import RunDirectory  # not above: few need it, and it brings all of training
+
+    return RunDirectory(folder).component()
 
 
 def _pipeline(path: Path, ready: Ready | None) -> Parts:

@@ -29,7 +29,8 @@ class TrainConfig:
         model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` below 0 asks for one row a token of the
             captions, and an upsampler's ``low_res_size`` is the side of its input.
         data: directory of a data set (see :mod:`glide_fast.data`).
-        steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them.
+        steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them. A run that is
+            extended has from then on the rate of a run of its new length: it rises again where it had begun to fall.
         batch_size: pictures a step.
         learning_rate, warmup_steps, weight_decay: AdamW's; the rate rises linearly over the warm-up.
         ema_decay: of the averaged weights that samples and the result use; early steps average over fewer.
@@ -103,6 +104,11 @@ class TrainConfig:
     def options(self) -> dict[str, Any]:
         """The model's options, completed with the defaults of its kind."""
         return complete({name: value for name, value in self.model.items() if name != "low_res_size"})
+
+    def build_options(self, vocab_rows: int) -> dict[str, Any]:
+        """Options to build the model with: ``vocab_rows`` is the number of stored words where the settings leave it open."""
+        options = self.options() | {"use_fp16": False, "timestep_respacing": ""}
+        return options | {"vocab_rows": vocab_rows} if options["vocab_rows"] < 0 else options
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored beside the checkpoints."""

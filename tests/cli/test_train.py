@@ -75,11 +75,12 @@ def test_the_same_command_or_the_directory_alone_goes_on(invoke: Any, set_up: Pa
     result = invoke("train", "--out", "run", "--steps", 5, "--seed", 2, "--device", "cpu")
     assert result.exit_code == 2
     assert (
-        "run holds a run with other settings (steps: 2 there, 5 now; seed: 0 there, 2 now)" in result.stderr
+        "run holds a run with other settings (--steps: 2 there, 5 now; --seed: 0 there, 2 now)"
+        in result.stderr
     )
     result = invoke("train", "--out", "run", "--preset", "small-upsample", "--device", "cpu")
     assert result.exit_code == 2
-    assert "other settings (model['image_size']: 16 there, 128 now" in result.stderr
+    assert "other settings (--model-options['image_size']: 16 there, 128 now" in result.stderr
 
 
 @pytest.mark.parametrize(
