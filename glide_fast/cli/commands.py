@@ -24,8 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # its boxes leave the help of an option a third of the line
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pictures from text with GLIDE.\n\n"
-    "Exit codes: 0 done, 2 bad input, 3 a checkpoint does not do, 4 a download failed, 5 a backend cannot run, "
-    "6 one image does not fit into memory, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), 1 anything else.",
+    "Exit codes: 0 done, 2 bad input, 3 a checkpoint does not do or cannot be written, 4 a download failed, "
+    "5 a backend cannot run, 6 one image does not fit into memory, "
+    "130 interrupted (Ctrl-C), 143 terminated (SIGTERM), 1 anything else.",
 )
 for name, function in (
     ("sample", sample),

@@ -94,7 +94,9 @@ Grid = Annotated[
 LowRes = Annotated[
     bool, typer.Option("--low-res", help="Keep the base model's pictures too, as NAME.low-res.png.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print files, seeds, settings and timings as JSON.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print files, seeds, settings, steps taken and timings as JSON.")
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")
 ]

@@ -45,9 +45,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     loaded = time.perf_counter()
     settings, pictures = _plan(request, pipeline)
     waiting = [picture for picture in pictures if not picture.skipped]
-    stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
-    if "upsampler" in stages:
-        stages["upsampler"] = max(1, round(settings["upsample_strength"] * stages["upsampler"]))
+    stages = _steps(request, settings)
     peak: int | None = None
     with PictureBar(len(waiting), stages, enabled=not quiet) as bar:
         for first in range(0, len(waiting), request.batch_size):
@@ -58,7 +56,9 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
                 _write(request, picture, settings)
     sampled = time.perf_counter()
     _write_grid(request, pictures, settings)
-    done = Report(request, settings, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak)
+    done = Report(
+        request, settings, stages, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak
+    )
     if as_json:
         typer.echo(json.dumps(done.as_json(), indent=2))
     elif not quiet:
@@ -131,6 +131,16 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
     return settings, pictures
+
+
+def _steps(request: Request, settings: dict[str, Any]) -> dict[str, int]:
+    """The steps that each stage takes: fewer than its setting says where it starts midway."""
+    from glide_fast.pipelines.two_stage import steps_taken
+
+    stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
+    if "upsampler" in stages:
+        stages["upsampler"] = steps_taken(settings["upsample_strength"], stages["upsampler"])
+    return stages
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:

@@ -161,6 +161,7 @@ def test_json_says_files_seeds_settings_and_timings(invoke: Any, model: Path) ->
         for number in (1, 2)
     ]
     assert report["settings"] == SETTINGS
+    assert report["steps"] == {"base": 4, "upsampler": 2}
     assert report["grid"] is None
     assert report["device"] == "cpu"
     assert report["version"] == glide_fast.__version__
@@ -168,6 +169,29 @@ def test_json_says_files_seeds_settings_and_timings(invoke: Any, model: Path) ->
     assert report["images_per_second"] > 0
     assert report["peak_memory"] > 2**20
     assert "images/s" in result.stderr
+
+
+def test_bar_and_json_count_the_steps_that_the_upsampler_takes(invoke: Any, tmp_path: Path) -> None:
+    write_pipeline(tmp_path / "midway")
+    file = tmp_path / "midway/pipeline.json"
+    content = json.loads(file.read_text())
+    content["settings"] |= {"upsample_steps": 7, "upsample_strength": 0.5}
+    file.write_text(json.dumps(content))
+    result = invoke("sample", "a", "--model", "midway", "--seed", 1, "--json", "--steps", 2)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["steps"] == {"base": 2, "upsampler": 4}
+    assert report["settings"]["upsample_steps"] == 7
+    assert "upsampler 4/4" in result.stderr
+    taken: list[str] = []
+    GlidePipeline.from_pretrained("midway", device="cpu")(
+        "a",
+        seed=1,
+        num_inference_steps=2,
+        progress=False,
+        callback_on_step_end=lambda end: taken.append(end.stage),
+    )
+    assert {stage: taken.count(stage) for stage in taken} == report["steps"]
 
 
 def test_prompts_beyond_latin_letters_survive_in_the_metadata(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.png import text_of
 from support.tiny import MODEL, write_data_set
 
 from glide_fast.checkpoints import read_directory
@@ -142,3 +143,26 @@ def test_the_small_models_build_and_every_preset_is_complete() -> None:
         assert sum(parameter.numel() for parameter in model.parameters()) < 8_000_000  # 16 MB in fp16
     with pytest.raises(InvalidInputError, match="preset: got 'tiny'; accepted: one of small"):
         presets.model("tiny")
+
+
+def test_a_run_is_extended_and_drawn_with(invoke: Any, set_up: Path) -> None:
+    few = ("--batch-size", 2, "--precision", "fp32", "--sample-every", 0, "--device", "cpu", "-q")
+    begin = ("train", "--out", "run", "--data", "data", "--model-options", "model.json", *few)
+    result = invoke(*begin, "--extend-to", 3)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --extend-to: got 3; accepted: a run that was begun")
+    assert invoke(*begin, "--steps", 2).exit_code == 0
+    result = invoke("train", "--out", "run", "--steps", 3, "--device", "cpu")
+    assert result.exit_code == 2
+    assert "--steps: 2 there, 3 now" in result.stderr
+    assert "--extend-to" in result.stderr
+    result = invoke("train", "--out", "run", "--extend-to", 1, "--device", "cpu")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --extend-to: got 1; accepted: at least 2, the steps trained")
+    result = invoke("train", "--out", "run", "--steps", 2, "--extend-to", 3, "--device", "cpu")
+    assert result.stderr == "error: --extend-to: got --extend-to and --steps; accepted: one of them\n"
+    assert invoke("train", "--out", "run", "--extend-to", 3, "--device", "cpu", "-q").exit_code == 0
+    assert json.loads((set_up / "run/config.json").read_text())["steps"] == 3
+    result = invoke("sample", "a red square", "--model", "run", "--steps", 2, "--device", "cpu", "-q")
+    assert result.exit_code == 0, result.output
+    assert text_of(set_up / "out.png")["settings"]["training_step"] == 3
