@@ -11,6 +11,8 @@ from glide_fast.models.config import complete
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 WEIGHTINGS = ("eps", "v")
+SEED_LIMIT = 2**43
+"""Every step's generator is seeded with a million times the seed and the step, in 64 bits."""
 
 _WORDS = {
     dict: "options by name",
@@ -90,6 +92,8 @@ class TrainConfig:
         for name in ("warmup_steps", "crop", "sample_every", "seed", "weight_decay"):
             if getattr(self, name) < 0:
                 raise invalid(name, getattr(self, name), "a number of at least 0")
+        if self.seed >= SEED_LIMIT:
+            raise invalid("seed", self.seed, f"an integer from 0 to {SEED_LIMIT - 1}")
         for name in ("decay_fraction", "ema_decay", "caption_dropout", "unknown_dropout", "inpaint_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise invalid(name, getattr(self, name), "a number from 0 to 1")
