@@ -16,9 +16,14 @@ class GlideFastError(Exception):
 
 
 class InvalidInputError(GlideFastError, ValueError):
-    """An argument is outside what is accepted; see :func:`invalid`."""
+    """An argument is outside what is accepted; see :func:`invalid`. The message begins with the argument's name and a colon.
+
+    Attributes:
+        listed: names of further arguments in the message, each with a colon after it.
+    """
 
     exit_code: ClassVar[int] = 2
+    listed: tuple[str, ...] = ()
 
 
 class CheckpointError(GlideFastError, ValueError):

@@ -29,6 +29,8 @@ VERSION = 1
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PIPELINE_NAME = "pipeline.json"
+RUN_CHECKPOINT_NAME, RUN_LOCK_NAME = "checkpoint.pt", "train.lock"
+"""What a training run's directory holds besides a config.json of its own."""
 
 _COMPONENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 

@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
-from glide_fast.cli.app import app, main
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glide_fast.cli.commands import app
 
 __all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point of ``glide-fast``."""
+    from glide_fast.cli import signals
+
+    signals.install()
+    # Threads that wait for work by spinning make a busy machine ten times as slow. OpenMP reads this when torch loads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from glide_fast.cli.commands import app
+
+    app(prog_name="glide-fast")
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: a Ctrl-C while typer loads is already ours to answer.
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from glide_fast.cli.commands import app
+
+    return app

@@ -19,7 +19,7 @@ def bench(
             help="ops, step, loop, pipeline, cold-start, memory, quality.",
         ),
     ],
-    model: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
+    name: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
     device: opt.Device = None,
     dtype: opt.FastDtype = None,
     batch: Annotated[
@@ -59,9 +59,12 @@ def bench(
     Contestants take turns, and the median and quartiles are told. A speed-up is told only of results whose error against fp32 is
     at most a quarter above that of torch's own eager code in the same precision.
     """
-    from glide_fast.cli.files import refuse_existing
+    from glide_fast.cli.paths import require_free_files, require_writable
 
-    refuse_existing([file for file in (csv, plot) if file is not None], overwrite)
+    for argument, file in (("csv", csv), ("plot", plot)):
+        if file is not None:
+            require_free_files(argument, [file], overwrite)
+            require_writable(argument, file.parent, create=argument == "csv")
     import torch
 
     from glide_fast.bench.baselines import chosen
@@ -71,7 +74,7 @@ def bench(
 
     for part in parts:
         if part not in PARTS:
-            raise invalid("part", part, ", ".join(PARTS))
+            raise invalid("parts", part, ", ".join(PARTS))
     asked = tuple(name.strip() for name in baselines.split(","))
     chosen(asked)
     if plot is not None:
@@ -81,7 +84,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     settings = Settings(
-        models=tuple(model),
+        models=tuple(name),
         device=device,
         dtype=dtype,
         batch=batch,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import functools
+import re
 import traceback
 import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
-from glide_fast.errors import GlideFastError
-
-INTERRUPTED = 130
+from glide_fast.cli import signals
+from glide_fast.cli.paths import require_name
+from glide_fast.errors import GlideFastError, InvalidInputError
 
 
 class Command(TyperCommand):
@@ -24,7 +28,8 @@ class Command(TyperCommand):
         with warnings.catch_warnings():
             _print_warnings_as_lines()
             try:
-                return super().invoke(ctx)
+                with signals.work():
+                    return super().invoke(ctx)
             except (typer.Exit, typer.Abort):
                 raise
             except KeyboardInterrupt as interrupt:
@@ -35,15 +40,41 @@ class Command(TyperCommand):
                 failure = error
         if debug:
             traceback.print_exception(failure)
-        code, message = describe(failure)
+        code, message = describe(failure, option_names(self))
         typer.echo(message, err=True)
         raise typer.Exit(code)
 
 
-def describe(error: BaseException) -> tuple[int, str]:
-    """Exit code and line for an error."""
+def with_paths_checked(function: Callable[..., None]) -> Callable[..., None]:
+    """The command's function, which first refuses paths that no file can have."""
+
+    @functools.wraps(function)
+    def checked(**arguments: Any) -> None:
+        for name, value in arguments.items():
+            if isinstance(value, Path):
+                require_name(name, value)
+        function(**arguments)
+
+    return checked
+
+
+def option_names(command: TyperCommand) -> dict[str, str]:
+    """A command's options and arguments as people type them, by the parameter, which is called as the argument it becomes."""
+    names = {}
+    for parameter in command.params:
+        if parameter.name is not None:
+            typed = max(parameter.opts, key=len)
+            is_option = typed.startswith("-")
+            names[parameter.name] = typed if is_option else (parameter.metavar or typed).removesuffix("...")
+    return names
+
+
+def describe(error: BaseException, options: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and line for an error; arguments that it names are called by ``options``."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted"
+        return signals.ending()
+    if isinstance(error, InvalidInputError):
+        return error.exit_code, f"error: {_with_options(error, options)}"
     if isinstance(error, GlideFastError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError) and error.errno is not None:
@@ -53,6 +84,14 @@ def describe(error: BaseException) -> tuple[int, str]:
     kind, text = type(error).__name__, str(error).strip()
     first = text.splitlines()[0] if text else "no message"
     return GlideFastError.exit_code, f"error: {kind}: {first} (glide-fast --debug shows where)"
+
+
+def _with_options(error: InvalidInputError, options: Mapping[str, str]) -> str:
+    """The message, the argument at its start and those that it lists in their place (``name: ...``, ``name['key']: ...``)."""
+    text = re.sub(r"\A(\w+)(?=(\[[^]]*\])?: )", lambda found: options.get(found[1], found[1]), str(error))
+    for name in error.listed:
+        text = re.sub(rf"(?<=[ (]){name}(?=(\[[^]]*\])?: )", options.get(name, name), text)
+    return text
 
 
 def _print_warnings_as_lines() -> None:

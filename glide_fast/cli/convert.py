@@ -10,6 +10,7 @@ import typer
 
 from glide_fast.cli.files import read_json_object, require_free
 from glide_fast.cli.options import Json, Overwrite, Quiet
+from glide_fast.cli.paths import require_file
 
 
 def convert(
@@ -28,6 +29,7 @@ def convert(
     It holds config.json and model.safetensors, as training exports them.
     """
     require_free(out_dir, overwrite)
+    require_file("checkpoint", checkpoint, "a .pt or .safetensors file")
     extra = None if options is None else read_json_object(options, "options")
     from glide_fast.checkpoints import convert_official
 

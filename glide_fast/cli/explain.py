@@ -8,7 +8,7 @@ from glide_fast.cli import options as opt
 
 
 def explain(
-    model: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
+    name: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
     device: opt.Device = None,
     dtype: opt.FastDtype = None,
     batch: opt.Rows = None,
@@ -22,7 +22,7 @@ def explain(
     from glide_fast.bench.subject import subjects
     from glide_fast.bench.work import Work
 
-    settings = Settings(models=tuple(model), device=device, dtype=dtype, batch=batch)
+    settings = Settings(models=tuple(name), device=device, dtype=dtype, batch=batch)
     kind, place = settings.kind, settings.place
     for subject in subjects(settings.models):
         work = Work(subject, batch, place)

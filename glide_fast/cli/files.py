@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glide_fast.cli.paths import read, require_writable
 from glide_fast.errors import InvalidInputError, invalid
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
     """
     count = prompts * each
     if is_directory(output):
-        _require_writable(output, create=True)
+        require_writable("output", output, create=True)
         numbers = [
             f"{prompt:04d}" if each == 1 else f"{prompt:04d}-{picture}"
             for prompt in range(1, prompts + 1)
@@ -57,7 +57,7 @@ def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
         raise invalid(
             "output", str(output), "a .png file (its metadata holds prompt and settings), or a directory"
         )
-    _require_writable(output.parent, create=False)
+    require_writable("output", output.parent, create=False)
     if count == 1:
         return Layout([output], None)
     if grid is False:
@@ -67,35 +67,13 @@ def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
     return Layout([None] * count, output)
 
 
-def _require_writable(directory: Path, *, create: bool) -> None:
-    place = directory
-    while create and not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise invalid("output", str(directory), "a place in an existing directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise invalid("output", str(directory), "a directory that can be written to")
-
-
-def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
-    """InvalidInputError where a file exists that ``--overwrite`` does not allow to replace."""
-    existing = [] if overwrite else [file for file in files if file.exists()]
-    if existing:
-        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise InvalidInputError(f"output: {existing[0]}{more} exists; accepted: another name, or --overwrite")
-
-
 def read_prompts(file: Path) -> list[str]:
     """The prompts of a UTF-8 text file, one a line; blank lines are skipped."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise invalid(
-            "prompts", str(file), f"a file with a prompt on each line ({error.strerror})"
-        ) from error
+        text = read("prompts", file, "a file with a prompt on each line").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise invalid("prompts", str(file), f"UTF-8 text ({error.reason} at byte {error.start})") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise invalid("prompts", str(file), "a file with at least one prompt")
     return prompts
@@ -104,12 +82,10 @@ def read_prompts(file: Path) -> list[str]:
 def read_json_object(file: Path, argument: str) -> dict[str, Any]:
     """A JSON file of at most a megabyte that holds one object, each name once."""
     from glide_fast.checkpoints.json_text import MAX_BYTES, parse_json
-    from glide_fast.checkpoints.paths import read_small
 
+    content = read(argument, file, "a JSON file", MAX_BYTES)
     try:
-        value = parse_json(read_small(file, MAX_BYTES))
-    except OSError as error:
-        raise invalid(argument, str(file), f"a JSON file ({error.strerror})") from error
+        value = parse_json(content)
     except ValueError as error:
         raise invalid(argument, str(file), f"a JSON file ({error})") from error
     if not isinstance(value, dict):
@@ -121,8 +97,9 @@ def read_picture(file: Path, argument: str) -> Image:
     """A picture file as RGB, upright as its EXIF data say; one with see-through pixels is refused."""
     from PIL import Image, ImageOps
 
+    content = io.BytesIO(read(argument, file, "a picture file"))
     try:
-        with Image.open(file) as opened:
+        with Image.open(content) as opened:
             if opened.mode.startswith(
                 ("I", "F")
             ):  # converting these would cut every value above 255 to white
@@ -139,9 +116,8 @@ def read_picture(file: Path, argument: str) -> Image:
                         "an opaque picture; flatten it first",
                     )
             return picture.convert("RGB")
-    except OSError as error:
-        reason = error.strerror or "it is damaged or of no known format"
-        raise invalid(argument, str(file), f"a picture file ({reason})") from error
+    except (OSError, SyntaxError) as error:
+        raise invalid(argument, str(file), "a picture file (it is damaged or of no known format)") from error
     except Image.DecompressionBombError as error:
         raise invalid(argument, str(file), f"a picture of reasonable size ({error})") from error
 
@@ -162,4 +138,4 @@ def read_mask(file: Path, argument: str) -> Image:
 def require_free(directory: Path, overwrite: bool) -> None:
     """Refuse to write a directory over a file or over what a directory holds, unless told to."""
     if not overwrite and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InvalidInputError(f"OUT_DIR: {directory} exists; accepted: another directory, or --overwrite")
+        raise InvalidInputError(f"out_dir: {directory} exists; accepted: another directory, or --overwrite")

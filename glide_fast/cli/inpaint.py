@@ -31,8 +31,8 @@ def inpaint(
         typer.Option(help="What the mask's white pixels mean; tools disagree, so say it."),
     ],
     output: opt.Output = Path("out.png"),
-    model: opt.Model = "small",
-    steps: opt.Steps = None,
+    name: opt.Model = "small",
+    num_inference_steps: opt.Steps = None,
     upsample_steps: opt.UpsampleSteps = None,
     guidance_scale: opt.GuidanceScale = None,
     negative_prompt: opt.NegativePrompt = None,
@@ -52,14 +52,14 @@ def inpaint(
     quiet: opt.Quiet = False,
 ) -> None:
     """Repaint part of a picture; the rest stays as it is."""
-    picture, marks = read_picture(image, "IMAGE"), read_mask(mask, "MASK")
+    picture, marks = read_picture(image, "image"), read_mask(mask, "mask")
     if picture.width != picture.height:
         raise invalid(
-            "IMAGE", f"{picture.width}x{picture.height} pixels", "a square picture; crop or pad it first"
+            "image", f"{picture.width}x{picture.height} pixels", "a square picture; crop or pad it first"
         )
     if marks.size != picture.size:
         raise invalid(
-            "MASK",
+            "mask",
             f"{marks.width}x{marks.height} pixels",
             f"the size of IMAGE, {picture.width}x{picture.height}",
         )
@@ -69,7 +69,7 @@ def inpaint(
         return pipeline.inpaint(batch, picture, **masks, **kwargs)
 
     request = Request(
-        model=model,
+        model=name,
         device=device,
         dtype=dtype,
         accelerate=accelerate,
@@ -81,7 +81,7 @@ def inpaint(
         overwrite=overwrite,
         batch_size=batch_size,
         options=opt.given(
-            num_inference_steps=steps,
+            num_inference_steps=num_inference_steps,
             upsample_steps=upsample_steps,
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,

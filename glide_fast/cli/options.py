@@ -1,4 +1,8 @@
-"""Options that several commands take."""
+"""Options that several commands take.
+
+A command's parameter is called as the argument it is handed on as: an error about the argument then names the option
+(:mod:`glide_fast.cli.command`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ Output = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="small (ships with the package), official (downloads), or a directory of a pipeline or model."
+        "--model",
+        help="small (ships with the package), official (downloads), or a directory of a pipeline, a model, or a training run.",
     ),
 ]
 Steps = Annotated[
@@ -89,7 +94,9 @@ Grid = Annotated[
 LowRes = Annotated[
     bool, typer.Option("--low-res", help="Keep the base model's pictures too, as NAME.low-res.png.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print files, seeds, settings and timings as JSON.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print files, seeds, settings, steps taken and timings as JSON.")
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")
 ]

@@ -11,7 +11,7 @@ from glide_fast.cli import options as opt
 
 
 def profile(
-    model: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
+    name: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it
     device: opt.Device = None,
     dtype: opt.FastDtype = None,
     batch: opt.Rows = None,
@@ -32,9 +32,12 @@ def profile(
     The ceilings are a copy and the best matrix product, measured in the same run; the last line says what the step would take
     if every call ran at its ceiling.
     """
-    from glide_fast.cli.files import refuse_existing
+    from glide_fast.cli.paths import require_free_files, require_writable
 
-    refuse_existing([file for file in (trace, csv) if file is not None], overwrite)
+    for argument, file in (("trace", trace), ("csv", csv)):
+        if file is not None:
+            require_free_files(argument, [file], overwrite)
+            require_writable(argument, file.parent, create=argument == "csv")
     import torch
 
     from glide_fast.bench import files
@@ -46,7 +49,7 @@ def profile(
     if threads is not None:
         torch.set_num_threads(threads)
     settings = Settings(
-        models=tuple(model), device=device, dtype=dtype, batch=batch, samples=samples, seconds=60
+        models=tuple(name), device=device, dtype=dtype, batch=batch, samples=samples, seconds=60
     )
     settings.kind  # noqa: B018  # refuses a device or type that does not do, before any work
     facts = provenance(settings.place.type)

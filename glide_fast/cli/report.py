@@ -14,10 +14,15 @@ _SHOWN_SEEDS = 4
 
 @dataclass(frozen=True)
 class Report:
-    """Of a finished run: ``load_seconds`` and ``sample_seconds`` of wall-clock time, ``peak_memory`` of the largest call."""
+    """Of a finished run.
+
+    ``steps``: that each stage took; ``load_seconds`` and ``sample_seconds``: of wall-clock time; ``peak_memory``: bytes, of the
+    largest call.
+    """
 
     request: Request
     settings: dict[str, Any]
+    steps: dict[str, int]
     pictures: list[Picture]
     device: str
     load_seconds: float
@@ -41,6 +46,7 @@ class Report:
             "version": __version__,
             "device": self.device,
             "settings": self.settings,
+            "steps": self.steps,
             "images": [self._entry(picture) for picture in self.pictures],
             "grid": None if grid is None else str(grid),
             "seconds": {"load": round(self.load_seconds, 3), "sample": round(self.sample_seconds, 3)},

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from glide_fast.cli.files import low_res_file, read_picture, refuse_existing
+from glide_fast.cli.files import low_res_file, read_picture
+from glide_fast.cli.paths import require_free_files
 from glide_fast.cli.pictures import read_text, record
 from glide_fast.cli.request import Picture, Request
 from glide_fast.errors import InvalidInputError
@@ -28,7 +29,8 @@ def _resume_picture(request: Request, picture: Picture, settings: dict[str, Any]
     """Skip a picture that is there; InvalidInputError where its file is another picture's."""
     file = picture.file
     if file is None or not file.exists():
-        refuse_existing([low_res_file(file)] if file is not None and request.low_res else [], overwrite=False)
+        if file is not None and request.low_res:
+            require_free_files("output", [low_res_file(file)], overwrite=False)
         return
     text = read_text(file)
     if request.seed is None and text.get("seed", "").isdecimal():

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from glide_fast.cli.files import low_res_file, refuse_existing
+from glide_fast.cli.files import low_res_file
+from glide_fast.cli.paths import require_free_files
 from glide_fast.cli.pictures import columns_of, make_grid, record, write_png
 from glide_fast.cli.progress import PictureBar
 from glide_fast.cli.report import Report
 from glide_fast.cli.request import Picture, Request
 from glide_fast.cli.resume import resume
-from glide_fast.errors import InvalidInputError
+from glide_fast.errors import InvalidInputError, invalid
 
 if TYPE_CHECKING:
     from glide_fast.pipelines import GlidePipeline
@@ -44,9 +45,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     loaded = time.perf_counter()
     settings, pictures = _plan(request, pipeline)
     waiting = [picture for picture in pictures if not picture.skipped]
-    stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
-    if "upsampler" in stages:
-        stages["upsampler"] = max(1, round(settings["upsample_strength"] * stages["upsampler"]))
+    stages = _steps(request, settings)
     peak: int | None = None
     with PictureBar(len(waiting), stages, enabled=not quiet) as bar:
         for first in range(0, len(waiting), request.batch_size):
@@ -57,7 +56,9 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
                 _write(request, picture, settings)
     sampled = time.perf_counter()
     _write_grid(request, pictures, settings)
-    done = Report(request, settings, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak)
+    done = Report(
+        request, settings, stages, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak
+    )
     if as_json:
         typer.echo(json.dumps(done.as_json(), indent=2))
     elif not quiet:
@@ -68,8 +69,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
 
 def _check(request: Request) -> None:
     """What can be known to be wrong before a model is loaded, which may mean a long download."""
-    if not request.resume:
-        refuse_existing(request.layout.all(request.low_res), request.overwrite)
+    require_free_files("output", request.layout.all(request.low_res), request.overwrite or request.resume)
     from glide_fast.diffusion.rules import get_rule
     from glide_fast.text import validate_prompts
 
@@ -88,6 +88,12 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
         accelerate=request.accelerate,
         progress=progress,
     )
+    if "base" in request.stages and pipeline.base is None:
+        raise invalid(
+            "name", request.model, "a model with a base; one that only enlarges is for glide-fast upsample"
+        )
+    if "base" not in request.stages and pipeline.upsampler is None:
+        raise invalid("name", request.model, "a model with an upsampler")
     if request.low_res and (pipeline.base is None or pipeline.upsampler is None):
         raise InvalidInputError(
             "low_res: this pipeline has one stage only; accepted: a pipeline with an upsampler"
@@ -102,11 +108,13 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
 
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
-    plan = make_plan(pipeline, request.prompts, seed=seeds, **request.options)
+    plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
     settings: dict[str, Any] = {
         "model": Path(request.model).resolve().name,  # not where it lies: pictures are passed on
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         **({} if request.accelerate else {"accelerate": False}),
+        # A run that goes on is another model at its next checkpoint.
+        **{name: value for name, value in pipeline.settings.items() if name == "training_step"},
         **(request.about or {}),
     }
     present = {"base": pipeline.base, "upsampler": pipeline.upsampler}
@@ -123,6 +131,16 @@ def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], li
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
     return settings, pictures
+
+
+def _steps(request: Request, settings: dict[str, Any]) -> dict[str, int]:
+    """The steps that each stage takes: fewer than its setting says where it starts midway."""
+    from glide_fast.pipelines.two_stage import steps_taken
+
+    stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
+    if "upsampler" in stages:
+        stages["upsampler"] = steps_taken(settings["upsample_strength"], stages["upsampler"])
+    return stages
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:

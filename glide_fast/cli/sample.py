@@ -24,8 +24,8 @@ def sample(
             "interruption, it makes what is missing."
         ),
     ] = None,
-    model: opt.Model = "small",
-    steps: opt.Steps = None,
+    name: opt.Model = "small",
+    num_inference_steps: opt.Steps = None,
     upsample_steps: opt.UpsampleSteps = None,
     guidance_scale: opt.GuidanceScale = None,
     negative_prompt: opt.NegativePrompt = None,
@@ -59,7 +59,7 @@ def sample(
         return pipeline(batch, **kwargs)
 
     request = Request(
-        model=model,
+        model=name,
         device=device,
         dtype=dtype,
         accelerate=accelerate,
@@ -71,7 +71,7 @@ def sample(
         overwrite=overwrite,
         batch_size=batch_size,
         options=opt.given(
-            num_inference_steps=steps,
+            num_inference_steps=num_inference_steps,
             upsample_steps=upsample_steps,
             guidance_scale=guidance_scale,
             negative_prompt=negative_prompt,

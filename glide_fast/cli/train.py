@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,12 @@ DEFAULT_PRESET = "small"
 
 
 def train(
-    out: Annotated[
+    ctx: typer.Context,
+    directory: Annotated[
         Path,
-        typer.Option(help="Directory of the run; one that holds a run goes on from its last checkpoint."),
+        typer.Option(
+            "--out", help="Directory of the run; one that holds a run goes on from its last checkpoint."
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -32,10 +36,20 @@ def train(
             help="Model: small, small-upsample, or one of GLIDE's, such as base.", show_default=DEFAULT_PRESET
         ),
     ] = None,
-    model_options: Annotated[
-        Path | None, typer.Option(help="JSON file with the model's options, instead of --preset.")
+    model: Annotated[
+        Path | None,
+        typer.Option("--model-options", help="JSON file with the model's options, instead of --preset."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps in all.", show_default="10000")] = None,
+    extend_to: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of a run that was begun: the steps in all that it shall have now. The learning rate is from here on that of "
+            "a run of so many steps.",
+            show_default="--steps as it was begun",
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step.", show_default="32")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's, after the warm-up.", show_default="5e-4")
@@ -71,7 +85,7 @@ def train(
         typer.Option(help="Side of random crops for an upsampler; 0 is whole pictures.", show_default="0"),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32.", show_default="bf16")] = None,
-    compile_model: Annotated[
+    compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.", show_default="no")
     ] = None,
     seed: Annotated[
@@ -89,47 +103,42 @@ def train(
 
     It may be stopped at any moment; the same command goes on from the last checkpoint.
     """
-    if preset is not None and model_options is not None:
+    if preset is not None and model is not None:
         raise InvalidInputError("preset: got --preset and --model-options; accepted: one of them")
-    options = None if model_options is None else read_json_object(model_options, "model_options")
-    settings = given(
-        data=None if data is None else str(data),
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        weight_decay=weight_decay,
-        decay_fraction=decay_fraction,
-        ema_decay=ema_decay,
-        caption_dropout=caption_dropout,
-        unknown_dropout=unknown_dropout,
-        inpaint_fraction=inpaint_fraction,
-        weighting=weighting,
-        max_weight=max_weight,
-        crop=crop,
-        precision=precision,
-        compile=compile_model,
-        seed=seed,
-        log_every=log_every,
-        save_every=save_every,
-        sample_every=sample_every,
-    )
-    from glide_fast.train import Trainer
+    options = None if model is None else read_json_object(model, "model")
+    if extend_to is not None and steps is not None:
+        raise InvalidInputError("extend_to: got --extend-to and --steps; accepted: one of them")
+    from glide_fast.train import TrainConfig, Trainer
 
-    trainer = Trainer(_config(out, settings, preset, options), out, device)
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"model", "data"}
+    settings = given(
+        **{name: value for name, value in ctx.params.items() if name in names},
+        data=None if data is None else str(data),
+    )
+
+    if extend_to is not None:
+        settings["steps"] = extend_to
+    config = _config(directory, settings, preset, options, extends=extend_to is not None)
+    trainer = Trainer(config, directory, device, extend=extend_to is not None)
     if not quiet and trainer.step:
         typer.echo(f"goes on after step {trainer.step} of {trainer.config.steps}", err=True)
     typer.echo(str(trainer.run(progress=not quiet)))
 
 
 def _config(
-    out: Path, settings: dict[str, Any], preset: str | None, options: dict[str, Any] | None
+    directory: Path,
+    settings: dict[str, Any],
+    preset: str | None,
+    options: dict[str, Any] | None,
+    extends: bool,
 ) -> TrainConfig:
-    """The run's settings: those of the run that ``out`` holds, with what was given on top; or those of a new one."""
+    """The run's settings: those of the run that ``directory`` holds, with what was given on top; or those of a new one."""
     from glide_fast.train import TrainConfig, presets
     from glide_fast.train.state import RunDirectory
 
-    begun = RunDirectory(out).config()
+    begun = RunDirectory(directory).config()
+    if extends and begun is None:
+        raise invalid("extend_to", settings["steps"], "a run that was begun in --out; --steps for a new one")
     if options is not None:
         settings = settings | {"model": options}
     elif preset is not None or begun is None:

@@ -20,7 +20,7 @@ def upsample(
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")] = "",
     output: opt.Output = Path("out.png"),
-    model: opt.Model = "small",
+    name: opt.Model = "small",
     upsample_steps: opt.UpsampleSteps = None,
     num_images: opt.NumImages = 1,
     seed: opt.Seed = None,
@@ -35,13 +35,13 @@ def upsample(
     quiet: opt.Quiet = False,
 ) -> None:
     """Enlarge a picture with the upsampler alone."""
-    picture = read_picture(image, "IMAGE")
+    picture = read_picture(image, "image")
 
     def call(pipeline: Any, batch: list[str], **kwargs: Any) -> Any:
         return pipeline.upsample(picture, batch, **kwargs)
 
     request = Request(
-        model=model,
+        model=name,
         device=device,
         dtype=dtype,
         accelerate=accelerate,

@@ -41,25 +41,27 @@ class SceneDataset:
         captions: N strings.
         records: N dicts with "seed", "caption" and "attributes".
         meta: what the set was built with.
+
+    Raises InvalidInputError about ``argument``, the caller's name for the directory.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, argument: str = "directory") -> None:
         directory = Path(directory)
         for name in ("meta.json", "images.npy", "captions.jsonl"):
             if not (directory / name).is_file():
                 raise invalid(
-                    "directory", str(directory), f"a data set from glide_fast.data.build (it has no {name})"
+                    argument, str(directory), f"a data set from glide_fast.data.build (it has no {name})"
                 )
         self.meta: dict[str, Any] = json.loads((directory / "meta.json").read_text("utf-8"))
         if self.meta.get("format") != FORMAT:
-            raise invalid("directory", self.meta.get("format"), f"a data set of format {FORMAT}")
+            raise invalid(argument, self.meta.get("format"), f"a data set of format {FORMAT}")
         self.images: NDArray[np.uint8] = np.load(directory / "images.npy", mmap_mode="r")
         with (directory / "captions.jsonl").open(encoding="utf-8") as file:
             self.records: list[dict[str, Any]] = [json.loads(line) for line in file]
         self.captions: list[str] = [record["caption"] for record in self.records]
         if len(self.images) != len(self.records):
             raise InvalidInputError(
-                f"directory: {directory} holds {len(self.images)} pictures but {len(self.records)} captions; "
+                f"{argument}: {directory} holds {len(self.images)} pictures but {len(self.records)} captions; "
                 "build it again"
             )
 

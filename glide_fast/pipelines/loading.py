@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 from glide_fast import weights
 from glide_fast.checkpoints import load_checkpoint, read_pipeline_directory
 from glide_fast.checkpoints.atomic import current_directory
-from glide_fast.checkpoints.directory import CONFIG_NAME, PIPELINE_NAME, naming, open_directory
+from glide_fast.checkpoints.directory import (
+    CONFIG_NAME,
+    PIPELINE_NAME,
+    RUN_CHECKPOINT_NAME,
+    RUN_LOCK_NAME,
+    naming,
+    open_directory,
+)
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
@@ -62,8 +69,8 @@ def load_parts(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Parts:
     """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
-    which becomes a pipeline of one stage. Each stage is made ``ready`` before the next is read; with
-    None they stay in fp32 on the CPU.
+    which becomes a pipeline of one stage. The directory of a training run, ended or not, is that of a UNet: the averaged weights
+    of its newest checkpoint. Each stage is made ``ready`` before the next is read; with None they stay in fp32 on the CPU.
 
     A name wins over a directory called the same in the working directory; write ``./name`` for that.
 
@@ -87,10 +94,18 @@ def load_parts(
 
 def _directory(path: Path, ready: Ready | None) -> Parts:
     folder = current_directory(path)
-    if os.path.exists(folder / CONFIG_NAME) and not os.path.exists(folder / PIPELINE_NAME):
+    if not os.path.exists(folder / CONFIG_NAME) or os.path.exists(folder / PIPELINE_NAME):
+        return _pipeline(path, ready)
+    settings: dict[str, Any] = {}
+    if any(os.path.exists(folder / name) for name in (RUN_CHECKPOINT_NAME, RUN_LOCK_NAME)):
+        # Not above: few need it, and it brings all of training.
+        from glide_fast.train.state import RunDirectory
+
+        options, state, settings["training_step"] = RunDirectory(folder).newest_model()
+        stage = Stage.from_state(options, state, source=str(path), ready=ready)
+    else:
         stage = Stage.from_directory(open_directory(path), ready=ready)
-        return Parts(None, stage, None, {}) if stage.upsamples else Parts(stage, None, None, {})
-    return _pipeline(path, ready)
+    return Parts(None, stage, None, settings) if stage.upsamples else Parts(stage, None, None, settings)
 
 
 def _pipeline(path: Path, ready: Ready | None) -> Parts:

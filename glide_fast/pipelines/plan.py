@@ -188,7 +188,9 @@ def _clip_guidance(
     clip = pipeline.clip if clip is None else clip
     if clip is None:
         raise invalid(
-            "clip_guidance_scale", scale, "0 without a CLIP; pass clip=, or load a pipeline that has one"
+            "clip_guidance_scale",
+            scale,
+            "0 without a CLIP; load a pipeline that has one, or give a CLIP with the call",
         )
     if not callable(getattr(clip, "cond_fn", None)):
         raise invalid("clip", type(clip).__name__, "a noise-aware CLIP with cond_fn(prompts, grad_scale)")

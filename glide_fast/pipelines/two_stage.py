@@ -38,9 +38,14 @@ class Known:
         return Known(self.images[chosen], self.masks[chosen])
 
 
+def steps_taken(strength: float, steps: int) -> int:
+    """How many of ``steps`` steps a run takes that starts ``strength`` of the process before its end."""
+    return max(1, round(strength * steps))
+
+
 def started_from(image: torch.Tensor, strength: float, steps: int) -> dict[str, Any]:
     """The loop's options for a run that takes the last ``strength`` of ``steps`` steps (one at least) from a noised picture."""
-    return {"image": image, "first": max(1, round(strength * steps)) - 1}
+    return {"image": image, "first": steps_taken(strength, steps) - 1}
 
 
 def run_base(

@@ -11,6 +11,8 @@ from glide_fast.models.config import complete
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 WEIGHTINGS = ("eps", "v")
+SEED_LIMIT = 2**43
+"""Every step's generator is seeded with a million times the seed and the step, in 64 bits."""
 
 _WORDS = {
     dict: "options by name",
@@ -29,7 +31,8 @@ class TrainConfig:
         model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` below 0 asks for one row a token of the
             captions, and an upsampler's ``low_res_size`` is the side of its input.
         data: directory of a data set (see :mod:`glide_fast.data`).
-        steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them.
+        steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them. A run that is
+            extended has from then on the rate of a run of its new length: it rises again where it had begun to fall.
         batch_size: pictures a step.
         learning_rate, warmup_steps, weight_decay: AdamW's; the rate rises linearly over the warm-up.
         ema_decay: of the averaged weights that samples and the result use; early steps average over fewer.
@@ -89,6 +92,8 @@ class TrainConfig:
         for name in ("warmup_steps", "crop", "sample_every", "seed", "weight_decay"):
             if getattr(self, name) < 0:
                 raise invalid(name, getattr(self, name), "a number of at least 0")
+        if self.seed >= SEED_LIMIT:
+            raise invalid("seed", self.seed, f"an integer from 0 to {SEED_LIMIT - 1}")
         for name in ("decay_fraction", "ema_decay", "caption_dropout", "unknown_dropout", "inpaint_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise invalid(name, getattr(self, name), "a number from 0 to 1")
@@ -103,6 +108,11 @@ class TrainConfig:
     def options(self) -> dict[str, Any]:
         """The model's options, completed with the defaults of its kind."""
         return complete({name: value for name, value in self.model.items() if name != "low_res_size"})
+
+    def build_options(self, vocab_rows: int) -> dict[str, Any]:
+        """Options to build the model with: ``vocab_rows`` is the number of stored words where the settings leave it open."""
+        options = self.options() | {"use_fp16": False, "timestep_respacing": ""}
+        return options | {"vocab_rows": vocab_rows} if options["vocab_rows"] < 0 else options
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored beside the checkpoints."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from glide_fast.checkpoints import load_into, save_directory
 from glide_fast.data.dataset import SceneDataset
 from glide_fast.diffusion.respacing import SpacedDiffusion
-from glide_fast.errors import invalid
+from glide_fast.errors import GlideFastError, invalid
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.layers import CompactEmbedding
 from glide_fast.runtime.placement import resolve_device
@@ -45,14 +46,6 @@ def loss_weights(config: TrainConfig, diffusion: SpacedDiffusion, t: torch.Tenso
     return (1 / abar).clamp(max=config.max_weight).float()  # 1 + 1 / SNR = 1 / abar
 
 
-def model_options(config: TrainConfig, tokens: torch.Tensor) -> dict[str, Any]:
-    """Options to build the run's model with, the vocabulary's size filled in."""
-    options = config.options() | {"use_fp16": False, "timestep_respacing": ""}
-    if options["vocab_rows"] < 0:
-        options["vocab_rows"] = len(used_tokens(tokens)) + 1
-    return options
-
-
 class Trainer:
     """One run in one directory.
 
@@ -60,13 +53,25 @@ class Trainer:
         config: the settings; with a run already in ``directory`` they must repeat its own.
         directory: where settings, log, checkpoint, samples and the exported model go.
         device: where to train; None takes the GPU where there is one.
+        extend: ``config.steps`` may differ from the run's, and replaces it; at least the steps trained so far.
 
     :meth:`run` trains from the latest checkpoint to the last step and exports the averaged weights to ``directory/model``. Ctrl-C
-    saves a checkpoint and stops; a kill at any moment costs the steps since the last one, and nothing else.
+    or SIGTERM saves a checkpoint and stops; a kill at any moment costs the steps since the last one, and nothing else.
+
+    From its creation to the end of :meth:`run`, or to :meth:`close`, a trainer has the directory for itself: another one is
+    refused before it writes anything.
+
+    Raises:
+        InvalidInputError, CheckpointError: the run in ``directory`` is then as it was.
     """
 
     def __init__(
-        self, config: TrainConfig, directory: str | Path, device: str | torch.device | None = "cpu"
+        self,
+        config: TrainConfig,
+        directory: str | Path,
+        device: str | torch.device | None = "cpu",
+        *,
+        extend: bool = False,
     ) -> None:
         self.config, self.device = config, resolve_device(device)
         if config.precision == "fp16" and self.device.type == "cpu":
@@ -74,13 +79,24 @@ class Trainer:
                 "precision", "fp16", "bf16 or fp32 on a CPU, where fp16 is hundreds of times slower"
             )
         self.files = RunDirectory(directory)
-        self.files.check(config)
-        data = SceneDataset(config.data)
+        self.files.check(config, extend=extend)
+        data = SceneDataset(config.data, argument="data")
         tokens, mask = caption_tokens(data.captions, config.options()["text_ctx"])
-        self.options = model_options(config, tokens)
+        self.options = config.build_options(len(used_tokens(tokens)) + 1)
         self.batches = Batches(config, data, tokens, mask)
         self.captions = list(dict.fromkeys(data.captions[: 4 * PREVIEW_PICTURES]))[:PREVIEW_PICTURES]
 
+        self._lock = self.files.lock()
+        try:
+            self._begin(tokens, extend=extend)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, tokens: torch.Tensor, *, extend: bool) -> None:
+        """Build the model, take the checkpoint's state, and record the settings; the directory is locked."""
+        config = self.config
+        self.files.check(config, extend=extend)  # another trainer may have begun a run since the first look
         torch.manual_seed(config.seed)
         self.model, self.diffusion = build(self.options)
         if isinstance(self.model.token_embedding, CompactEmbedding):
@@ -93,14 +109,28 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.step = 0
 
-        self.files.start(config)
         state = self.files.load()
         if state is not None:
+            if config.steps < state["step"]:
+                raise invalid(
+                    "extend_to", config.steps, f"at least {state['step']}, the steps trained so far"
+                )
             self._restore(state)
+        self._saved = self.step
+        self.files.start(config)
         self.files.rewind_log(self.step)
         self.forward: Callable[..., torch.Tensor] = (
             torch.compile(self.model, dynamic=False) if config.compile else self.model
         )
+
+    def close(self) -> None:
+        """Let another trainer have the directory; :meth:`run` does so at its end."""
+        self._lock.release()
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step."""
+        self.files.save(self._state())
+        self._saved = self.step
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -161,7 +191,7 @@ class Trainer:
     def preview(self) -> Path:
         """Write a grid of samples of the averaged model."""
         self.files.samples_path.mkdir(exist_ok=True)
-        path = self.files.samples_path / f"{self.step:07d}.png"
+        path = self._preview_path()
         diffusion = create_gaussian_diffusion(
             self.options["diffusion_steps"], self.options["noise_schedule"], PREVIEW_STEPS
         )
@@ -176,6 +206,15 @@ class Trainer:
             save_grid(path, base_preview(model, diffusion, self.captions, self.batches.size, seed), 6)
         return path
 
+    def _preview_path(self) -> Path:
+        return self.files.samples_path / f"{self.step:07d}.png"
+
+    def _preview_if_due(self) -> None:
+        """Draw the present step's preview unless it is there: a run that was stopped between its checkpoint and it has none."""
+        every = self.config.sample_every
+        if every and self.step and self.step % every == 0 and not self._preview_path().exists():
+            self.preview()
+
     def export(self) -> Path:
         """Write the averaged weights in the directory format."""
         save_directory(self.files.export_path, "unet", self.options, self.average.model.state_dict())
@@ -184,34 +223,52 @@ class Trainer:
     def run(self, progress: bool = True) -> Path:
         """Train to the last step, with a bar on standard error unless ``progress`` is False.
 
-        Returns the exported model's directory. Ctrl-C lets the step end, saves and raises KeyboardInterrupt.
+        Returns the exported model's directory. Ctrl-C or SIGTERM lets the step end and saves; then the signal takes its course
+        (Ctrl-C raises KeyboardInterrupt). The directory is free for another trainer afterwards.
         """
+        if not self._lock.is_locked:
+            raise GlideFastError("this trainer has ended; make another one to go on")
+        try:
+            with DeferredInterrupt() as interrupt:
+                self._train(interrupt, progress)
+            return self.export()
+        finally:
+            self.close()
+
+    def _train(self, interrupt: DeferredInterrupt, progress: bool) -> None:
+        """To the last step, or to the end of the step in which the interrupt came; a checkpoint holds it either way."""
         config = self.config
         start, pictures = time.monotonic(), 0
-        with (
-            DeferredInterrupt() as interrupt,
-            tqdm(total=config.steps, initial=self.step, unit="step", disable=not progress) as bar,
-        ):
-            while self.step < config.steps:
+        with tqdm(total=config.steps, initial=self.step, unit="step", disable=not progress) as bar:
+            self._preview_if_due()
+            while self.step < config.steps and not interrupt.requested:
                 values = self.train_step()
                 pictures += config.batch_size
                 bar.update()
-                if self.step % config.log_every == 0 or self.step == config.steps:
+                last = self.step == config.steps
+                if self.step % config.log_every == 0 or last:
                     rate = pictures / (time.monotonic() - start)
                     self.files.log({"step": self.step - 1, "images_per_second": round(rate, 2), **values})
                     bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.1f}")
-                if self.step % config.save_every == 0 or self.step == config.steps or interrupt.requested:
-                    self.files.save(self._state())
-                if interrupt.requested:
-                    raise KeyboardInterrupt
-                if config.sample_every and self.step % config.sample_every == 0:
-                    self.preview()
-        return self.export()
+                if self.step % config.save_every == 0 or last:
+                    self.save()
+                if not interrupt.requested:
+                    self._preview_if_due()
+        if self._saved != self.step:
+            self.save()
 
 
-def resume(directory: str | Path, device: str | torch.device | None = "cpu") -> Trainer:
-    """The trainer of the run in ``directory``, at its latest checkpoint."""
+def resume(
+    directory: str | Path, device: str | torch.device | None = "cpu", *, extend_to: int | None = None
+) -> Trainer:
+    """The trainer of the run in ``directory``, at its latest checkpoint; with ``extend_to`` it ends at that step instead.
+
+    From its present step on, an extended run has the learning rate of a run of ``extend_to`` steps: where the rate had
+    begun to fall it rises again. Extended before that, the result is that of a run of ``extend_to`` steps from the start.
+    """
     config = RunDirectory(directory).config()
     if config is None:
         raise invalid("directory", str(directory), "a directory in which a run was started")
-    return Trainer(config, directory, device)
+    if extend_to is not None:
+        config = dataclasses.replace(config, steps=extend_to)
+    return Trainer(config, directory, device, extend=extend_to is not None)

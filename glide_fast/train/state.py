@@ -2,17 +2,23 @@
 
 ``config.json`` holds the settings, ``log.jsonl`` a line every few steps, ``checkpoint.pt`` everything needed to repeat the
 rest of the run to the last bit. The checkpoint is replaced atomically: a kill at any moment leaves the previous one.
+``train.lock`` is locked by the process that trains.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from glide_fast.checkpoints import atomic_write, write_text
+from glide_fast.checkpoints.directory import RUN_CHECKPOINT_NAME, RUN_LOCK_NAME
+from glide_fast.checkpoints.json_text import MAX_BYTES, parse_json
+from glide_fast.checkpoints.paths import open_regular, read_small
 from glide_fast.errors import CheckpointError, InvalidInputError, invalid
 from glide_fast.train.config import TrainConfig
 
@@ -27,7 +33,8 @@ class RunDirectory:
         self.path = Path(path)
         self.config_path = self.path / "config.json"
         self.log_path = self.path / "log.jsonl"
-        self.checkpoint_path = self.path / "checkpoint.pt"
+        self.checkpoint_path = self.path / RUN_CHECKPOINT_NAME
+        self.lock_path = self.path / RUN_LOCK_NAME
         self.samples_path = self.path / "samples"
         self.export_path = self.path / "model"
 
@@ -36,26 +43,56 @@ class RunDirectory:
         if not self.config_path.exists():
             return None
         try:
-            values = json.loads(self.config_path.read_text("utf-8"))
+            values = parse_json(read_small(self.config_path, MAX_BYTES))
+        except OSError as error:
+            raise InvalidInputError(f"{self.config_path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise InvalidInputError(f"{self.config_path} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise invalid(str(self.config_path), values, "the settings of a training run, by name")
         return TrainConfig.from_json(values)
 
-    def check(self, config: TrainConfig) -> None:
-        """InvalidInputError where no run can be, or one is that ``config`` would not continue, naming what differs."""
+    def lock(self) -> FileLock:
+        """Make the directory and lock it for this trainer; the lock ends with ``release()``, or with the process however it ends.
+
+        It is the file system's (``flock``): it holds between processes of one machine, and between machines where the file
+        system passes locks on, as NFS does. InvalidInputError where another trainer has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # Threads share it: a trainer may be made in one and run in another.
+        lock = FileLock(self.lock_path, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise invalid(
+                "directory",
+                str(self.path),
+                "another directory, or this one when its trainer has ended: one is training in it now",
+            ) from None
+        return lock
+
+    def check(self, config: TrainConfig, *, extend: bool = False) -> None:
+        """InvalidInputError where no run can be, or one is that ``config`` would not continue, naming what differs.
+
+        With ``extend`` the number of steps may differ.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise invalid("directory", str(self.path), "a directory, or the name of a new one")
         existing = self.config()
         differing = {} if existing is None else existing.differences(config)
+        if extend:
+            differing.pop("steps", None)
         if differing:
             changes = "; ".join(
                 f"{name}: {old!r} there, {new!r} now" for name, (old, new) in differing.items()
             )
-            raise InvalidInputError(
+            more = " To train on to another step, extend it (--extend-to, or resume with extend_to)."
+            error = InvalidInputError(
                 f"{self.path} holds a run with other settings ({changes}). Repeat them, or use another directory."
+                + (more if "steps" in differing else "")
             )
+            error.listed = tuple(name.partition("[")[0] for name in differing)
+            raise error
 
     def start(self, config: TrainConfig) -> None:
         """Record the settings of a new run, or of one that goes on."""
@@ -67,7 +104,8 @@ class RunDirectory:
         if not self.checkpoint_path.exists():
             return None
         try:
-            state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+            with open_regular(self.checkpoint_path) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle can end in any of them
             # What torch says here advises to switch its safety off, so it is left to the traceback.
             raise CheckpointError(
@@ -80,14 +118,26 @@ class RunDirectory:
             )
         return state
 
+    def newest_model(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], int]:
+        """Options, averaged weights and step of the run's newest checkpoint, also while the run goes on."""
+        config, state = self.config(), self.load()
+        if config is None or state is None:
+            raise CheckpointError(f"{self.path} holds a training run that has not saved a checkpoint yet")
+        average = state["average"]
+        options = config.build_options(len(average["token_embedding.weight"]))
+        return options, average, state["step"]
+
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint; CheckpointError, and the previous one still there, where it cannot be written."""
         try:
-            with atomic_write(self.checkpoint_path) as temporary:
-                torch.save(state, temporary)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            # Torch opens no file by name here: its own writer reports a full disk without saying that it is one.
+            with atomic_write(self.checkpoint_path) as temporary, temporary.open("wb") as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:
+            full = _errno(error) == errno.ENOSPC
+            reason = "the disk is full" if full else str(error).partition("\n")[0]
             raise CheckpointError(
-                f"{self.checkpoint_path} was not written ({error}); the previous checkpoint, if any, is unchanged"
+                f"{self.checkpoint_path} was not written: {reason}. The previous checkpoint, if any, is unchanged"
             ) from error
 
     def rewind_log(self, step: int) -> None:
@@ -107,3 +157,12 @@ class RunDirectory:
         """Append one line."""
         with self.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """The operating system's number for an error, or for the one that it was raised in answer to."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        error = error.__context__
+    return None

@@ -34,7 +34,7 @@ from benchmarks.gpu.table import Table
 from benchmarks.ops import Done
 from benchmarks.record import read
 from glide_fast.bench.provenance import provenance
-from glide_fast.cli.app import app
+from glide_fast.cli import app
 from glide_fast.models.config import PRESETS
 from glide_fast.ops.backends import ops as registered
 

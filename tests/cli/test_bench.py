@@ -43,12 +43,12 @@ def test_several_parts_in_one_run(invoke: Invoke, model: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("speed",), "part: got 'speed'; accepted: ops, step, loop"),
+        (("speed",), "PART: got 'speed'; accepted: ops, step, loop"),
         (("step", "--model", "nowhere"), "nowhere"),
-        (("step", "--baselines", "fastest"), "baselines: got 'fastest'; accepted: default, all"),
+        (("step", "--baselines", "fastest"), "--baselines: got 'fastest'; accepted: default, all"),
         (("step", "--dtype", "fp16", "--device", "cpu"), "fp16 on a CPU"),
-        (("step", "--device", "toaster"), "device: got 'toaster'"),
-        (("step", "--plot", "bars.txt"), "plot: got 'bars.txt'"),
+        (("step", "--device", "toaster"), "--device: got 'toaster'"),
+        (("step", "--plot", "bars.txt"), "--plot: got 'bars.txt'"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(invoke: Invoke, arguments: tuple[str, ...], said: str) -> None:

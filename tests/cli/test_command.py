@@ -185,7 +185,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_picture(
 
 
 def test_errors_of_the_operating_system_name_the_file() -> None:
-    code, line = command.describe(PermissionError(errno.EACCES, "Permission denied", "a.png"))
+    code, line = command.describe(PermissionError(errno.EACCES, "Permission denied", "a.png"), {})
     assert (code, line) == (1, "error: a.png: Permission denied")
 
 
@@ -239,13 +239,13 @@ def test_what_cannot_be_converted_says_why(invoke: Any, checkpoint: Path, tmp_pa
         (
             (checkpoint, "--options", "list.json"),
             2,
-            "error: options: got 'list.json'; accepted: a JSON file with",
+            "error: --options: got 'list.json'; accepted: a JSON file with",
         ),
-        ((checkpoint, "--options", "cut.pt"), 2, "error: options: got 'cut.pt'; accepted: a JSON file ("),
+        ((checkpoint, "--options", "cut.pt"), 2, "error: --options: got 'cut.pt'; accepted: a JSON file ("),
         (
             (checkpoint, "--options", "no.json"),
             2,
-            "error: options: got 'no.json'; accepted: a JSON file (No such",
+            "error: --options: got 'no.json'; accepted: a JSON file (No such",
         ),
     ):
         result = invoke("convert", arguments[0], "out", *arguments[1:])

@@ -157,4 +157,4 @@ def test_a_picture_of_a_size_the_upsampler_does_not_read_is_refused(
     Image.new("RGB", (24, 24)).save(tmp_path / "big.png")
     result = invoke("upsample", "big.png", "a", "--model", model, "-q")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: image: got '24x24 pixels'; accepted: ")
+    assert result.stderr.startswith("error: IMAGE: got '24x24 pixels'; accepted: ")

@@ -161,6 +161,7 @@ def test_json_says_files_seeds_settings_and_timings(invoke: Any, model: Path) ->
         for number in (1, 2)
     ]
     assert report["settings"] == SETTINGS
+    assert report["steps"] == {"base": 4, "upsampler": 2}
     assert report["grid"] is None
     assert report["device"] == "cpu"
     assert report["version"] == glide_fast.__version__
@@ -168,6 +169,29 @@ def test_json_says_files_seeds_settings_and_timings(invoke: Any, model: Path) ->
     assert report["images_per_second"] > 0
     assert report["peak_memory"] > 2**20
     assert "images/s" in result.stderr
+
+
+def test_bar_and_json_count_the_steps_that_the_upsampler_takes(invoke: Any, tmp_path: Path) -> None:
+    write_pipeline(tmp_path / "midway")
+    file = tmp_path / "midway/pipeline.json"
+    content = json.loads(file.read_text())
+    content["settings"] |= {"upsample_steps": 7, "upsample_strength": 0.5}
+    file.write_text(json.dumps(content))
+    result = invoke("sample", "a", "--model", "midway", "--seed", 1, "--json", "--steps", 2)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["steps"] == {"base": 2, "upsampler": 4}
+    assert report["settings"]["upsample_steps"] == 7
+    assert "upsampler 4/4" in result.stderr
+    taken: list[str] = []
+    GlidePipeline.from_pretrained("midway", device="cpu")(
+        "a",
+        seed=1,
+        num_inference_steps=2,
+        progress=False,
+        callback_on_step_end=lambda end: taken.append(end.stage),
+    )
+    assert {stage: taken.count(stage) for stage in taken} == report["steps"]
 
 
 def test_prompts_beyond_latin_letters_survive_in_the_metadata(
@@ -238,7 +262,9 @@ def test_pictures_of_other_settings_are_not_taken_for_these(invoke: Any, model: 
     ):
         result = invoke(*arguments, *change)
         assert result.exit_code == 2
-        assert re.match(rf"error: output: pictures/0001.png was made differently \({named}: ", result.stderr)
+        assert re.match(
+            rf"error: --output: pictures/0001.png was made differently \({named}: ", result.stderr
+        )
     prompts.write_text("a red square\na green stripe\n")
     result = invoke(*arguments)
     assert "0002.png was made differently (prompt: 'a blue stripe' there" in result.stderr
@@ -285,7 +311,7 @@ def test_nothing_is_overwritten_unless_asked(invoke: Any, model: Path, tmp_path:
     taken.write_bytes(b"precious")
     result = invoke("sample", "a red square", "--model", "no such model")  # refused before it is looked for
     assert result.exit_code == 2
-    assert result.stderr == "error: output: out.png exists; accepted: another name, or --overwrite\n"
+    assert result.stderr == "error: --output: out.png exists; accepted: another name, or --overwrite\n"
     (tmp_path / "new.low-res.png").write_bytes(b"precious")
     result = invoke("sample", "a red square", "--model", model, "-o", "new.png", "--low-res")
     assert "new.low-res.png exists" in result.stderr
@@ -298,46 +324,46 @@ def test_nothing_is_overwritten_unless_asked(invoke: Any, model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "prompt: got neither PROMPT nor --prompts; accepted: one or more prompts"),
-        (("a", "--prompts", "list.txt"), "prompt: got both PROMPT and --prompts"),
+        ((), "PROMPT: got neither PROMPT nor --prompts; accepted: one or more prompts"),
+        (("a", "--prompts", "list.txt"), "PROMPT: got both PROMPT and --prompts"),
         (
             ("--prompts", "missing.txt", "-o", "d"),
-            "prompts: got 'missing.txt'; accepted: a file with a prompt",
+            "--prompts: got 'missing.txt'; accepted: a file with a prompt",
         ),
         (
             ("--prompts", "list.txt", "-o", "a.png"),
-            "output: got 'a.png'; accepted: a directory, with --prompts",
+            "--output: got 'a.png'; accepted: a directory, with --prompts",
         ),
         (
             ("--prompts", "blank.txt", "-o", "d"),
-            "prompts: got 'blank.txt'; accepted: a file with at least one",
+            "--prompts: got 'blank.txt'; accepted: a file with at least one",
         ),
-        (("--prompts", "latin.txt", "-o", "d"), "prompts: got 'latin.txt'; accepted: UTF-8 text"),
-        (("a", "-o", "a.jpg"), "output: got 'a.jpg'; accepted: a .png file"),
-        (("a", "-o", "missing/a.png"), "output: got 'missing'; accepted: a place in an existing directory"),
-        (("a", "-o", "list.txt/d"), "output: got 'list.txt/d'; accepted: a place in an existing directory"),
-        (("a", "--sampler", "heun"), "sampler: got 'heun'; accepted: "),
-        (("a", "--device", "abacus"), "device: got 'abacus'; accepted: "),
-        (("a", "--dtype", "int8"), "dtype: got 'int8'; accepted: "),
-        (("a", "--dtype", "fp16", "--device", "cpu"), "dtype: got fp16 on a CPU"),
-        (("a", "--model", "no-such"), "name: got 'no-such', which is no directory; accepted: "),
-        (("a", "--guidance-scale", "-1"), "guidance_scale: got -1.0; accepted: "),
-        (("a", "--guidance-scale", "nan"), "guidance_scale: got nan; accepted: "),
-        (("a", "--steps", "1001"), "num_inference_steps: got 1001; accepted: an integer from 1 to 1000"),
-        (("a", "--seed", str(2**63)), "seed"),
+        (("--prompts", "latin.txt", "-o", "d"), "--prompts: got 'latin.txt'; accepted: UTF-8 text"),
+        (("a", "-o", "a.jpg"), "--output: got 'a.jpg'; accepted: a .png file"),
+        (("a", "-o", "missing/a.png"), "--output: got 'missing'; accepted: a place in an existing directory"),
+        (("a", "-o", "list.txt/d"), "--output: got 'list.txt/d'; accepted: a place in an existing directory"),
+        (("a", "--sampler", "heun"), "--sampler: got 'heun'; accepted: "),
+        (("a", "--device", "abacus"), "--device: got 'abacus'; accepted: "),
+        (("a", "--dtype", "int8"), "--dtype: got 'int8'; accepted: "),
+        (("a", "--dtype", "fp16", "--device", "cpu"), "--dtype: got fp16 on a CPU"),
+        (("a", "--model", "no-such"), "--model: got 'no-such', which is no directory; accepted: "),
+        (("a", "--guidance-scale", "-1"), "--guidance-scale: got -1.0; accepted: "),
+        (("a", "--guidance-scale", "nan"), "--guidance-scale: got nan; accepted: "),
+        (("a", "--steps", "1001"), "--steps: got 1001; accepted: an integer from 1 to 1000"),
+        (("a", "--seed", str(2**63)), "--seed: got 9223372036854775808; accepted: an integer from 0 to "),
         (
             ("a", "--guidance-interval", "0.2"),
-            "guidance_interval: got '0.2'; accepted: two numbers with a comma",
+            "--guidance-interval: got '0.2'; accepted: two numbers with a comma",
         ),
         (
             ("a", "--guidance-interval", "0.8,0.2"),
-            "guidance_interval: got (0.8, 0.2); accepted: two numbers (low, high)",
+            "--guidance-interval: got (0.8, 0.2); accepted: two numbers (low, high)",
         ),
         (
             ("a", "--cache-interval", "2", "--no-accelerate"),
-            "cache_interval: got 2; accepted: 1 with a plain model",
+            "--cache-interval: got 2; accepted: 1 with a plain model",
         ),
-        (("a", "--clip-guidance-scale", "1"), "clip_guidance_scale: got 1.0; accepted: 0 without a CLIP"),
+        (("a", "--clip-guidance-scale", "1"), "--clip-guidance-scale: got 1.0; accepted: 0 without a CLIP"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -383,4 +409,4 @@ def test_a_one_stage_pipeline_makes_its_own_size_and_has_no_low_resolution(
     }
     result = invoke("sample", "a red square", "--model", "single", "-o", "b.png", "--low-res")
     assert result.exit_code == 2
-    assert "low_res: this pipeline has one stage only" in result.stderr
+    assert "--low-res: this pipeline has one stage only" in result.stderr

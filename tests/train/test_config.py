@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.tiny import MODEL, train_config
 
 from glide_fast.errors import InvalidInputError
@@ -82,3 +83,10 @@ def test_options_are_completed_without_what_is_only_for_training(tmp_path: Path)
     assert "low_res_size" not in options
     assert options["noise_schedule"] == "linear"
     assert options["num_channels"] == 16
+
+
+def test_a_seed_that_torch_cannot_take_is_refused(tmp_path: Path) -> None:
+    assert train_config(tmp_path, seed=2**43 - 1).seed == 2**43 - 1
+    torch.manual_seed((2**43 - 1) * 1_000_003 + 10**9)
+    with pytest.raises(InvalidInputError, match="seed: got 8796093022208; accepted: an integer from 0 to"):
+        train_config(tmp_path, seed=2**43)

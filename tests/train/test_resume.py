@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -18,9 +19,12 @@ import torch
 from support.tiny import MODEL, UPSAMPLER, train_config
 
 from glide_fast.checkpoints import read_directory
-from glide_fast.errors import CheckpointError, InvalidInputError
+from glide_fast.errors import CheckpointError, GlideFastError, InvalidInputError
+from glide_fast.pipelines import GlidePipeline
 from glide_fast.train import Trainer, resume
 from glide_fast.train.interrupt import DeferredInterrupt
+from glide_fast.train.loop import learning_rate
+from glide_fast.train.state import RunDirectory
 
 # Forks a run, kills it at a random moment, forks it again, until one gets to the end; prints the signals that ended each.
 KILLER = """
@@ -216,6 +220,7 @@ def test_a_half_written_log_line_is_dropped_with_what_the_checkpoint_does_not_co
             stopped.files.save(stopped._state())
     with stopped.files.log_path.open("a") as log:
         log.write('{"step": 3, "los')
+    stopped.close()
     resumed = resume(tmp_path / "stopped")
     assert resumed.step == 2
     assert [line["step"] for line in log_without_speed(tmp_path / "stopped")] == [0, 1]
@@ -258,20 +263,258 @@ def test_settings_that_cannot_be_read_are_refused(data: Path, tmp_path: Path) ->
         resume(tmp_path)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(
+def test_a_full_disk_leaves_the_previous_checkpoint(data: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits the size of files as a full disk does")
+    trainer = Trainer(train_config(data), tmp_path / "run")
+    trainer.save()
+    before = trainer.files.checkpoint_path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(
+            CheckpointError,
+            match=r"checkpoint\.pt was not written: .* The previous checkpoint, if any, is unch",
+        ):
+            trainer.run(progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert trainer.files.checkpoint_path.read_bytes() == before
+    assert not [file for file in (tmp_path / "run").iterdir() if file.suffix == ".tmp"]
+    resume(tmp_path / "run").run(progress=False)
+    Trainer(train_config(data), tmp_path / "whole").run(progress=False)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_is_called_that(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(train_config(data), tmp_path / "run")
-    trainer.files.save(trainer._state())
+    trainer.save()
     before = trainer.files.checkpoint_path.read_bytes()
+    whole = torch.save
 
-    def full(state: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(state: object, file: Any) -> None:
+        class Full:
+            def write(self, values: bytes) -> int:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        whole(state, Full())
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
-        CheckpointError, match=r"No space left.*the previous checkpoint, if any, is unchanged"
+        CheckpointError,
+        match=r"was not written: the disk is full\. The previous checkpoint, if any, is unchanged",
     ):
         trainer.run(progress=False)
     assert trainer.files.checkpoint_path.read_bytes() == before
+
+
+# Forks a process for each call of the operating system that writing a checkpoint makes, and kills it there.
+KILLED_WRITER = """
+import os, shutil, signal, sys
+from pathlib import Path
+import torch
+from support.tiny import train_config
+from glide_fast.train import Trainer
+
+torch.set_num_threads(1)
+trainer = Trainer(train_config(Path(sys.argv[1])), sys.argv[2])
+trainer.save()
+checkpoint = trainer.files.checkpoint_path
+old = checkpoint.read_bytes()
+trainer.train_step()
+trainer.files.checkpoint_path = checkpoint.with_name("new.pt")
+trainer.save()
+new = trainer.files.checkpoint_path.read_bytes()
+trainer.files.checkpoint_path = checkpoint
+assert old != new
+calls = 0
+
+def kill(frame, event, argument):
+    global calls
+    if event == "c_call" and getattr(argument, "__module__", None) in ("posix", "fcntl", "_io"):
+        calls -= 1
+        if calls < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+seen = []
+for calls in range(1000):
+    checkpoint.write_bytes(old)
+    for folder in checkpoint.parent.glob(".*.tmp"):
+        shutil.rmtree(folder)  # that of the writer killed before, so that each makes the same calls
+    child = os.fork()
+    if child == 0:
+        sys.setprofile(kill)
+        trainer.save()
+        sys.setprofile(None)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    seen.append({old: "old", new: "new"}[checkpoint.read_bytes()])
+    if status == 0:
+        break
+print(*seen)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_a_kill_at_any_call_of_a_checkpoints_writing_leaves_one_that_is_whole(
+    data: Path, tmp_path: Path
+) -> None:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WRITER, str(data), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    kinds = done.stdout.split()
+    assert len(kinds) > 20
+    assert kinds == sorted(kinds, reverse=True)  # "old" up to the rename, "new" from then on
+    assert set(kinds) == {"old", "new"}
+
+
+def test_a_second_trainer_is_refused_before_it_writes(data: Path, tmp_path: Path) -> None:
+    first = Trainer(train_config(data), tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    for second in (train_config(data), train_config(data, log_every=3)):
+        with pytest.raises(
+            InvalidInputError, match=r"directory: got .*run'; accepted: another .* is training"
+        ):
+            Trainer(second, tmp_path / "run")
+    assert before == {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    first.run(progress=False)
+    with pytest.raises(GlideFastError, match="this trainer has ended"):
+        first.run(progress=False)
+    resume(tmp_path / "run").close()
+    forgotten = resume(tmp_path / "run")
+    del forgotten
+    resume(tmp_path / "run")
+
+
+def test_another_process_holds_the_directory_until_it_is_killed(data: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from glide_fast.train.state import RunDirectory\n"
+        "lock = RunDirectory(sys.argv[1]).lock()\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(InvalidInputError, match="is training"):
+            Trainer(train_config(data), tmp_path / "run")
+        assert os.listdir(tmp_path / "run") == ["train.lock"]
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    Trainer(train_config(data), tmp_path / "run").close()
+
+
+@pytest.mark.parametrize("save_every", [2, 100])
+@pytest.mark.usefixtures("interruptible")
+def test_a_preview_that_was_not_drawn_is_drawn_on_resuming(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    monkeypatch.setattr("glide_fast.train.loop.PREVIEW_STEPS", "2")
+    config = train_config(data, sample_every=2, save_every=save_every)
+    Trainer(config, tmp_path / "whole").run(progress=False)
+    wanted = {file.name: file.read_bytes() for file in (tmp_path / "whole" / "samples").iterdir()}
+    assert sorted(wanted) == ["0000002.png", "0000004.png", "0000006.png"]
+
+    stopped = Trainer(config, tmp_path / "stopped")
+    stopped.optimizer.register_step_post_hook(
+        lambda *_: signal.raise_signal(signal.SIGINT) if stopped.step == 1 else None
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(progress=False)
+    assert list((tmp_path / "stopped").glob("samples/*")) == []
+    for _ in range(2):  # the second has nothing left to do; a preview that is there is not drawn again
+        resume(tmp_path / "stopped").run(progress=False)
+        drawn = {file.name: file.read_bytes() for file in (tmp_path / "stopped" / "samples").iterdir()}
+        assert drawn == wanted
+    last = tmp_path / "stopped" / "samples" / "0000006.png"
+    last.unlink()
+    resume(tmp_path / "stopped").run(progress=False)
+    assert last.read_bytes() == wanted["0000006.png"]
+
+
+@pytest.mark.parametrize(("begun_with", "stopped_at"), [(6, 2), (4, 4)])
+def test_an_extended_run_has_the_rate_of_its_new_length(
+    data: Path, tmp_path: Path, begun_with: int, stopped_at: int
+) -> None:
+    whole = train_config(data, steps=8, decay_fraction=0.25)
+    Trainer(whole, tmp_path / "whole").run(progress=False)
+    run = tmp_path / "run"
+    begun = Trainer(dataclasses.replace(whole, steps=begun_with), run)
+    if stopped_at == begun_with:
+        begun.run(progress=False)
+    else:
+        for _ in range(stopped_at):
+            begun.files.log({"step": begun.step, "images_per_second": 1.0, **begun.train_step()})
+        begun.save()
+        begun.close()
+    with pytest.raises(InvalidInputError, match=rf"extend_to: got {stopped_at - 1}; accepted: at least"):
+        resume(run, extend_to=stopped_at - 1)
+    assert resume(run).config.steps == begun_with  # a refused extension leaves the run as it was
+    extended = resume(run, extend_to=8)
+    assert extended.config == whole
+    extended.run(progress=False)
+    assert RunDirectory(run).config() == whole
+    rates = [line["lr"] for line in log_without_speed(run)]
+    assert rates[stopped_at:] == [learning_rate(whole, step) for step in range(stopped_at, 8)]
+    if stopped_at < begun_with:
+        assert_same_run(run, tmp_path / "whole")  # extended before the rate fell, it is the longer run
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_sigterm_waits_for_the_step_and_then_takes_its_course() -> None:
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), DeferredInterrupt() as interrupt:
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupt.requested
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_run_that_goes_on_is_drawn_with_as_its_newest_checkpoint_is(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer = Trainer(train_config(data), run)
+    with pytest.raises(CheckpointError, match="a training run that has not saved a checkpoint yet"):
+        GlidePipeline.from_pretrained(run, device="cpu")
+    for step in (1, 2):
+        trainer.train_step()
+        trainer.save()
+        trained = GlidePipeline.from_pretrained(run, device="cpu", accelerate=False)
+        assert trained.base is not None
+        assert trained.settings["training_step"] == step
+        wanted = trainer.average.model.state_dict()
+        state = trained.base.model.state_dict()
+        assert state.keys() == wanted.keys()
+        assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+    trainer.run(progress=False)
+    pictures = [
+        GlidePipeline.from_pretrained(folder, device="cpu")(
+            "a red square", seed=1, num_inference_steps=2, progress=False, output_type="np"
+        ).images
+        for folder in (run, run / "model")
+    ]
+    assert (pictures[0] == pictures[1]).all()

@@ -12,7 +12,7 @@ from support import tiny
 from typer.testing import CliRunner
 
 from glide_fast.checkpoints import read_pipeline_directory, save_directory
-from glide_fast.cli.app import app
+from glide_fast.cli import app
 from glide_fast.errors import InvalidInputError
 from glide_fast.models.factory import build
 from glide_fast.pipelines import GlidePipeline

@@ -8,7 +8,7 @@ import typer
 
 from glide_fast.cli.bench import bench
 from glide_fast.cli.bundle import bundle
-from glide_fast.cli.command import Command
+from glide_fast.cli.command import Command, with_paths_checked
 from glide_fast.cli.convert import convert
 from glide_fast.cli.environment import environment
 from glide_fast.cli.explain import explain
@@ -24,8 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # its boxes leave the help of an option a third of the line
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pictures from text with GLIDE.\n\n"
-    "Exit codes: 0 done, 2 bad input, 3 a checkpoint does not do, 4 a download failed, 5 a backend cannot run, "
-    "6 one image does not fit into memory, 130 interrupted, 1 anything else.",
+    "Exit codes: 0 done, 2 bad input, 3 a checkpoint does not do or cannot be written, 4 a download failed, "
+    "5 a backend cannot run, 6 one image does not fit into memory, "
+    "130 interrupted (Ctrl-C), 143 terminated (SIGTERM), 1 anything else.",
 )
 for name, function in (
     ("sample", sample),
@@ -39,7 +40,7 @@ for name, function in (
     ("explain", explain),
     ("env", environment),
 ):
-    app.command(name, cls=Command)(function)
+    app.command(name, cls=Command)(with_paths_checked(function))
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,8 +59,3 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options before the command."""
-
-
-def main() -> None:
-    """Entry point of ``glide-fast``."""
-    app(prog_name="glide-fast")

@@ -1,0 +1,54 @@
+"""Errors name options as they are typed, for every option of every command."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import typer
+
+from glide_fast.cli import app
+from glide_fast.cli.command import Command, describe, option_names
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.pipelines.pipeline import GlidePipeline
+from glide_fast.pipelines.plan import make_plan
+from glide_fast.train import TrainConfig
+
+COMMANDS: dict[str, Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_an_error_about_any_argument_is_shown_under_its_option(name: str) -> None:
+    command = COMMANDS[name]
+    names = option_names(command)
+    parameters = set(inspect.signature(command.callback).parameters) - {"ctx"}  # type: ignore[arg-type]
+    assert parameters
+    assert names.keys() >= parameters
+    for parameter in parameters:
+        shown = names[parameter]
+        typed = shown.startswith("--") and "_" not in shown
+        assert typed or shown.isupper()
+        for subscript in ("", "['key']"):
+            # What was given and what is accepted may hold the same words.
+            error = invalid(parameter + subscript, f"{parameter}: 1", f"({parameter}: 2)")
+            line = f"error: {shown}{subscript}: got '{parameter}: 1'; accepted: ({parameter}: 2)"
+            assert describe(error, names) == (2, line)
+        listing = InvalidInputError(f"run holds another ({parameter}: 1; {parameter}['a']: 2)")
+        listing.listed = (parameter,)
+        assert describe(listing, names)[1] == f"error: run holds another ({shown}: 1; {shown}['a']: 2)"
+
+
+def test_every_argument_that_is_handed_on_is_a_parameter_of_the_command() -> None:
+    """What a command does not call as the callee does is not an option of it."""
+    pipeline = {
+        *inspect.signature(make_plan).parameters,
+        *inspect.signature(GlidePipeline.from_pretrained).parameters,
+    }
+    internal = {
+        # Given by the program itself.
+        *("pipeline", "pictures", "generator", "clip", "output_type", "callback_on_step_end", "progress"),
+        *("cache_dir", "num_images_per_prompt", "upsample_sampler", "upsample_temp", "upsample_strength"),
+    }
+    assert option_names(COMMANDS["sample"]).keys() >= pipeline - internal
+    training = set(inspect.signature(TrainConfig).parameters)
+    assert option_names(COMMANDS["train"]).keys() >= training | {"directory", "extend_to", "device"}
