@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import steps
+from support import step_bound, steps
 
 from glide_fast.diffusion.noise import philox_normal
 from glide_fast.diffusion.rules import RULES
@@ -56,6 +56,7 @@ def test_equals_the_reference(
         inputs = steps.next_inputs(tuple(x.shape), copies, input_dtype, channels_last).to(DEVICE)
     got = run(**arguments, inputs=inputs, out=steps.poisoned(x, arguments.get("history")))
     assert steps.worst(got, arguments) <= 1e-5
+    assert step_bound.excess(got, arguments) <= 1
     if inputs is not None:
         assert torch.equal(inputs, got.x.to(input_dtype).repeat(copies, 1, 1, 1))
 
