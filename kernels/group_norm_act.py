@@ -104,7 +104,10 @@ def _one_hot(column, SLAB: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constex
 
 
 class Inputs(NamedTuple):
-    """The inputs of one sample, from a slab's first channel on; None for those that there are not."""
+    """The inputs of one sample, from a slab's first channel on; None for those that there are not.
+
+    Kernels make it themselves: Triton 3.6 takes a tuple that holds None as an argument, but not as a function's result.
+    """
 
     x: Any
     x_row_stride: Any
@@ -297,31 +300,6 @@ def _normalise_slab(
 
 
 @triton.jit
-def _inputs(
-    x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-    residual_sample_stride, residual_row_stride,
-):  # fmt: skip
-    x += sample * x_sample_stride + channel
-    if x2 is not None:
-        split -= channel
-        x2 += sample * x2_sample_stride
-    if residual is not None:
-        residual += sample * residual_sample_stride + channel
-    if x_bias is not None:
-        x_bias += channel
-    return Inputs(x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias)
-
-
-@triton.jit
-def _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride):
-    """The same for what is multiplied and added."""
-    if scale is not None:
-        scale += sample * scale_stride + channel
-        shift += sample * shift_stride + channel
-    return weight + channel, bias + channel, scale, shift
-
-
-@triton.jit
 def one_pass(
     x,  # [N, positions, split or C], channels side by side, as all activations below
     x2,  # [N, positions, C - split], or None
@@ -361,16 +339,28 @@ def one_pass(
     """Grid (slabs, N): a program reads its slab, and reads it again from the cache to normalise it."""
     channel = tl.program_id(0) * SLAB
     sample = tl.program_id(1).to(tl.int64)
-    inputs = _inputs(
-        x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-        residual_sample_stride, residual_row_stride,
-    )  # fmt: skip
+    inputs = Inputs(
+        x + sample * x_sample_stride + channel,
+        x_row_stride,
+        None if x2 is None else x2 + sample * x2_sample_stride,
+        x2_row_stride,
+        split - channel,
+        None if residual is None else residual + sample * residual_sample_stride + channel,
+        residual_row_stride,
+        None if x_bias is None else x_bias + channel,
+    )
     if total is not None:
         total += sample * total_sample_stride + channel
     mean, square = _slab_statistics(
         inputs, total, total_row_stride, 0, positions, SLAB, GROUP, GROUPS, LANES, ROWS
     )
     rstd = tl.rsqrt(square / (positions.to(tl.float32) * GROUP) + eps)
+    affine = (
+        weight + channel,
+        bias + channel,
+        None if scale is None else scale + sample * scale_stride + channel,
+        None if shift is None else shift + sample * shift_stride + channel,
+    )
     _normalise_slab(
         inputs,
         y + sample * y_sample_stride + channel,
@@ -380,7 +370,7 @@ def one_pass(
         width,
         mean,
         rstd,
-        _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride),
+        affine,
         SLAB,
         GROUP,
         GROUPS,
@@ -421,10 +411,16 @@ def statistics(
     channel = slab * SLAB
     sample = tl.program_id(2).to(tl.int64)
     begin = index * chunk
-    inputs = _inputs(
-        x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-        residual_sample_stride, residual_row_stride,
-    )  # fmt: skip
+    inputs = Inputs(
+        x + sample * x_sample_stride + channel,
+        x_row_stride,
+        None if x2 is None else x2 + sample * x2_sample_stride,
+        x2_row_stride,
+        split - channel,
+        None if residual is None else residual + sample * residual_sample_stride + channel,
+        residual_row_stride,
+        None if x_bias is None else x_bias + channel,
+    )
     if total is not None:
         total += sample * total_sample_stride + channel
     end = tl.minimum(begin + chunk, positions)
@@ -506,11 +502,24 @@ def normalise(
 
     channel = slab * SLAB
     begin = index * share
+    inputs = Inputs(
+        x + sample * x_sample_stride + channel,
+        x_row_stride,
+        None if x2 is None else x2 + sample * x2_sample_stride,
+        x2_row_stride,
+        split - channel,
+        None if residual is None else residual + sample * residual_sample_stride + channel,
+        residual_row_stride,
+        None if x_bias is None else x_bias + channel,
+    )
+    affine = (
+        weight + channel,
+        bias + channel,
+        None if scale is None else scale + sample * scale_stride + channel,
+        None if shift is None else shift + sample * shift_stride + channel,
+    )
     _normalise_slab(
-        _inputs(
-            x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-            residual_sample_stride, residual_row_stride,
-        ),
+        inputs,
         y + sample * y_sample_stride + channel,
         y_row_stride,
         begin,
@@ -518,7 +527,7 @@ def normalise(
         width,
         mean,
         rstd,
-        _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride),
+        affine,
         SLAB,
         GROUP,
         GROUPS,

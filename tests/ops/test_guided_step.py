@@ -9,10 +9,10 @@ import torch
 from support import step_bound, steps
 
 from glide_fast.diffusion.noise import philox_normal
+from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import InvalidInputError
 from glide_fast.ops import guided_step
 from glide_fast.ops.backends import force
-from glide_fast.diffusion.rules import RULES
 from glide_fast.ops.guided_step import HISTORY, Column, Step, reference
 
 
