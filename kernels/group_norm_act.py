@@ -182,7 +182,7 @@ def _slab_statistics(
     count = tl.zeros((GROUPS,), tl.float32)
     mean = tl.zeros((GROUPS,), tl.float32)
     square = tl.zeros((GROUPS,), tl.float32)
-    positions = (last - first).to(tl.float32)
+    positions = tl.cast(last - first, tl.float32)  # of a single one Triton makes a constant, which has no `to`
     # How many positions each row of the tile will have seen.
     seen = tl.maximum((last - first - row + ROWS - 1) // ROWS, 0).to(tl.float32)[:, None]
     for index in range((SLAB + LANES - 1) // LANES):
@@ -354,7 +354,7 @@ def one_pass(
     mean, square = _slab_statistics(
         inputs, total, total_row_stride, 0, positions, SLAB, GROUP, GROUPS, LANES, ROWS
     )
-    rstd = tl.rsqrt(square / (positions.to(tl.float32) * GROUP) + eps)
+    rstd = tl.rsqrt(square / (tl.cast(positions, tl.float32) * GROUP) + eps)
     affine = (
         weight + channel,
         bias + channel,
@@ -492,7 +492,7 @@ def normalise(
     chunk_mean = tl.load(at, mask=inside, other=0.0)
     chunk_square = tl.load(at + chunks * groups, mask=inside, other=0.0)
     size = tl.where(which < chunks, tl.minimum(chunk, positions - which * chunk), 0).to(tl.float32)[:, None]
-    count = positions.to(tl.float32)
+    count = tl.cast(positions, tl.float32)
     pivot = tl.sum(chunk_mean, axis=0) / chunks
     off = tl.where(inside, chunk_mean - pivot[None, :], 0.0)
     mean = pivot + tl.sum(size * off, axis=0) / count
@@ -678,7 +678,9 @@ def builds(
     }
     given = {"scale": o.film, "shift": o.film, "x2": o.x2 > 0, "residual": o.residual, "x_bias": o.x_bias}
     given["total"] = o.keep_sum
-    fixed = constants(cut, group)
+    fixed: dict[str, Any] = constants(cut, group)
+    if positions == 1:
+        fixed["positions"] = 1  # as a launch makes a constant of it
     rows = {"ROWS": cut.rows}
     last = {"ROWS_OUT": _output_rows(cut, positions, o.resample)}
     last |= {"RESAMPLE": RESAMPLE[o.resample], "SILU": o.silu}
@@ -691,7 +693,7 @@ def builds(
     found = []
     for kernel, present, values in kernels:
         absent = {name: None for name, there in present.items() if not there and name in kernel.arg_names}
-        arguments = {n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent}
+        arguments = {n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent and n not in values}
         label = _label(samples, positions, channels, element, o)
         sizes = tuple(n for n in ("positions", "chunk", "share", "width", "split") if n in arguments)
         found.append(Build(kernel, label, arguments, values | absent, WARPS, sizes=sizes))
