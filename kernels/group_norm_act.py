@@ -182,7 +182,9 @@ def _slab_statistics(
     count = tl.zeros((GROUPS,), tl.float32)
     mean = tl.zeros((GROUPS,), tl.float32)
     square = tl.zeros((GROUPS,), tl.float32)
-    positions = tl.cast(last - first, tl.float32)  # of a single one Triton makes a constant, which has no `to`
+    positions = tl.cast(
+        last - first, tl.float32
+    )  # of a single one Triton makes a constant, which has no `to`
     # How many positions each row of the tile will have seen.
     seen = tl.maximum((last - first - row + ROWS - 1) // ROWS, 0).to(tl.float32)[:, None]
     for index in range((SLAB + LANES - 1) // LANES):
@@ -693,7 +695,9 @@ def builds(
     found = []
     for kernel, present, values in kernels:
         absent = {name: None for name, there in present.items() if not there and name in kernel.arg_names}
-        arguments = {n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent and n not in values}
+        arguments = {
+            n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent and n not in values
+        }
         label = _label(samples, positions, channels, element, o)
         sizes = tuple(n for n in ("positions", "chunk", "share", "width", "split") if n in arguments)
         found.append(Build(kernel, label, arguments, values | absent, WARPS, sizes=sizes))
