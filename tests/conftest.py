@@ -1,7 +1,6 @@
 """What every test shares: `gpu` tests skip themselves without a device, and hypothesis does not time its examples.
 
-Two options serve the tests on a device: `--failures-at-once` shows a failure when it happens and not only at the end, and
-`--record-kernels` writes down what the tests would launch (tests/support/kernel_recorder.py).
+`--record-kernels` writes down which Triton kernels the tests would launch (tests/support/kernel_recorder.py).
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ settings.load_profile("glide_fast")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--failures-at-once", action="store_true", help="show each failure when it happens")
     parser.addoption(
         "--record-kernels", type=Path, help="launch no Triton kernel, write which ones to this file"
     )
@@ -37,8 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if file := config.getoption("record_kernels"):
         kernel_recorder.record(file)
-    if config.getoption("failures_at_once"):
-        config.pluginmanager.register(FailuresAtOnce(config))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,20 +45,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
         return (yield)
     except Exception:
         return True
-
-
-class FailuresAtOnce:
-    """Writes what went wrong in a test when it has, for sessions that may be ended before their own summary."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
-        if report.failed and terminal is not None:
-            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}")
-            terminal.flush()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -59,13 +59,11 @@ def test_a_failure_is_shown_when_it_happens(tmp_path: Path) -> None:
         "-s",
         "-p",
         "no:cacheprovider",
-        "-p",
-        "conftest",
         "-c",
         os.devnull,
     ]
     done = subprocess.run(
-        [*command, "--failures-at-once", str(file)],
+        [*command, "-p", "support.failures_at_once", str(file)],
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         cwd=tmp_path,
         capture_output=True,

@@ -19,6 +19,7 @@ from support import kernel_recorder
 
 pytest.importorskip("triton", reason="triton is not installed")
 HERE = Path(__file__).resolve().parent
+PATH = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
 CHECKS = (
     "check_conv3x3.py",
     "check_group_norm_act.py",
@@ -78,7 +79,8 @@ def on_a_device(
 
     def run(file: str) -> tuple[int, str]:
         said = Said(terminal)
-        with start(file, kernel_recorder.PROFILE, "--failures-at-once") as process:
+        at_once = ("-p", "support.failures_at_once")
+        with start(file, kernel_recorder.PROFILE, *at_once, PYTHONPATH=PATH) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 said(f"{file}: {line.rstrip()}")
