@@ -17,7 +17,9 @@ from glide_fast.diffusion.noise import philox_normal
 from glide_fast.ops.guided_step import Column, Step
 
 HALF_UNIT = 2.0**-24
-EXPONENTIAL = 8 * HALF_UNIT  # what our own exponentials and a device's library err, relative to the result
+# What exponentials err, relative to the result: our own, and a device's power of two, whose exponent is x log2(e) rounded.
+EXPONENTIAL = 8 * HALF_UNIT
+EXPONENT = 2 * HALF_UNIT  # for each unit of the exponent
 NORMAL = 1e-5  # what backends' normals may differ from the definition
 LEAST = 2.0**-126  # below it numbers in fp32 lose digits
 
@@ -35,7 +37,9 @@ class Bounded:
         return cls(wide, torch.zeros_like(wide))
 
     @classmethod
-    def _rounded(cls, value: torch.Tensor, error: torch.Tensor, half_units: float = HALF_UNIT) -> Bounded:
+    def _rounded(
+        cls, value: torch.Tensor, error: torch.Tensor, half_units: float | torch.Tensor = HALF_UNIT
+    ) -> Bounded:
         return cls(value, error + half_units * (value.abs() + error) + LEAST)
 
     def __add__(self, other: Bounded) -> Bounded:
@@ -54,7 +58,9 @@ class Bounded:
 
     def exp(self) -> Bounded:
         value = self.value.exp()
-        return self._rounded(value, value * torch.expm1(self.error), EXPONENTIAL)
+        return self._rounded(
+            value, value * torch.expm1(self.error), EXPONENTIAL + EXPONENT * self.value.abs()
+        )
 
     def clamp(self, least: float, most: float) -> Bounded:
         """Where all of what is possible lies beyond a bound, nothing is left to err."""
