@@ -148,10 +148,10 @@ def why_not(build: Build, target: int) -> str:
     try:
         compiled(build, target)
     except Exception as error:
-        causes, cause = [], error.__cause__
+        said, cause = f"{build.kernel.__name__} {build.label} for sm_{target}: {error}", error.__cause__
         while cause is not None:
-            causes, cause = [*causes, f"\n{cause}"], cause.__cause__
-        return f"{build.kernel.__name__} {build.label} for sm_{target}: {error}{''.join(causes)}"
+            said, cause = f"{said}\n{cause}", cause.__cause__
+        return said
     return ""
 
 
