@@ -5,13 +5,15 @@ On a device all that they launch is compiled first, on all cores; then the files
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import pytest
@@ -52,46 +54,52 @@ def test_in_the_interpreter(file: str) -> None:
     assert process.returncode == 0, said[-8000:]
 
 
-class Said(list[str]):
-    """Lines of a process, shown as they come."""
+class Runs:
+    """The files on a device, all under way; what they print is shown by whoever waits for one of them."""
 
-    def __init__(self, terminal: Any) -> None:
-        super().__init__()
-        self._terminal, self._lock = terminal, threading.Lock()
+    def __init__(self, capture: Any, threads: ThreadPoolExecutor) -> None:
+        self._capture = capture
+        self._lines: Queue[str] = Queue()
+        self._runs = {file: threads.submit(self._run, file) for file in CHECKS}
 
-    def __call__(self, line: str) -> None:
-        self.append(line)
-        if self._terminal is not None:
-            with self._lock:
-                self._terminal.write_line(line)
-                self._terminal.flush()
+    def _run(self, file: str) -> tuple[int, str]:
+        said: list[str] = []
+        options = (kernel_recorder.PROFILE, "--tb=short", "-p", "support.failures_at_once")
+        with start(file, *options, PYTHONPATH=PATH) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                self._lines.put(f"{file}: {line.rstrip()}")
+        return process.returncode, "".join(said)
+
+    def wait(self, file: str) -> tuple[int, str]:
+        """The exit status and the output of one file."""
+        with shown(self._capture):
+            while not self._runs[file].done() or not self._lines.empty():
+                with suppress(Empty):
+                    print(self._lines.get(timeout=0.1), flush=True)
+        return self._runs[file].result()
+
+
+def shown(capture: Any) -> AbstractContextManager[None]:
+    """What is printed here is seen at once, instead of after the test. For the main thread: pytest's capture is one for all."""
+    return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
 
 @pytest.fixture(scope="module")
-def on_a_device(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[tuple[int, str]]]]:
-    """The exit status and the output of each file, all under way."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    kernel_recorder.compile_first(
-        [HERE / file for file in CHECKS], tmp_path_factory.mktemp("kernels"), Said(terminal)
-    )
-
-    def run(file: str) -> tuple[int, str]:
-        said = Said(terminal)
-        at_once = ("-p", "support.failures_at_once")
-        with start(file, kernel_recorder.PROFILE, *at_once, PYTHONPATH=PATH) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                said(f"{file}: {line.rstrip()}")
-        return process.returncode, "\n".join(said)
-
+def on_a_device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    with shown(capture):
+        say = functools.partial(print, flush=True)
+        kernel_recorder.compile_first(
+            [HERE / file for file in CHECKS], tmp_path_factory.mktemp("record"), say
+        )
     with ThreadPoolExecutor(len(CHECKS)) as threads:
-        yield {file: threads.submit(run, file) for file in CHECKS}
+        yield Runs(capture, threads)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("file", CHECKS)
-def test_on_a_device(file: str, on_a_device: dict[str, Future[tuple[int, str]]]) -> None:
-    status, said = on_a_device[file].result()
+def test_on_a_device(file: str, on_a_device: Runs) -> None:
+    status, said = on_a_device.wait(file)
     assert status == 0, said[-6000:]
