@@ -135,7 +135,7 @@ class NinjaFile:
         self.rules += [
             f"nvcc = {shlex.quote(nvcc)} -ccbin {shlex.quote(cxx[-1])}",
             f"nvccflags = -std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden {codes}",
-            "rule nvcc\n  command = $nvcc -MD -MF $out.d $nvccflags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            "rule nvcc\n  command = $nvcc -MD -MF $out.d $nvccflags $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         ]
         for source in cuda_sources():
             self.add("nvcc", source, f"{source.stem}.cuda", CUDA_FLAGS.get(source.stem, ""))

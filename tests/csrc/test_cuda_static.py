@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+import subprocess
 from pathlib import Path
 from unittest import mock
 
@@ -36,11 +37,22 @@ def test_no_kernel_spills_when_compiled_for_hopper() -> None:
     assert all(row.registers <= 128 for row in rows)
 
 
-def test_the_flags_of_each_source_are_those_of_setup() -> None:
+def test_the_flags_of_each_source_are_those_that_setup_compiles_with(tmp_path: Path) -> None:
     with mock.patch("setuptools.setup"):
-        flags = runpy.run_path(str(static_cuda.ROOT / "setup.py"))["CUDA_FLAGS"]
-    sources = {Path(name).stem: given for name, given in static_cuda.SOURCES.items()}
-    assert {name: tuple(shlex.split(flags.get(name, ""))) for name in sources} == sources
+        setup = runpy.run_path(str(static_cuda.ROOT / "setup.py"))
+    ninja = setup["NinjaFile"](tmp_path, tmp_path / "library.so", ["g++"])
+    ninja.add_cuda("nvcc", ["g++"], ["90a"])
+    ninja.write()
+    ask = [setup["find_ninja"](), "-C", str(tmp_path), "-t", "commands"]
+    said = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    # That of linking ends the list.
+    commands = {
+        Path(line[line.index("-c") + 1]).name: line for line in map(shlex.split, said.splitlines()[:-1])
+    }
+    assert commands.keys() == static_cuda.SOURCES.keys()
+    for source, flags in static_cuda.SOURCES.items():
+        own = tuple(part for part in commands[source] if part.startswith("-fmad"))
+        assert own == flags, source
 
 
 def fused_lines(flags: tuple[str, ...], tmp_path: Path) -> set[str]:
