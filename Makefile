@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test oldest-triton lint bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)" --overwrite
@@ -28,6 +28,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.developed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+oldest-triton: $(VENV)/.developed
+	$(BIN)/python .ci/oldest_triton.py
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .

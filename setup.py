@@ -42,6 +42,8 @@ _AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-w
 # One object of every *.kernel.cpp for each; csrc/cpu/isa.h lists the same names.
 X86_FLAGS = {"portable": "", "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": f"{_AVX512} -mavx512bf16"}
 CUDA_TARGETS = ("80", "90a", "100")
+# By source. nvcc fuses products and sums unless it is asked not to; guided_step.cu says why it may not there.
+CUDA_FLAGS = {"guided_step": "-fmad=false"}
 
 
 class CannotBuild(Exception):
@@ -133,10 +135,10 @@ class NinjaFile:
         self.rules += [
             f"nvcc = {shlex.quote(nvcc)} -ccbin {shlex.quote(cxx[-1])}",
             f"nvccflags = -std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden {codes}",
-            "rule nvcc\n  command = $nvcc -MD -MF $out.d $nvccflags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            "rule nvcc\n  command = $nvcc -MD -MF $out.d $nvccflags $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         ]
         for source in cuda_sources():
-            self.add("nvcc", source, f"{source.stem}.cuda", "")
+            self.add("nvcc", source, f"{source.stem}.cuda", CUDA_FLAGS.get(source.stem, ""))
         # nvcc links, since it knows where its toolkit keeps the static runtime.
         self.link = "$nvcc -shared -cudart=static -Xcompiler=-fopenmp"
         self.defines = "-DGLIDE_FAST_CUDA"

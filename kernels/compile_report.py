@@ -1,6 +1,7 @@
 """Compiles every configuration of the Triton kernels that ships, without a GPU, and reads the machine code.
 
     python -m glide_fast.kernels.compile_report --out benchmarks/results/static/triton.csv
+    python -m glide_fast.kernels.compile_report --check --target 90    # only whether all compile, with no report
 
 A file of this package takes part by its two functions ``default_builds()``, what a guided sampling run of one prompt in fp16
 launches most (a test fails when one of those spills), and ``shipped_builds()``, all of GLIDE's shapes beyond those.
@@ -17,9 +18,11 @@ import importlib
 import pkgutil
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -134,6 +137,44 @@ def report(builds: list[Build], targets: tuple[int, ...] = TARGETS, workers: int
         yield from pool.map(lambda one: examine(one[0], one[1], commit), work)
 
 
+def chosen(every: bool = False, kernel: str | None = None) -> list[Build]:
+    """The distinct default configurations, or ``every`` one, of all kernels or one."""
+    builds = shipped_builds() if every else default_builds()
+    return distinct([build for build in builds if kernel in (None, build.kernel.__name__)])
+
+
+def why_not(build: Build, target: int) -> str:
+    """Why a configuration does not compile, with its name; empty where it does."""
+    try:
+        compiled(build, target)
+    except Exception as error:
+        said, cause = f"{build.kernel.__name__} {build.label} for sm_{target}: {error}", error.__cause__
+        while cause is not None:
+            said, cause = f"{said}\n{cause}", cause.__cause__
+        return said
+    return ""
+
+
+def _why_not(index: int, every: bool, kernel: str | None, target: int) -> str:
+    """The same by number: kernels cannot be sent from process to process."""
+    return why_not(chosen(every, kernel)[index], target)
+
+
+def check(every: bool, kernel: str | None, targets: tuple[int, ...], workers: int) -> int:
+    """Compile all that is chosen, in processes; says why one does not compile, and returns how many do not."""
+    work = [
+        (index, every, kernel, target) for target in targets for index in range(len(chosen(every, kernel)))
+    ]
+    failed = 0
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for reason in pool.map(_why_not, *zip(*work, strict=True)):
+            if reason:
+                failed += 1
+                print(reason, file=sys.stderr, flush=True)
+    print(f"Triton {triton.__version__}: {len(work) - failed} of {len(work)} configurations compile")
+    return failed
+
+
 def write(file: Path, rows: Iterator[Row]) -> int:
     """Write the rows as CSV as they come; returns how many configurations spill."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -162,22 +203,27 @@ def _commit() -> str:
         return ""
 
 
-def main() -> None:
+def main() -> int:
+    """Returns 1 where something does not compile, else 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--out", type=Path, help="the CSV to write")
+    wanted.add_argument("--check", action="store_true", help="only compile, and say what does not")
     parser.add_argument("--all", action="store_true", help="every shape of GLIDE, not just the default ones")
     parser.add_argument("--kernel", help="one kernel's configurations, such as attend")
     parser.add_argument("--target", type=int, choices=TARGETS, help="one target, such as 90")
     parser.add_argument("--workers", type=int, default=1, help="compilations at a time")
     arguments = parser.parse_args()
-    builds = shipped_builds() if arguments.all else default_builds()
-    builds = [build for build in builds if arguments.kernel in (None, build.kernel.__name__)]
     targets = TARGETS if arguments.target is None else (arguments.target,)
+    if arguments.check:
+        return int(check(arguments.all, arguments.kernel, targets, arguments.workers) > 0)
+    builds = chosen(arguments.all, arguments.kernel)
     spilling = write(arguments.out, report(builds, targets, arguments.workers))
     print(f"{arguments.out}: {spilling} configurations spill")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -104,7 +104,10 @@ def _one_hot(column, SLAB: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constex
 
 
 class Inputs(NamedTuple):
-    """The inputs of one sample, from a slab's first channel on; None for those that there are not."""
+    """The inputs of one sample, from a slab's first channel on; None for those that there are not.
+
+    Kernels make it themselves: Triton 3.6 takes a tuple that holds None as an argument, but not as a function's result.
+    """
 
     x: Any
     x_row_stride: Any
@@ -179,7 +182,9 @@ def _slab_statistics(
     count = tl.zeros((GROUPS,), tl.float32)
     mean = tl.zeros((GROUPS,), tl.float32)
     square = tl.zeros((GROUPS,), tl.float32)
-    positions = (last - first).to(tl.float32)
+    positions = tl.cast(
+        last - first, tl.float32
+    )  # of a single one Triton makes a constant, which has no `to`
     # How many positions each row of the tile will have seen.
     seen = tl.maximum((last - first - row + ROWS - 1) // ROWS, 0).to(tl.float32)[:, None]
     for index in range((SLAB + LANES - 1) // LANES):
@@ -297,31 +302,6 @@ def _normalise_slab(
 
 
 @triton.jit
-def _inputs(
-    x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-    residual_sample_stride, residual_row_stride,
-):  # fmt: skip
-    x += sample * x_sample_stride + channel
-    if x2 is not None:
-        split -= channel
-        x2 += sample * x2_sample_stride
-    if residual is not None:
-        residual += sample * residual_sample_stride + channel
-    if x_bias is not None:
-        x_bias += channel
-    return Inputs(x, x_row_stride, x2, x2_row_stride, split, residual, residual_row_stride, x_bias)
-
-
-@triton.jit
-def _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride):
-    """The same for what is multiplied and added."""
-    if scale is not None:
-        scale += sample * scale_stride + channel
-        shift += sample * shift_stride + channel
-    return weight + channel, bias + channel, scale, shift
-
-
-@triton.jit
 def one_pass(
     x,  # [N, positions, split or C], channels side by side, as all activations below
     x2,  # [N, positions, C - split], or None
@@ -361,16 +341,28 @@ def one_pass(
     """Grid (slabs, N): a program reads its slab, and reads it again from the cache to normalise it."""
     channel = tl.program_id(0) * SLAB
     sample = tl.program_id(1).to(tl.int64)
-    inputs = _inputs(
-        x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-        residual_sample_stride, residual_row_stride,
-    )  # fmt: skip
+    inputs = Inputs(
+        x + sample * x_sample_stride + channel,
+        x_row_stride,
+        None if x2 is None else x2 + sample * x2_sample_stride,
+        x2_row_stride,
+        split - channel,
+        None if residual is None else residual + sample * residual_sample_stride + channel,
+        residual_row_stride,
+        None if x_bias is None else x_bias + channel,
+    )
     if total is not None:
         total += sample * total_sample_stride + channel
     mean, square = _slab_statistics(
         inputs, total, total_row_stride, 0, positions, SLAB, GROUP, GROUPS, LANES, ROWS
     )
-    rstd = tl.rsqrt(square / (positions.to(tl.float32) * GROUP) + eps)
+    rstd = tl.rsqrt(square / (tl.cast(positions, tl.float32) * GROUP) + eps)
+    affine = (
+        weight + channel,
+        bias + channel,
+        None if scale is None else scale + sample * scale_stride + channel,
+        None if shift is None else shift + sample * shift_stride + channel,
+    )
     _normalise_slab(
         inputs,
         y + sample * y_sample_stride + channel,
@@ -380,7 +372,7 @@ def one_pass(
         width,
         mean,
         rstd,
-        _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride),
+        affine,
         SLAB,
         GROUP,
         GROUPS,
@@ -421,10 +413,16 @@ def statistics(
     channel = slab * SLAB
     sample = tl.program_id(2).to(tl.int64)
     begin = index * chunk
-    inputs = _inputs(
-        x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-        residual_sample_stride, residual_row_stride,
-    )  # fmt: skip
+    inputs = Inputs(
+        x + sample * x_sample_stride + channel,
+        x_row_stride,
+        None if x2 is None else x2 + sample * x2_sample_stride,
+        x2_row_stride,
+        split - channel,
+        None if residual is None else residual + sample * residual_sample_stride + channel,
+        residual_row_stride,
+        None if x_bias is None else x_bias + channel,
+    )
     if total is not None:
         total += sample * total_sample_stride + channel
     end = tl.minimum(begin + chunk, positions)
@@ -496,7 +494,7 @@ def normalise(
     chunk_mean = tl.load(at, mask=inside, other=0.0)
     chunk_square = tl.load(at + chunks * groups, mask=inside, other=0.0)
     size = tl.where(which < chunks, tl.minimum(chunk, positions - which * chunk), 0).to(tl.float32)[:, None]
-    count = positions.to(tl.float32)
+    count = tl.cast(positions, tl.float32)
     pivot = tl.sum(chunk_mean, axis=0) / chunks
     off = tl.where(inside, chunk_mean - pivot[None, :], 0.0)
     mean = pivot + tl.sum(size * off, axis=0) / count
@@ -506,11 +504,24 @@ def normalise(
 
     channel = slab * SLAB
     begin = index * share
+    inputs = Inputs(
+        x + sample * x_sample_stride + channel,
+        x_row_stride,
+        None if x2 is None else x2 + sample * x2_sample_stride,
+        x2_row_stride,
+        split - channel,
+        None if residual is None else residual + sample * residual_sample_stride + channel,
+        residual_row_stride,
+        None if x_bias is None else x_bias + channel,
+    )
+    affine = (
+        weight + channel,
+        bias + channel,
+        None if scale is None else scale + sample * scale_stride + channel,
+        None if shift is None else shift + sample * shift_stride + channel,
+    )
     _normalise_slab(
-        _inputs(
-            x, x2, residual, x_bias, split, sample, channel, x_sample_stride, x_row_stride, x2_sample_stride, x2_row_stride,
-            residual_sample_stride, residual_row_stride,
-        ),
+        inputs,
         y + sample * y_sample_stride + channel,
         y_row_stride,
         begin,
@@ -518,7 +529,7 @@ def normalise(
         width,
         mean,
         rstd,
-        _affine(weight, bias, scale, shift, sample, channel, scale_stride, shift_stride),
+        affine,
         SLAB,
         GROUP,
         GROUPS,
@@ -669,7 +680,9 @@ def builds(
     }
     given = {"scale": o.film, "shift": o.film, "x2": o.x2 > 0, "residual": o.residual, "x_bias": o.x_bias}
     given["total"] = o.keep_sum
-    fixed = constants(cut, group)
+    fixed: dict[str, Any] = constants(cut, group)
+    if positions == 1:
+        fixed["positions"] = 1  # as a launch makes a constant of it
     rows = {"ROWS": cut.rows}
     last = {"ROWS_OUT": _output_rows(cut, positions, o.resample)}
     last |= {"RESAMPLE": RESAMPLE[o.resample], "SILU": o.silu}
@@ -682,7 +695,9 @@ def builds(
     found = []
     for kernel, present, values in kernels:
         absent = {name: None for name, there in present.items() if not there and name in kernel.arg_names}
-        arguments = {n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent}
+        arguments = {
+            n: kinds[n] for n in kernel.arg_names if n in kinds and n not in absent and n not in values
+        }
         label = _label(samples, positions, channels, element, o)
         sizes = tuple(n for n in ("positions", "chunk", "share", "width", "split") if n in arguments)
         found.append(Build(kernel, label, arguments, values | absent, WARPS, sizes=sizes))

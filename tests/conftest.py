@@ -1,20 +1,58 @@
-"""What every test shares: `gpu` tests skip themselves without a device, and hypothesis does not time its examples."""
+"""What every test shares: `gpu` tests skip themselves without a device, and hypothesis does not time its examples.
+
+`--record-kernels` writes down which Triton kernels the tests would launch (tests/support/kernel_recorder.py).
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
+from support import kernel_recorder
 
 # Small models gain nothing from threads and lose much where two test processes share two cores.
 torch.set_num_threads(1)
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("glide_fast", deadline=None)
+# For kernels that are compiled before they are run: the same examples each time, and no search for smaller ones, which
+# would each be compiled by itself.
+settings.register_profile(
+    "compiled_first", deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("glide_fast")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-kernels", type=Path, help="launch no Triton kernel, write which ones to this file"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if file := config.getoption("record_kernels"):
+        kernel_recorder.record(file)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    if not pyfuncitem.config.getoption("record_kernels"):
+        return (yield)
+    try:
+        return (yield)
+    except Exception:
+        return True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("record_kernels"):
+        for item in items:
+            drawn = getattr(getattr(item, "obj", None), "hypothesis", None)
+            if drawn is not None:
+                drawn.inner_test = kernel_recorder.forgiving(drawn.inner_test)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,38 @@ def test_test_files_are_run_and_counted(tmp_path: Path, more: str, state: str, s
     file.write_text(TEST_FILE.format(more=more))
     row = tests.one(str(file), [], 60)
     assert row["state"] == state and said in row["notes"]
+
+
+def test_files_run_at_the_same_time_and_what_the_time_was_up_for_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = threading.Barrier(2)
+
+    def one(file: str, marked: Sequence[str], seconds: float) -> dict[str, str]:
+        meeting.wait(20)  # each is under way while the other is
+        return dict.fromkeys(("passed", "failed", "skipped"), "1") | {
+            "state": RED if file == "b" else GREEN,
+            "notes": "bad" if file == "b" else "",
+        }
+
+    monkeypatch.setattr(tests, "files", lambda marked, seconds: ["a", "b"])
+    monkeypatch.setattr(tests, "one", one)
+    facts = dict.fromkeys(("when", "device", "torch", "commit", "code"), "x")
+    setting = Setting(device="cuda", folder=tmp_path, facts=facts)
+    outcome = tests.run(setting)
+    assert (outcome.state, outcome.notes) == (RED, ("b: bad",))
+    monkeypatch.setattr(tests, "files", lambda marked, seconds: ["c"])
+    late = tests.run(setting._replace(until=0.0, again=True))
+    assert (late.state, late.notes) == (UNFINISHED, ("to go on with c",))
+
+
+def test_a_failure_of_a_file_is_shown_when_it_happens(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text("def test_bad(): assert 0\ndef test_killed(): import os; os._exit(5)\n")
+    assert tests.one(str(file), [], 60)["state"] == RED
+    assert "test_bad (call)" in capfd.readouterr().out
 
 
 def test_a_file_whose_tests_all_skip_is_red(tmp_path: Path) -> None:

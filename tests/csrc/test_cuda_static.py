@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import runpy
+import shlex
+import subprocess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from glide_fast.kernels import glide_shapes
@@ -30,6 +35,56 @@ def test_no_kernel_spills_when_compiled_for_hopper() -> None:
     assert [row for row in rows if row.spill_instructions or row.stack_bytes] == []
     # 65536 registers in a multiprocessor: what 512 and 256 threads may have for at least one and two blocks.
     assert all(row.registers <= 128 for row in rows)
+
+
+def test_the_flags_of_each_source_are_those_that_setup_compiles_with(tmp_path: Path) -> None:
+    with mock.patch("setuptools.setup"):
+        setup = runpy.run_path(str(static_cuda.ROOT / "setup.py"))
+    ninja = setup["NinjaFile"](tmp_path, tmp_path / "library.so", ["g++"])
+    ninja.add_cuda("nvcc", ["g++"], ["90a"])
+    ninja.write()
+    ask = [setup["find_ninja"](), "-C", str(tmp_path), "-t", "commands"]
+    said = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    # That of linking ends the list.
+    commands = {
+        Path(line[line.index("-c") + 1]).name: line for line in map(shlex.split, said.splitlines()[:-1])
+    }
+    assert commands.keys() == static_cuda.SOURCES.keys()
+    for source, flags in static_cuda.SOURCES.items():
+        own = tuple(part for part in commands[source] if part.startswith("-fmad"))
+        assert own == flags, source
+
+
+def fused_lines(flags: tuple[str, ...], tmp_path: Path) -> set[str]:
+    """The lines of our sources from which guided_step's PTX has multiply-adds in fp32, or products that may become them.
+
+    The assembler fuses what has no rounding of its own (``mul.f32`` instead of ``mul.rn.f32``).
+    """
+    code, folder = tmp_path / "code.ptx", static_cuda.ROOT / "csrc" / "cuda"
+    target = "-gencode=arch=compute_90a,code=compute_90a"
+    command = (static_cuda.find("nvcc"), "-std=c++17", "-O3", "-lineinfo", target, "-ptx", *flags)
+    static_cuda._output(*command, folder / "guided_step.cu", "-o", code)
+    text = code.read_text(encoding="utf-8")
+    files = dict(re.findall(r'^\s*\.file\s+(\d+) "([^"]+)"', text, re.MULTILINE))
+    found, at = set(), ("", 0)
+    for line in text.splitlines():
+        if place := re.match(r"\s*\.loc\s+(\d+) (\d+)", line):
+            at = (files[place[1]], int(place[2]))
+        elif re.search(r"\bfma\.rn\.f32|\bmul\.f32", line):
+            found.add(Path(at[0]).read_text(encoding="utf-8").splitlines()[at[1] - 1].strip())
+    return found
+
+
+def test_guided_step_fuses_no_product_with_a_sum_of_its_own(tmp_path: Path) -> None:
+    """Its x0 would differ by 1e-3 from the reference's. What is left comes with the device's library of functions."""
+    library = re.compile(r"\b(expf|logf|sincospif)\(")
+    try:
+        ours = fused_lines(static_cuda.SOURCES["guided_step.cu"], tmp_path)
+        by_default = fused_lines((), tmp_path)
+    except static_cuda.MissingTool as reason:
+        pytest.skip(f"the CUDA kernels cannot be compiled here: {reason}")
+    assert ours and all(library.search(line) for line in ours), ours
+    assert any("row[SQRT_RECIP] * x - " in line for line in by_default), by_default
 
 
 def read(name: str) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from glide_fast.kernels import group_norm_act as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
+from support.triton_device import DEVICE
 
 from glide_fast.ops import group_norm_act, group_norm_act_triton
 from glide_fast.ops.backends import force
@@ -21,7 +22,6 @@ from glide_fast.ops.triton_runtime import interpreting
 
 op = importlib.import_module("glide_fast.ops.group_norm_act")
 
-DEVICE = "cpu" if interpreting() else "cuda"
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 DTYPES = list(HALF_UNIT)
 SUMMANDS = ("residual", "x_bias")
@@ -148,7 +148,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
             "resample": resample, "cut": cut, "x2": draw(st.integers(0, groups * group - 1))}  # fmt: skip
 
 
-@settings(max_examples=60 if interpreting() else 200)
+@settings(max_examples=60)
 @given(
     shape=shapes(),
     dtype=st.sampled_from(DTYPES),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from support.interpreter import teach_bfloat16
+from support.triton_device import DEVICE
 
 from glide_fast.models.layers import layer_norm_by_group_norm
 from glide_fast.ops.backends import force
 from glide_fast.ops.triton_runtime import interpreting
 
-DEVICE = "cpu" if interpreting() else "cuda"
 if interpreting():
     teach_bfloat16()
 

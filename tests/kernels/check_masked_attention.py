@@ -11,6 +11,7 @@ from glide_fast.kernels.text_attention import Tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
+from support.triton_device import DEVICE
 
 from glide_fast.ops import masked_attention
 from glide_fast.ops.backends import force
@@ -18,7 +19,6 @@ from glide_fast.ops.triton_runtime import interpreting
 
 op = importlib.import_module("glide_fast.ops.masked_attention")
 
-DEVICE = "cpu" if interpreting() else "cuda"
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 ORDERS = [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)]
 if interpreting():
@@ -83,7 +83,7 @@ def assert_as_good_as_plain_torch(
     assert float(error) <= max(2 * float(plain), floor)
 
 
-@settings(max_examples=80 if interpreting() else 100)
+@settings(max_examples=80)
 @given(
     n=st.integers(1, 3),
     heads=st.integers(1, 2),

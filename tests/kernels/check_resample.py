@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
+from support.triton_device import DEVICE
 
 from glide_fast.ops import resample, resample_triton
 from glide_fast.ops.backends import force
@@ -17,7 +18,6 @@ from glide_fast.ops.triton_runtime import interpreting
 
 op = importlib.import_module("glide_fast.ops.resample")
 
-DEVICE = "cpu" if interpreting() else "cuda"
 if interpreting():
     teach_bfloat16()
 
@@ -50,7 +50,7 @@ def arguments(
     }
 
 
-@settings(max_examples=60 if interpreting() else 100)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(
         st.integers(1, 3), st.sampled_from([1, 3, 16, 17, 48, 67, 130]), st.integers(1, 5), st.integers(1, 9)

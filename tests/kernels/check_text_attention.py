@@ -10,6 +10,7 @@ from glide_fast.kernels import text_attention as kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
+from support.triton_device import DEVICE
 
 from glide_fast.ops import text_attention
 from glide_fast.ops.backends import force
@@ -17,7 +18,6 @@ from glide_fast.ops.triton_runtime import interpreting
 
 op = importlib.import_module("glide_fast.ops.text_attention")
 
-DEVICE = "cpu" if interpreting() else "cuda"
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 if interpreting():
     teach_bfloat16()
@@ -64,7 +64,7 @@ def assert_as_good_as_plain_torch(
     assert float(error) <= max(2 * float(plain), floor)
 
 
-@settings(max_examples=80 if interpreting() else 100)
+@settings(max_examples=80)
 @given(
     n=st.integers(1, 2),
     heads=st.integers(1, 2),

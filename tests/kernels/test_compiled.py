@@ -52,6 +52,24 @@ def test_the_report_is_a_table_of_them(tmp_path: Path) -> None:
     assert set(rows[0]) == set(Row._fields) and int(rows[0]["registers"]) > 0
 
 
+def test_what_does_not_compile_is_named(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the command that CI runs ends with 1 then."""
+    (build, *_) = (build for build in BUILDS if build.kernel.__name__ == "add_splits")
+    assert compile_report.why_not(build, 90) == ""
+    broken = build._replace(constants={**build.constants, "PIXELS": 3})  # not a power of two
+    reason = compile_report.why_not(broken, 90)
+    assert reason.startswith(f"add_splits {build.label} for sm_90: ") and "power of 2" in reason
+
+    monkeypatch.setattr(
+        sys, "argv", ["compile_report", "--check", "--kernel", "add_splits", "--target", "90"]
+    )
+    assert compile_report.main() == 0
+    count = len([build for build in BUILDS if build.kernel.__name__ == "add_splits"])
+    assert f"{count} of {count} configurations compile" in capfd.readouterr().out
+
+
 def test_the_reports_that_are_kept_cover_them() -> None:
     """And whatever else of GLIDE's shapes spills, no default configuration does."""
     wanted = {(build.kernel.__name__, build.label, f"sm_{target}") for build in BUILDS for target in TARGETS}

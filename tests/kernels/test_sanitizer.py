@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -13,13 +14,29 @@ from benchmarks.gpu.part import GREEN, Setting
 from benchmarks.gpu.parts import sanitizer
 from benchmarks.gpu.probes import PROBES
 
+OPS = sorted({probe.op for probe in PROBES})
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("op", sorted({probe.op for probe in PROBES}))
-@pytest.mark.parametrize("tool", sanitizer.TOOLS)
-def test_the_kernels_are_clean(tool: str, op: str, tmp_path: Path) -> None:
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[dict[str, str]]]]:
+    """What each tool finds in each op, all under way: one after the other they would take minutes to start."""
     program = sanitizer.find()
     if program is None:
         pytest.skip("no compute-sanitizer found (CUDA toolkit; set CUDA_HOME)")
-    row = sanitizer.one(program, tool, op, Setting(device="cuda", folder=tmp_path, facts={}, small=True))
+    setting = Setting(device="cuda", folder=tmp_path_factory.mktemp("sanitizer"), facts={}, small=True)
+    with ThreadPoolExecutor(len(OPS) * len(sanitizer.TOOLS)) as threads:
+        yield {
+            (tool, op): threads.submit(sanitizer.one, program, tool, op, setting)
+            for tool in sanitizer.TOOLS
+            for op in OPS
+        }
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("tool", sanitizer.TOOLS)
+def test_the_kernels_are_clean(
+    tool: str, op: str, rows: dict[tuple[str, str], Future[dict[str, str]]]
+) -> None:
+    row = rows[tool, op].result()
     assert row["state"] == GREEN, row["notes"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import steps
+from support import step_bound, steps
 
 from glide_fast.diffusion.noise import philox_normal
 from glide_fast.diffusion.rules import RULES
@@ -54,6 +54,7 @@ def test_equals_the_reference(isa: str, **case: Any) -> None:
     arguments = steps.arguments(**case)
     got = run(**arguments, out=steps.poisoned(arguments["x"], arguments.get("history")), isa=isa)
     assert steps.worst(got, arguments) <= TOLERANCE
+    assert step_bound.excess(got, arguments) <= 1
 
 
 @needs_library

@@ -15,6 +15,13 @@ from glide_fast.ops.guided_step import HISTORY, Step, reference
 
 op = importlib.import_module("glide_fast.ops.guided_step")
 STEPS = 12
+CASES: list[dict[str, Any]] = [
+    {},
+    {"rule": "plms", "known": True, "score": True, "channels_last": True, "row": STEPS - 1},
+    {"rule": "dpm++2m", "noise": "tensor", "guided": False, "row_of_each": True},
+    {"rule": "ddim", "noise": "none", "model_dtype": torch.bfloat16},
+]
+"""What has the most in it: changes to the defaults of :func:`arguments`."""
 
 
 @functools.cache

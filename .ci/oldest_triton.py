@@ -1,0 +1,57 @@
+"""Compiles the default configurations of the Triton kernels with the oldest Triton that pyproject.toml allows.
+
+That Triton is installed beside the environment's own, into a folder that only the compiling processes look into. Nothing is run:
+the tests interpret the kernels with the environment's Triton. Needs no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def floor(pyproject: str) -> str:
+    """The version in ``triton>=`` of this pyproject.toml."""
+    found = re.findall(r'^\s*"triton>=([\d.]+)', pyproject, re.MULTILINE)
+    if len(found) != 1:
+        raise SystemExit(f"pyproject.toml has {len(found)} lines with triton>=, where one was expected")
+    return found[0]
+
+
+def install(version: str, folder: Path) -> None:
+    """Put this Triton, and nothing else, into ``folder``; kept from run to run."""
+    complete = folder / ".complete"
+    if not complete.exists():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--upgrade"]
+        subprocess.run([*pip, "--no-deps", "--target", str(folder), f"triton=={version}"], check=True)
+        complete.touch()
+
+
+def compile_with(folder: Path, version: str) -> int:
+    """The exit status of the compilation with the Triton in ``folder``."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPATH": str(folder), "TRITON_CACHE_DIR": cache}
+        ask = [sys.executable, "-c", "import triton; print(triton.__version__)"]
+        found = subprocess.run(ask, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+        if not re.match(rf"{re.escape(version)}(\.|$)", found.stdout.strip()):
+            raise SystemExit(f"{folder} holds Triton {found.stdout.strip()}, not {version}")
+        report = [sys.executable, "-m", "glide_fast.kernels.compile_report", "--check", "--target", "90"]
+        workers = ("--workers", str(os.cpu_count() or 1))
+        return subprocess.run([*report, *workers], env=environment, cwd=ROOT).returncode
+
+
+def main() -> int:
+    version = floor((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folder = ROOT / "build" / f"triton-{version}-py{sys.version_info[0]}{sys.version_info[1]}"
+    install(version, folder)
+    return compile_with(folder, version)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
