@@ -48,8 +48,8 @@ class PromptEncoder:
     def _run(self, prompts: list[str]) -> TextEmbedding:
         device = next(self.model.parameters()).device
         tokens, mask = (given.to(device) for given in self.tokens(prompts))
-        # On a CPU one after the other, which takes about as long: a product's rounding depends on how many rows it has, so
-        # beside other prompts a prompt would be another one by a rounding.
+        # On a CPU one after the other: a product rounds by how many rows it has, so beside others a prompt would be
+        # another one by a rounding.
         at_once = 1 if device.type == "cpu" else len(prompts)
         parts = []
         with torch.inference_mode():

@@ -72,7 +72,7 @@ class Bound:
             raise invalid("text", f"{len(proj)} prompts", f"{self.batch}")
         model._films.refresh()
         times = model.embedding(self._timesteps, None)
-        # One row of the batch after the other: a product's rounding depends on how many rows it has, and here those are the steps.
+        # One row of the batch after the other: a product rounds by how many rows it has, and here those are the steps.
         for row in range(self.batch):
             emb = times if proj is None else times + proj[row].to(times)
             if self._tabulated:
@@ -91,7 +91,7 @@ class Bound:
             self._beside = None if beside is None else _put(self._beside, beside)
 
     def _written(self, buffer: torch.Tensor | None, row: int, values: torch.Tensor) -> torch.Tensor:
-        """``values`` ``[steps, W]`` in their row's columns of ``buffer`` ``[steps, batch * W]``, which is made if there is none."""
+        """``values`` ``[steps, W]`` in their row's columns of ``buffer`` ``[steps, batch * W]``, made if there is none."""
         steps, width = values.shape
         if buffer is None:
             buffer = values.new_empty(steps, self.batch * width)
