@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import DeviceType
 from torch.overrides import TorchFunctionMode
 
 from glide_fast.bench import ceilings, contestants
@@ -20,15 +18,17 @@ from glide_fast.bench.parts.step import OneStep
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.timing import Effort, interleaved
+from glide_fast.bench.trace import PREFIX, STEP, Kernel, Trace
 from glide_fast.bench.work import Work
+from glide_fast.errors import BackendError
 from glide_fast.ops.backends import Backend, Choice, listen
 from glide_fast.ops.described import described, first_tensor
 
 _EFFORT = Effort(warm=1, samples=5, sample_seconds=1e-3, seconds=5, least=3)
 COPY_MEGABYTES = 256
 """Of the copy that bandwidth is measured by; larger than caches."""
-_PREFIX = "glide_fast::"
-_STEP = f"{_PREFIX}step"
+GAP = 0.03
+"""Of a step: so far may the sum of its parts be from it, on a GPU, before that is told."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Item:
     seconds: float = 0.0
     least: float = 0.0
 
+    def divided(self, steps: int) -> Item:
+        """What one step has of what so many alike had."""
+        spent = Cost(self.cost.bytes // steps, self.cost.flops // steps)
+        return replace(self, calls=self.calls // steps, cost=spent)
+
 
 class Limits(NamedTuple):
     """What the device does at best, measured in this run."""
@@ -68,9 +73,10 @@ class Profile:
 
     Attributes:
         step: seconds of the whole step, as it runs outside the profiler (replayed, on a GPU).
-        profiled: seconds of the step under the profiler, which shares refer to; on a GPU those its kernels ran.
+        profiled: seconds of the step under the profiler, which shares refer to; on a GPU the sum of all that it ran.
         items: by time, longest first.
-        kernels: on a GPU each kernel's name, launches and seconds in a step, longest first.
+        kernels: on a GPU what it ran in a step, longest first.
+        unlaunched: of a GPU's seconds those whose launch the profiler missed, so that no op has them.
     """
 
     title: str
@@ -78,7 +84,32 @@ class Profile:
     profiled: float
     limits: Limits
     items: tuple[Item, ...]
-    kernels: tuple[tuple[str, int, float], ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    unlaunched: float = 0.0
+
+    @property
+    def gap(self) -> float | None:
+        """How much longer the sum of the parts is than the step, as a part of it. None on a CPU, which the profiler slows."""
+        return self.profiled / self.step - 1 if self.kernels else None
+
+    @property
+    def warning(self) -> str:
+        """What to know before leaning on these times; "" where nothing is."""
+        told = []
+        if self.gap is not None and abs(self.gap) > GAP:
+            told.append(
+                f"the parts add up to {abs(self.gap):.1%} {'more' if self.gap > 0 else 'less'} than the step takes without "
+                + (
+                    "the profiler (it slows kernels, or some ran side by side)"
+                    if self.gap > 0
+                    else "the profiler (the device waited between kernels, or the profiler missed some)"
+                )
+            )
+        if self.unlaunched:
+            told.append(
+                f"{quantity(self.unlaunched, 's')} of kernels whose launch the profiler missed are in everything else"
+            )
+        return "; ".join(told)
 
     @property
     def least(self) -> float:
@@ -87,7 +118,7 @@ class Profile:
 
     @property
     def other(self) -> float:
-        """Seconds of the step under the profiler that no op accounts for: Python, copies, lookups."""
+        """Seconds of the step under the profiler that no op accounts for: copies, lookups, and on a CPU Python."""
         return max(0.0, self.profiled - sum(item.seconds for item in self.items))
 
     def rows(self) -> list[Row]:
@@ -107,6 +138,9 @@ class Profile:
                 "least_seconds": f"{item.least:.6g}",
                 "of_ceiling": f"{item.least / item.seconds:.4f}" if item.seconds else "",
                 "step_seconds": f"{self.step:.6g}",
+                "profiled_seconds": f"{self.profiled:.6g}",
+                "gap": "" if self.gap is None else f"{self.gap:.4f}",
+                "warning": self.warning,
             }
             for item in self.items
         ]
@@ -122,6 +156,7 @@ class Profile:
         )
         lines = [
             f"{self.title}: {quantity(self.step, 's')} a step, {quantity(self.profiled, 's')} under the profiler",
+            *([f"WARNING: {self.warning}"] if self.warning else []),
             f"measured ceilings: copy {self.limits.bandwidth / 1e9:.3g} GB/s, matrix products {peaks}",
             "",
             f"{'time':>9} {'share':>6} {'calls':>5} {'MB':>8} {'GFLOP':>8} {'ceiling':>7}  op",
@@ -177,7 +212,7 @@ class _Ledger:
 
     def note(self, op: str, backend: str, shape: str, dtype: torch.dtype, spent: Cost) -> str:
         """Add a call; returns the label it has in the profile."""
-        label = f"{_PREFIX}{op} [{backend}] {shape} {str(dtype).removeprefix('torch.')}"
+        label = f"{PREFIX}{op} [{backend}] {shape} {str(dtype).removeprefix('torch.')}"
         item = self.items.get(label) or Item(op, backend, shape, dtype, 0, Cost(0, 0))
         total = Cost(item.cost.bytes + spent.bytes, item.cost.flops + spent.flops)
         self.items[label] = replace(item, calls=item.calls + 1, cost=total)
@@ -264,34 +299,50 @@ def profile(
     ledger = _Ledger()
     with torch.profiler.profile(activities=activities) as profiler, listen(ledger), _Products(ledger):
         for _ in range(repeats):
-            with torch.profiler.record_function(_STEP):
+            with torch.profiler.record_function(STEP):
                 step()
         if work.device.type == "cuda":
             torch.cuda.synchronize()
-    took = _seconds(profiler, repeats, work.device.type)
-    items = []
-    for label, item in ledger.items.items():
-        spent = Cost(item.cost.bytes // repeats, item.cost.flops // repeats)
-        items.append(
-            replace(
-                item,
-                calls=item.calls // repeats,
-                cost=spent,
-                seconds=took[label],
-                least=found.seconds(spent, item.dtype),
-            )
-        )
+    recorded = Trace.of(profiler)
     if trace is not None:
         _write_trace(step, ledger, activities, trace)
     dtype = str(contestant.dtype).removeprefix("torch.")
-    return Profile(
-        f"{subject.name}, {work}, {dtype} on {work.device}",
-        timing.median / 1e6,
-        took[_STEP],
-        found,
-        tuple(sorted(items, key=lambda item: -item.seconds)),
-        _kernels(profiler, repeats),
-    )
+    title = f"{subject.name}, {work}, {dtype} on {work.device}"
+    items = {label: item.divided(repeats) for label, item in ledger.items.items()}
+    return taken_apart(title, timing.median / 1e6, found, items, recorded, work.device)
+
+
+def taken_apart(
+    title: str,
+    step: float,
+    limits: Limits,
+    items: Mapping[str, Item],
+    recorded: Trace,
+    device: torch.device,
+) -> Profile:
+    """A step's profile.
+
+    Args:
+        step: seconds of the step outside the profiler.
+        items: by mark, of one step; the seconds in them are not read.
+        recorded: the same step under the profiler.
+        device: the step's; a GPU's times are those of what it ran, a CPU's those of the calls.
+
+    Raises:
+        BackendError: nothing of what a GPU ran was recorded.
+    """
+    if device.type == "cuda" and not recorded.kernels:
+        raise BackendError(
+            "torch's profiler recorded no kernel: CUPTI does not work here (another profiler is attached, or the driver "
+            "lets administrators profile only)"
+        )
+    took = recorded.device if device.type == "cuda" else recorded.host
+    timed = [
+        replace(item, seconds=took.get(mark, 0.0), least=limits.seconds(item.cost, item.dtype))
+        for mark, item in items.items()
+    ]
+    timed.sort(key=lambda item: -item.seconds)
+    return Profile(title, step, took[STEP], limits, tuple(timed), recorded.kernels, recorded.unlaunched)
 
 
 def _write_trace(step: OneStep, ledger: _Ledger, activities: Any, file: Path) -> None:
@@ -301,26 +352,3 @@ def _write_trace(step: OneStep, ledger: _Ledger, activities: Any, file: Path) ->
         if torch.cuda.is_available():
             torch.cuda.synchronize()
     profiler.export_chrome_trace(str(file))
-
-
-def _seconds(profiler: torch.profiler.profile, repeats: int, device: str) -> dict[str, float]:
-    """For each mark the seconds it took in a step: the median over the steps."""
-    durations: dict[str, list[float]] = {}
-    for event in sorted(profiler.events() or (), key=lambda event: event.time_range.start):
-        if event.name.startswith(_PREFIX) and event.device_type == DeviceType.CPU:
-            total = event.device_time_total if device == "cuda" else event.cpu_time_total
-            durations.setdefault(event.name, []).append(float(total) / 1e6)
-    seconds = {}
-    for name, all_calls in durations.items():
-        each = len(all_calls) // repeats
-        seconds[name] = statistics.median(sum(all_calls[k * each : (k + 1) * each]) for k in range(repeats))
-    return seconds
-
-
-def _kernels(profiler: torch.profiler.profile, repeats: int) -> tuple[tuple[str, int, float], ...]:
-    launched: list[tuple[str, int, float]] = []
-    for event in profiler.key_averages():
-        one: Any = event
-        if one.device_type == DeviceType.CUDA and not one.key.startswith(_PREFIX):
-            launched.append((one.key, one.count // repeats, one.self_device_time_total / 1e6 / repeats))
-    return tuple(sorted(launched, key=lambda kernel: -kernel[2]))

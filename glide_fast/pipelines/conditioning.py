@@ -47,12 +47,18 @@ class PromptEncoder:
 
     def _run(self, prompts: list[str]) -> TextEmbedding:
         device = next(self.model.parameters()).device
-        tokens, mask = self.tokens(prompts)
+        tokens, mask = (given.to(device) for given in self.tokens(prompts))
+        # On a CPU one after the other: a product rounds by how many rows it has, so beside others a prompt would be
+        # another one by a rounding.
+        at_once = 1 if device.type == "cpu" else len(prompts)
+        parts = []
         with torch.inference_mode():
-            text = self.model.encode_text(tokens.to(device), mask.to(device))
-            if isinstance(self.model, Accelerated):
-                text = text | {"keys": self.model.text_keys(text)}  # type: ignore[assignment]
-            return text
+            for few in zip(tokens.split(at_once), mask.split(at_once), strict=True):
+                text = self.model.encode_text(*few)
+                if isinstance(self.model, Accelerated):
+                    text = text | {"keys": self.model.text_keys(text)}  # type: ignore[assignment]
+                parts.append(text)
+            return _each(lambda *tensors: torch.cat(tensors), *parts)
 
     def _weights_key(self) -> object:
         return self.model.dtype, tuple((p.device, written(p)) for p in self.model.parameters())

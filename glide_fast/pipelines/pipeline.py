@@ -40,7 +40,8 @@ class GlidePipeline:
     >>> pipe("a red circle", seed=7).images[0].save("out.png")  # doctest: +SKIP
 
     An image depends on its prompt, its seed and the settings, and not on the batch it was made in: the seeds in a result,
-    passed back one by one, give the same pictures (up to rounding; another device or precision rounds differently).
+    passed back one by one, give the same pictures: bit for bit from an accelerated pipeline on a CPU (fp32, or bf16 with
+    AVX-512), up to rounding otherwise, as on another device or in another precision.
 
     Args:
         base: the first stage, or None for a pipeline that only upsamples.

@@ -15,8 +15,9 @@ from glide_fast.runtime.torso import Deep, Given
 if TYPE_CHECKING:
     from glide_fast.runtime.model import Accelerated
 
-TABLE_BYTES = 1 << 28
-"""Above this size the residual blocks' scales and shifts are computed at each step instead of tabulated for all."""
+TABLE_BYTES = 1 << 26
+"""Of a row of the batch: above this size the residual blocks' scales and shifts are computed at each step instead of tabulated
+for all. The bound is one row's, so that a picture is made the same way in every batch."""
 
 
 class Bound:
@@ -39,7 +40,7 @@ class Bound:
         device = next(model.parameters()).device
         self._timesteps = torch.as_tensor(timesteps, device=device)
         films = model._films
-        table_bytes = len(self._timesteps) * batch * films.width * films.bias.element_size()
+        table_bytes = len(self._timesteps) * films.width * films.bias.element_size()
         self._tabulated = model.features.tabulated_films and table_bytes <= TABLE_BYTES
         self._film = torch.empty(batch, films.width, dtype=films.bias.dtype, device=device)
         self._table: torch.Tensor | None = None
@@ -61,7 +62,7 @@ class Bound:
             self._renew(text, pictures)
 
     def _renew(self, text: TextEmbedding | None, pictures: dict[str, torch.Tensor]) -> None:
-        model, steps = self.model, len(self._timesteps)
+        model = self.model
         names = model.picture_names if isinstance(model, WiderInput) else ()
         unknown = sorted(set(pictures) - set(names))
         if unknown:
@@ -69,14 +70,15 @@ class Bound:
         proj = None if text is None else text["xf_proj"]
         if proj is not None and len(proj) != self.batch:
             raise invalid("text", f"{len(proj)} prompts", f"{self.batch}")
-        # [steps, batch]: every prompt at every step.
-        times = self._timesteps.repeat_interleave(self.batch)
-        emb = model.embedding(times, None if proj is None else proj.repeat(steps, 1))
         model._films.refresh()
-        if self._tabulated:
-            self._table = _put(self._table, model._films.rows(emb).view(steps, -1))
-        else:
-            self._emb = _put(self._emb, emb.view(steps, -1))
+        times = model.embedding(self._timesteps, None)
+        # One row of the batch after the other: a product rounds by how many rows it has, and here those are the steps.
+        for row in range(self.batch):
+            emb = times if proj is None else times + proj[row].to(times)
+            if self._tabulated:
+                self._table = self._written(self._table, row, model._films.rows(emb))
+            else:
+                self._emb = self._written(self._emb, row, emb)
         self.tell(text)
         if names:
             x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
@@ -87,6 +89,14 @@ class Bound:
                 self._share = share if self._share is None else self._share.copy_(share)
                 model.forget_shares()
             self._beside = None if beside is None else _put(self._beside, beside)
+
+    def _written(self, buffer: torch.Tensor | None, row: int, values: torch.Tensor) -> torch.Tensor:
+        """``values`` ``[steps, W]`` in their row's columns of ``buffer`` ``[steps, batch * W]``, made if there is none."""
+        steps, width = values.shape
+        if buffer is None:
+            buffer = values.new_empty(steps, self.batch * width)
+        buffer.view(steps, self.batch, width)[:, row].copy_(values)
+        return buffer
 
     def tell(self, text: TextEmbedding | None) -> None:
         """Write the attention layers' keys and values of other prompts alone; their part in the tables stays."""
@@ -123,7 +133,7 @@ class Bound:
                 torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
             elif self._emb is not None:
                 emb = self._emb.index_select(0, rows[:1]).view(self.batch, -1)
-                self._film.copy_(self.model._films.rows(emb))
+                self._film.copy_(self.model._films.each(emb))
             return self.model._torso(inputs, told, self.deep, shallow)
 
     def remember_deep(self) -> None:

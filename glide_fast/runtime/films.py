@@ -57,6 +57,12 @@ class Films:
         """``[R, E]`` embeddings to ``[R, width]``."""
         return F.linear(F.silu(emb), self.weight, self.bias)
 
+    def each(self, emb: torch.Tensor) -> torch.Tensor:
+        """:meth:`rows`, on a CPU with each row by itself, so that its values do not depend on how many there are."""
+        if emb.device.type != "cpu":
+            return self.rows(emb)
+        return torch.cat([self.rows(row) for row in emb.split(1)])
+
     def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """``[N, width]`` to each block's columns; views."""
         return rows.split(self._widths, dim=1)

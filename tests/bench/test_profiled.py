@@ -10,9 +10,11 @@ import torch
 
 from glide_fast.bench.costs import Cost, cost, linear
 from glide_fast.bench.parts.ops import _laid_out_for
-from glide_fast.bench.profiled import profile
+from glide_fast.bench.profiled import Item, Limits, Profile, profile, taken_apart
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import subjects
+from glide_fast.bench.trace import PREFIX, STEP, Trace
+from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act, masked_attention, native, text_attention
 from glide_fast.ops.backends import Choice, force, listen
 from glide_fast.ops.convolution import convolution
@@ -100,6 +102,7 @@ def test_a_step_is_taken_apart(settings: Settings, tmp_path: Path) -> None:
     assert all(item.seconds > 0 and item.least > 0 for item in found.items)
     assert found.least == pytest.approx(sum(item.least for item in found.items))
     assert 0 <= found.other <= found.profiled
+    assert found.gap is None and found.warning == ""
     text = found.table(most=3)
     assert "at the ceilings this step would take" in text and "and " in text and "everything else" in text
     assert {row["op"] for row in found.rows()} == {item.op for item in found.items}
@@ -107,3 +110,47 @@ def test_a_step_is_taken_apart(settings: Settings, tmp_path: Path) -> None:
         str(event.get("name")) for event in json.loads((tmp_path / "step.json").read_text())["traceEvents"]
     }
     assert any(name.startswith("glide_fast::convolution [") for name in names)
+
+
+RECORDED = Path(__file__).parent / "gpu_trace.json"
+
+
+def of_a_gpu(step: float, recorded: Trace | None = None) -> Profile:
+    """The profile of the recorded trace's steps, with the seconds that a step takes without the profiler."""
+    recorded = recorded or Trace.read(RECORDED)
+    items = {}
+    for mark in recorded.host:
+        if mark != STEP:
+            op, backend, shape = mark.removeprefix(PREFIX).split(" ", 2)
+            items[mark] = Item(op, backend.strip("[]"), shape, torch.float16, 1, Cost(2048, 8))
+    limits = Limits(1e9, {torch.float32: 1e9})
+    return taken_apart("base", step, limits, items, recorded, torch.device("cuda"))
+
+
+def test_on_a_gpu_times_are_the_devices() -> None:
+    found = of_a_gpu(129.75e-6)
+    seconds = {item.op: item.seconds for item in found.items if item.op != "convolution"}
+    assert seconds["group_norm_act"] == pytest.approx(30e-6)
+    assert seconds["text_attention"] == pytest.approx(12.5e-6)
+    assert seconds["guided_step"] == pytest.approx(6e-6)
+    assert found.items[0].op == "group_norm_act" and found.items[0].least == pytest.approx(2.048e-6)
+    assert found.profiled == pytest.approx(129.75e-6) and found.gap == pytest.approx(0)
+    assert found.profiled == pytest.approx(sum(item.seconds for item in found.items) + found.other)
+    assert found.kernels[0].launches == 2
+
+
+def test_a_gap_between_the_parts_and_the_step_is_told() -> None:
+    for step, words in ((129.75e-6 * 1.02, ""), (150e-6, "13.5% less than the step"), (100e-6, "29.8% more")):
+        found = of_a_gpu(step)
+        assert ("the parts add up to" in found.warning) == bool(words) and words in found.warning
+        assert found.warning in found.table() and found.table().count("WARNING") == 1  # of the missed launch
+        assert {row["warning"] for row in found.rows()} == {found.warning}
+        assert {row["gap"] for row in found.rows()} == {f"{found.profiled / step - 1:.4f}"}
+        assert {row["profiled_seconds"] for row in found.rows()} == {"0.00012975"}
+    assert "1.5 us of kernels whose launch the profiler missed are in everything else" in found.warning
+
+
+def test_a_gpu_of_which_nothing_was_recorded_is_an_error() -> None:
+    events = [e for e in json.loads(RECORDED.read_text())["traceEvents"] if e.get("cat") == "user_annotation"]
+    with pytest.raises(BackendError, match="CUPTI"):
+        of_a_gpu(1e-3, Trace.parse(events))

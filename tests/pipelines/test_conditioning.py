@@ -29,12 +29,12 @@ def test_order_and_repetition(own_base: Stage, encoded: list[int]) -> None:
     prompts = ["b", "", "a", "b", ""]
     text = own_base.prompts.encode(prompts)
     assert text is not None
-    assert sorted(encoded) == [1, 2]
+    assert encoded == [1, 1, 1]  # on a CPU each by itself, so that it is the same beside any other
     for i, prompt in enumerate(prompts):
         single = PromptEncoder(own_base.model).encode([prompt])
         assert single is not None
         for name in ("xf_out", "xf_proj"):
-            torch.testing.assert_close(text[name][i : i + 1], single[name], rtol=1e-5, atol=1e-5)
+            assert torch.equal(text[name][i : i + 1], single[name])
 
 
 def test_the_empty_prompt_is_encoded_once(

@@ -1,0 +1,157 @@
+"""What torch's profiler recorded of some steps: how long each marked call took, on the host and on the device.
+
+A kernel belongs to the call that launched it. The profiler's trace has each launch (a call of CUDA's runtime or driver, made
+on a thread of the host) and each kernel, copy and fill of the device, and both have the same correlation number. So the mark
+that was open on the launching thread, while it launched, is the one that the kernel belongs to. Names, and the times at which
+the device was at work, decide nothing, and it makes no difference whether torch, Triton or a library of our own launched it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+PREFIX = "glide_fast::"
+"""Of every mark."""
+STEP = f"{PREFIX}step"
+"""The mark around a step."""
+_LAUNCHES = ("cuda_runtime", "cuda_driver")
+_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+_US = 1e-6
+
+Event = Mapping[str, Any]
+
+
+class Kernel(NamedTuple):
+    """What the device ran under one name, in a step."""
+
+    name: str
+    launches: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Seconds in a step, each the median over the recorded steps.
+
+    Attributes:
+        host: of each mark, its calls' time on the host; what is marked inside a marked call counts for both.
+        device: of each mark, the time of all that was launched inside it, but not inside a mark within it;
+            :data:`STEP` has all that was launched in a step. Things that ran side by side count in full.
+        kernels: of the device, longest first.
+        unlaunched: device time, a step, whose launch is not in the trace; part of the step's.
+    """
+
+    host: Mapping[str, float]
+    device: Mapping[str, float]
+    kernels: tuple[Kernel, ...]
+    unlaunched: float
+
+    @classmethod
+    def of(cls, profiler: torch.profiler.profile) -> Trace:
+        """What a profiler recorded, which must have stopped. (It writes its trace once only.)"""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(file))
+            return cls.read(file)
+
+    @classmethod
+    def read(cls, file: Path) -> Trace:
+        """The trace in a file that torch's profiler wrote."""
+        return cls.parse(json.loads(file.read_text(encoding="utf-8", errors="replace"))["traceEvents"])
+
+    @classmethod
+    def parse(cls, events: Iterable[Event]) -> Trace:
+        """The trace of these events, in any order."""
+        timed = sorted((event for event in events if event.get("ph") == "X"), key=lambda event: event["ts"])
+        marks = [e for e in timed if e.get("cat") == "user_annotation" and e["name"].startswith(PREFIX)]
+        steps = max(1, sum(mark["name"] == STEP for mark in marks))
+        launches = [e for e in timed if e.get("cat") in _LAUNCHES and "correlation" in e.get("args", {})]
+        work = [e for e in timed if e.get("cat") in _DEVICE]
+
+        host, device = _Sums(steps), _Sums(steps)
+        open_marks = _open_marks(marks, launches)
+        for mark in marks:
+            inside = open_marks[id(mark)]
+            if inside.step is not None:
+                host.add(mark["name"], inside.step, mark["dur"] * _US)
+        launched_in = {launch["args"]["correlation"]: open_marks[id(launch)] for launch in launches}
+        kernels: dict[str, list[float]] = defaultdict(list)
+        unlaunched = 0.0
+        for ran in work:
+            seconds = ran["dur"] * _US
+            inside = launched_in.get(ran.get("args", {}).get("correlation"), _UNKNOWN)
+            if inside is _UNKNOWN:
+                unlaunched += seconds / steps
+            elif inside.step is None:
+                continue
+            else:
+                device.add(STEP, inside.step, seconds)
+                if inside.name != STEP:
+                    device.add(inside.name, inside.step, seconds)
+            kernels[ran["name"]].append(seconds)
+        medians = device.medians()
+        medians[STEP] = medians.get(STEP, 0.0) + unlaunched
+        found = (Kernel(name, len(all_) // steps, sum(all_) / steps) for name, all_ in kernels.items())
+        return cls(
+            host.medians(), medians, tuple(sorted(found, key=lambda k: (-k.seconds, k.name))), unlaunched
+        )
+
+
+class _Inside(NamedTuple):
+    """The innermost mark around something, and the number of its step; None outside of any."""
+
+    name: str
+    step: int | None
+
+
+_UNKNOWN = _Inside("", None)
+
+
+class _Sums:
+    """Seconds of each name in each step."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, name: str, step: int, seconds: float) -> None:
+        """Add to a name's seconds in a step."""
+        self._sums.setdefault(name, [0.0] * self._steps)[step] += seconds
+
+    def medians(self) -> dict[str, float]:
+        """Of each name over the steps."""
+        return {name: statistics.median(sums) for name, sums in self._sums.items()}
+
+
+def _open_marks(marks: Sequence[Event], launches: Sequence[Event]) -> dict[int, _Inside]:
+    """For each mark and launch (both by time), by its ``id``, what it is inside of; a mark is inside itself.
+
+    A launch is where its middle is: its own clock and that of the marks may disagree by a little.
+    """
+    # By thread: (time, 0 for marks, so that one that begins with a launch contains it, longer marks first, the event).
+    threads: dict[Any, list[tuple[float, int, float, Event]]] = defaultdict(list)
+    for mark in marks:
+        threads[mark["pid"], mark["tid"]].append((mark["ts"], 0, -mark["dur"], mark))
+    for launch in launches:
+        threads[launch["pid"], launch["tid"]].append((launch["ts"] + launch["dur"] / 2, 1, 0.0, launch))
+    steps = {id(mark): number for number, mark in enumerate(mark for mark in marks if mark["name"] == STEP)}
+    inside: dict[int, _Inside] = {}
+    for thread in threads.values():
+        around: list[Event] = []  # the marks that are open, the innermost last
+        for when, is_launch, _, event in sorted(thread, key=lambda entry: entry[:3]):
+            while around and around[-1]["ts"] + around[-1]["dur"] <= when:
+                around.pop()
+            if not is_launch:
+                around.append(event)
+            step = next((steps[id(mark)] for mark in around if id(mark) in steps), None)
+            inside[id(event)] = _Inside(around[-1]["name"] if around else "", step)
+    return inside
