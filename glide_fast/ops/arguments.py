@@ -20,6 +20,16 @@ MOST = 2**31 - 1
 
 def tensors(names: Sequence[str], given: Sequence[object], needed: int) -> None:
     """Refuse what is no dense tensor; the first ``needed`` may not be None either."""
+    strided, none_yet = torch.strided, needed
+    for tensor in given:
+        if tensor is None:
+            if none_yet > 0:
+                break
+        elif not isinstance(tensor, torch.Tensor) or tensor.layout is not strided or tensor.is_nested:
+            break
+        none_yet -= 1
+    else:
+        return
     for position, tensor in enumerate(given):
         if isinstance(tensor, torch.Tensor):
             if tensor.layout is torch.strided and not tensor.is_nested:
@@ -60,6 +70,11 @@ def is_integer(value: object) -> bool:
     if type(value) is int:
         return True
     return isinstance(value, int | numbers.Integral | torch.SymInt) and not isinstance(value, bool)
+
+
+def as_int(value: int) -> int:
+    """A whole number of numpy as one of Python, which torch and the kernels want; others as they are."""
+    return value if isinstance(value, int | torch.SymInt) else int(value)
 
 
 def integer(name: str, value: object, least: int, most: int = MOST) -> None:

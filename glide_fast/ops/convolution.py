@@ -65,8 +65,8 @@ def check_arguments(
 ) -> Window:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`convolution`; return the window."""
     arguments.tensors(_TENSORS, (x, weight, bias, residual), 2)
-    if x.dim() != 4:
-        raise invalid("x", tuple(x.shape), "a tensor of shape [N, C, H, W]")
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise invalid("x", tuple(x.shape), "a tensor of shape [N, C, H, W] with C, H, W >= 1")
     made = window(weight, stride, padding)
     outputs, channels = weight.shape[:2]
     if channels != x.shape[1]:

@@ -147,9 +147,6 @@ def check_arguments(call: Call) -> None:
     if len(full) < 3:
         raise invalid("x", tuple(full), "a tensor of shape [N, C, H, W]")
     arguments.floating("x", call.x)
-    for name, tensor in zip(TENSORS, call.tensors, strict=True):
-        if tensor is not None and tensor is not step and tensor is not call.seeds:
-            arguments.any_floating((name,), (tensor,))
     count, channels, *positions = full
     copies = 1 if call.guidance_scale is None else 2
     if model_out.shape != (copies * count, 2 * channels, *positions):
@@ -186,13 +183,9 @@ def check_arguments(call: Call) -> None:
             raise invalid("out", shapes, "the shapes of x, x and history")
         if out.x is out.x0:
             raise invalid("out", "the same tensor for x and x0", "a tensor for each")
-    for name, result in (
-        ("inputs", inputs),
-        *zip(("out.x", "out.x0", "out.history"), out or (), strict=False),
-    ):
-        overlap = None if result is None else arguments.overlapping(name, result)
-        if overlap is not None:
-            raise overlap
+    overlap = None if inputs is None else arguments.overlapping("inputs", inputs)
+    if overlap is not None:
+        raise overlap
 
 
 def check_step(call: Call) -> None:
@@ -252,8 +245,8 @@ def reference(
         x, Prediction(x0, log_variance), rows, noise, score=score, history=history, remember_eps=remember_eps
     )
     if inputs is not None:
-        for copy in inputs.split(len(x)):
-            copy.copy_(result.x)
+        for first in range(0, len(inputs), len(x)):
+            inputs[first : first + len(x)].copy_(result.x)
     if out is None:
         return result
     out.x.copy_(result.x)
@@ -375,8 +368,8 @@ def _run(call: Call) -> Step:
 def _run_on(facts: Facts, call: Call) -> Step:
     """Choose a backend and run it."""
     backend = OP.choose(facts, call)
-    if facts.flaw is not None:
-        _check_devices(call)
+    if backend.name == "reference":  # the others have looked at types, layouts and devices
+        _check_for_torch(call)
     if backend.name != "cpu" and facts.unreadable is None:  # "cpu" looks itself
         check_step(call)
     try:
@@ -386,17 +379,23 @@ def _run_on(facts: Facts, call: Call) -> Step:
     return result
 
 
-def _check_devices(call: Call) -> None:
-    """The step and a guidance scale of no dimensions may lie on the host; torch reads such numbers there."""
+def _check_for_torch(call: Call) -> None:
+    """Refuse what torch would stop at half-way.
+
+    The step and a guidance scale of no dimensions may lie on the host; torch reads such numbers there.
+    """
     x, scale = call.x, call.scale_in_memory
     for name, tensor in zip(TENSORS, call.tensors, strict=True):
-        on_host = (
-            tensor is not None
-            and tensor.device.type == "cpu"
-            and (tensor is call.step or (tensor is scale and not tensor.dim()))
-        )
-        if not on_host:
+        if tensor is None:
+            continue
+        if tensor is not call.step and tensor is not call.seeds:
+            arguments.floating(name, tensor)
+        may_be_number = tensor is call.step or (tensor is scale and not tensor.dim())
+        if not may_be_number or tensor.device.type != "cpu":
             arguments.together((name,), (tensor,), x.device)
+        overlap = arguments.overlapping(name, tensor) if name.startswith("out") else None
+        if overlap is not None:
+            raise overlap
 
 
 def _traced(call: Call) -> Step:

@@ -160,6 +160,7 @@ def masked_attention(
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     check_arguments(q, k, v, heads, causal, lengths)
+    heads = arguments.as_int(heads)
     if torch.compiler.is_compiling():
         # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
         if q.is_cuda:

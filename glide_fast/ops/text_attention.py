@@ -67,6 +67,7 @@ def check_arguments(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | No
             raise invalid(
                 "encoder_kv", tuple(encoder_kv.shape), f"a tensor of shape [{want[0]}, {want[1]}, S]"
             )
+        arguments.floating("encoder_kv", encoder_kv)
         if encoder_kv.dtype != qkv.dtype and torch.promote_types(encoder_kv.dtype, qkv.dtype) != qkv.dtype:
             raise invalid("encoder_kv", encoder_kv.dtype, f"the type of qkv, {qkv.dtype}, or a narrower one")
         arguments.together(_TENSORS, (qkv, encoder_kv), qkv.device)
@@ -137,6 +138,7 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     check_arguments(qkv, heads, encoder_kv)
+    heads = arguments.as_int(heads)
     if torch.compiler.is_compiling():
         # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
         return _custom_op(qkv, heads, encoder_kv) if qkv.is_cuda else reference(qkv, heads, encoder_kv)

@@ -101,6 +101,7 @@ def _needs_torch(places: torch.Tensor) -> bool:
     """Whether writing into memory would lose something: a gradient, a graph, or what hides behind the tensor."""
     return (
         torch.compiler.is_compiling()
+        or not places.numel()
         or (places.requires_grad and torch.is_grad_enabled())
         or plain_tensor.why_not(("places",), (places,)) is not None
     )
