@@ -19,13 +19,14 @@ float number(bf16 x) { return widen(x); }
 // results of one while it works on the others.
 #define GLIDE_FAST_INLINE inline __attribute__((always_inline))
 
-// 2^t, relative error 1e-7; t is clamped to +-126, NaN stays NaN.
+// 4^t, relative error 2e-7; infinity or 0 past fp32's exponents, NaN stays NaN.
 template <int n>
-GLIDE_FAST_INLINE void powers_of_two(Vec (&t)[n]) {
+GLIDE_FAST_INLINE void powers_of_four(Vec (&t)[n]) {
     Vec whole[n];
     for (int i = 0; i < n; ++i) t[i] = clamp(t[i], -126.0f, 126.0f);
     for (int i = 0; i < n; ++i) whole[i] = round(t[i]);
     for (int i = 0; i < n; ++i) t[i] = power_of_two(whole[i], t[i] - whole[i], 0.0f);
+    for (int i = 0; i < n; ++i) t[i] = t[i] * t[i];
 }
 
 // Where some vectors' elements are: `count` of an image's elements from `element`, which is position `position` of `channel`.
@@ -105,7 +106,7 @@ GLIDE_FAST_INLINE void mask_at(const float* mask, std::int64_t positions, const 
     x[0] = gather(mask, Layout{0, 0, 1}, positions, at);
 }
 
-constexpr float quarter_log2e = 0.36067376f;
+constexpr float quarter_log2e = 0.36067376f;  // exp(y / 2) = 4^(y quarter_log2e)
 
 // What is the same for a whole image.
 template <typename T>
@@ -116,9 +117,7 @@ struct Image {
     std::int64_t index, start;  // start: of the image in dense tensors
     Vec c[GuidedStep::columns];
     Vec guidance;
-    // exp(log_variance / 2) = 2^(v * std_slope + std_middle): the interpolation between the two logarithms, in halves and to base 2.
-    Vec std_slope, std_middle;
-    bool needs_std;
+    bool needs_std;  // also where its coefficient is 0: a variance that is not finite is to be seen
     std::uint64_t seed;
     std::uint32_t step;
 
@@ -131,10 +130,7 @@ struct Image {
         const float* values = g.table + row * GuidedStep::columns;
         for (int i = 0; i < GuidedStep::columns; ++i) c[i] = Vec::all(values[i]);
         guidance = Vec::all(g.guided ? g.guidance[image * g.guidance_stride] : 0.0f);
-        const float max_log = values[GuidedStep::max_log], min_log = values[GuidedStep::min_log];
-        std_slope = Vec::all(quarter_log2e * (max_log - min_log));
-        std_middle = Vec::all(quarter_log2e * (max_log + min_log));
-        needs_std = values[GuidedStep::c_learned] != 0.0f || g.score;
+        needs_std = g.noise || g.seeds || g.score;
         seed = g.seeds ? std::uint64_t(g.seeds[image]) : 0;
         step = std::uint32_t(row);
     }
@@ -169,8 +165,13 @@ struct Image {
         for (int i = 0; i < n; ++i) learned_std[i] = one;
         if (needs_std) {
             gather(conditional, g.model_layout, g.positions, variance, other);
-            for (int i = 0; i < n; ++i) learned_std[i] = multiply_add(other[i], std_slope, std_middle);
-            powers_of_two(learned_std);
+            const Vec half = Vec::all(0.5f), scale = Vec::all(quarter_log2e);
+            for (int i = 0; i < n; ++i) {
+                const Vec part = (other[i] + one) * half;
+                learned_std[i] =
+                    (part * c[GuidedStep::max_log] + (one - part) * c[GuidedStep::min_log]) * scale;
+            }
+            powers_of_four(learned_std);
         }
         if (g.score) {
             load(g.score + here, at, other);

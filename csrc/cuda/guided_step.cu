@@ -10,6 +10,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -34,6 +35,9 @@ __device__ inline float read(const Image& image, std::int64_t sample, std::int64
 __device__ inline const float* floats(std::uintptr_t data) { return reinterpret_cast<const float*>(data); }
 __device__ inline float* writable(std::uintptr_t data) { return reinterpret_cast<float*>(data); }
 
+// The row of a step outside the table.
+__device__ const float outside[COLUMNS] = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
+
 // grid (blocks of an image's elements, samples).
 __global__ void __launch_bounds__(threads) advance(const GuidedStep g) {
     const std::int64_t sample = blockIdx.y;
@@ -43,9 +47,8 @@ __global__ void __launch_bounds__(threads) advance(const GuidedStep g) {
     if (first >= elements) return;
 
     const std::int64_t step = reinterpret_cast<const std::int64_t*>(g.step)[sample * g.step_stride];
-    // A step outside the table means a counter that ran too far. Nothing is written then: NaN would be an image too.
-    if (step < 0 || step >= g.table_rows) return;
-    const float* const row = floats(g.table) + step * COLUMNS;
+    // A step outside the table means a counter that ran too far: its image becomes NaN, since an old one would pass for a result.
+    const float* const row = step < 0 || step >= g.table_rows ? outside : floats(g.table) + step * COLUMNS;
     const float guidance = g.guidance_data ? floats(g.guidance_data)[sample * g.guidance_stride] : g.guidance;
 
     float normals[elements_a_thread] = {};
@@ -95,7 +98,7 @@ __global__ void __launch_bounds__(threads) advance(const GuidedStep g) {
             history[at + 2 * stride] = h1;
         }
         const float noise = g.noise ? floats(g.noise)[at] : normals[i];
-        out += (row[NOISE] + row[LEARNED_NOISE] * expf(0.5f * log_variance)) * noise;
+        if (g.noise || g.seeds) out += (row[NOISE] + row[LEARNED_NOISE] * expf(0.5f * log_variance)) * noise;
 
         writable(g.x_out)[at] = out;
         if (g.x0_out) writable(g.x0_out)[at] = x0;

@@ -16,9 +16,11 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32, timestep_embedding, zero_module
 from glide_fast.models.precision import convert_convolutions
+from glide_fast.models.strided import StridedConv1d, StridedConv2d, StridedConv3d
 from glide_fast.ops import text_attention
 
 _CONVOLUTION: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_STRIDED: dict[int, Callable[..., nn.Module]] = {1: StridedConv1d, 2: StridedConv2d, 3: StridedConv3d}
 _AVERAGE_POOL: dict[int, Callable[..., nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
@@ -26,7 +28,8 @@ def conv_nd(dims: int, *args: object, **kwargs: object) -> nn.Module:
     """A 1, 2 or 3-dimensional convolution module."""
     if dims not in _CONVOLUTION:
         raise invalid("dims", dims, "1, 2 or 3")
-    return _CONVOLUTION[dims](*args, **kwargs)
+    strided = "stride" in kwargs or len(args) > 3  # after channels, channels and kernel
+    return (_STRIDED if strided else _CONVOLUTION)[dims](*args, **kwargs)
 
 
 def avg_pool_nd(dims: int, *args: object, **kwargs: object) -> nn.Module:

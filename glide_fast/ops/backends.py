@@ -102,10 +102,18 @@ class Op(Generic[Facts]):
         run: Callable[..., Any],
         supports: Callable[[Facts], str | None] = lambda facts: None,
         worth: Callable[[Facts], str | None] = lambda facts: None,
+        *,
+        plain_only: bool = False,
     ) -> None:
-        """Add a backend after those already there."""
+        """Add a backend after those already there.
+
+        ``plain_only``: it reads tensors by their addresses, or knows no other use of torch's than computing values. It declines
+        where the facts' ``unreadable`` gives a reason (:func:`glide_fast.ops.plain_tensor.why_not`).
+        """
         if name in self.names:
             raise ValueError(f"{self.name} has a backend {name} already")
+        if plain_only:
+            supports = _plain_only(supports)
         self._backends.append(Backend(name, supports, worth, run))
         self._choices.clear()
 
@@ -173,6 +181,14 @@ class Op(Generic[Facts]):
                 f"backend {forced!r} of {self.name} is forced but cannot run: {'; '.join(reasons)}"
             )
         raise BackendError(f"no backend of {self.name} can run: {'; '.join(reasons) or 'none is registered'}")
+
+
+def _plain_only(supports: Callable[[Facts], str | None]) -> Callable[[Facts], str | None]:
+    def check(facts: Facts) -> str | None:
+        unreadable: str | None = facts.unreadable  # type: ignore[attr-defined]
+        return supports(facts) if unreadable is None else unreadable
+
+    return check
 
 
 class Choice(NamedTuple):

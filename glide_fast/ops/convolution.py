@@ -14,10 +14,13 @@ import torch.nn.functional as F
 
 from glide_fast.errors import invalid
 from glide_fast.ops import (
+    arguments,
     convolution_cudnn,
     convolution_onednn,
     convolution_triton,
     convolution_winograd,
+    narrow_convolution,
+    plain_tensor,
     recompute,
 )
 from glide_fast.ops.backends import Op
@@ -43,7 +46,10 @@ class Call(NamedTuple):
     alike: bool  # all operands on x's device
     empty: bool
     gradients: bool
+    unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
+
+_TENSORS = ("x", "weight", "bias", "residual")
 
 OP: Op[Call] = Op("convolution")
 """The backends of :func:`convolution`."""
@@ -58,13 +64,14 @@ def check_arguments(
     padding: int | Sequence[int] | None,
 ) -> Window:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`convolution`; return the window."""
-    if x.dim() != 4:
-        raise invalid("x", tuple(x.shape), "a tensor of shape [N, C, H, W]")
+    arguments.tensors(_TENSORS, (x, weight, bias, residual), 2)
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise invalid("x", tuple(x.shape), "a tensor of shape [N, C, H, W] with C, H, W >= 1")
     made = window(weight, stride, padding)
     outputs, channels = weight.shape[:2]
     if channels != x.shape[1]:
         raise invalid("weight", tuple(weight.shape), f"a weight for the {x.shape[1]} channels of x")
-    if not x.dtype.is_floating_point or weight.dtype != x.dtype:
+    if x.dtype not in arguments.FLOATING or weight.dtype != x.dtype:
         raise invalid("x, weight", (x.dtype, weight.dtype), "one floating type for both")
     height, width = made.size(*x.shape[2:])
     if height < 1 or width < 1:
@@ -114,7 +121,10 @@ def facts(
 ) -> Call:
     """The facts of a call with these (checked) arguments, for ``OP.choose`` and ``OP.explain``."""
     made = window(weight, stride, padding)
+    # The copies that a PackedWeight holds are read, not its address.
+    plain_weight = None if isinstance(weight, PackedWeight) else weight
     operands = [x, weight, *(o for o in (bias, residual) if o is not None)]
+    unreadable = plain_tensor.why_not(_TENSORS, (x, plain_weight, bias, residual))
     return Call(
         x.device.type,
         x.dtype,
@@ -126,11 +136,14 @@ def facts(
         residual is not None,
         isinstance(weight, PackedWeight) and weight.packed is not None,
         isinstance(weight, PackedWeight) and weight.tiles is not None and _dense(bias),
-        all(o is None or o.is_contiguous(memory_format=torch.channels_last) for o in (x, residual)),
+        # torch.vmap's tensors know of no memory format.
+        unreadable is None
+        and all(o is None or o.is_contiguous(memory_format=torch.channels_last) for o in (x, residual)),
         _in_place(weight) and _dense(bias),
         all(o.device == x.device for o in operands),
         x.numel() == 0,
         torch.is_grad_enabled() and any(o.requires_grad for o in operands),
+        unreadable,
     )
 
 
@@ -175,19 +188,22 @@ def convolution(
     made = check_arguments(x, weight, bias, residual, stride, padding)
     if torch.compiler.is_compiling() and not isinstance(weight, PackedWeight):
         # On a CPU the compiler packs and fuses torch's own; on a device it is to see one opaque op, and no graph break.
-        run = _custom_op if x.is_cuda else convolution_cudnn.run
+        run = _custom_op if x.is_cuda else reference if _wrong(x, made) else convolution_cudnn.run
         return run(x, weight, bias, residual, made.stride, made.padding)
-    backend = OP.choose(
-        facts(x, weight, bias, residual, made.stride, made.padding),
-        x,
-        weight,
-        bias,
-        residual,
-        made.stride,
-        made.padding,
-    )
-    result: torch.Tensor = backend.run(x, weight, bias, residual, made.stride, made.padding)
+    operands = x, weight, bias, residual
+    known = facts(*operands, made.stride, made.padding)
+    if known.unreadable is not None and plain_tensor.as_one_node(operands):
+        return _custom_op(*operands, made.stride, made.padding)
+    backend = OP.choose(known, *operands, made.stride, made.padding)
+    if not known.alike:
+        arguments.together(_TENSORS, operands, x.device)
+    result: torch.Tensor = backend.run(*operands, made.stride, made.padding)
     return result
+
+
+def _wrong(x: torch.Tensor, made: Window) -> bool:
+    width = made.size(*x.shape[2:])[1]
+    return narrow_convolution.why_wrong(x.device.type, x.dtype, made.stride[1], width) is not None
 
 
 @torch.library.custom_op(
@@ -246,8 +262,16 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 
 _custom_op.register_autograd(_backward, setup_context=_save)
 
-OP.register("winograd", convolution_winograd.run, convolution_winograd.supports, convolution_winograd.worth)
-OP.register("onednn", convolution_onednn.run, convolution_onednn.supports)
+OP.register(
+    "winograd",
+    convolution_winograd.run,
+    convolution_winograd.supports,
+    convolution_winograd.worth,
+    plain_only=True,
+)
+OP.register("onednn", convolution_onednn.run, convolution_onednn.supports, plain_only=True)
 OP.register("cudnn", convolution_cudnn.run, convolution_cudnn.supports)
-OP.register("triton", convolution_triton.run, convolution_triton.supports, convolution_triton.worth)
+OP.register(
+    "triton", convolution_triton.run, convolution_triton.supports, convolution_triton.worth, plain_only=True
+)
 OP.register("reference", reference)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from glide_fast.ops import packed_weight
+from glide_fast.ops import narrow_convolution, packed_weight
 from glide_fast.ops.convolution_window import Window, as_kernel, kernel_size
 from glide_fast.ops.packed_weight import PackedWeight
 
@@ -27,7 +27,7 @@ def supports(call: Call) -> str | None:
         return "x holds no elements"
     if not call.channels_last:
         return "x or residual is not channels-last"
-    return None
+    return narrow_convolution.why_wrong(call.device, call.dtype, call.window.stride[1], call.size[1])
 
 
 def run(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.errors import invalid
+from glide_fast.ops.arguments import MOST, is_integer
 
 
 class Window(NamedTuple):
@@ -34,7 +35,8 @@ def kernel_size(weight: torch.Tensor) -> tuple[int, int]:
         raise invalid(
             "weight", tuple(shape), "a shape [O, C, kh, kw], [O, C, 1] or [O, C] with no dimension of 0"
         )
-    return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
+    # torch.jit.trace makes tensors of sizes.
+    return (int(shape[2]), int(shape[3])) if len(shape) == 4 else (1, 1)
 
 
 def window(
@@ -51,9 +53,10 @@ def window(
 
 
 def _pair(name: str, given: int | Sequence[int], least: int) -> tuple[int, int]:
-    pair = (given, given) if isinstance(given, int) else tuple(given)
-    if len(pair) != 2 or min(pair) < least:
-        raise invalid(name, given, f"an integer of {least} or more, or two: vertical, horizontal")
+    pair = given if isinstance(given, tuple | list) else (given, given)
+    if len(pair) != 2 or not all(map(is_integer, pair)) or min(pair) < least or max(pair) > MOST:
+        accepted = f"an integer from {least} to {MOST}, or two: vertical, horizontal"
+        raise invalid(name, given, accepted)
     return pair[0], pair[1]
 
 

@@ -7,15 +7,23 @@ Replaces the official chain: concatenation of the skip connection, cast to fp32,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 
 from glide_fast.errors import invalid
-from glide_fast.ops import group_norm_act_cpu, group_norm_act_cuda, group_norm_act_triton, recompute
+from glide_fast.ops import (
+    arguments,
+    group_norm_act_cpu,
+    group_norm_act_cuda,
+    group_norm_act_triton,
+    plain_tensor,
+    recompute,
+)
 from glide_fast.ops.backends import Op
-from glide_fast.ops.group_norm_act_call import RESAMPLINGS, Call, Facts, Result
+from glide_fast.ops.group_norm_act_call import RESAMPLINGS, TENSORS, Call, Facts, Result
 
 OP: Op[Facts] = Op("group_norm_act")
 """The backends of :func:`group_norm_act`. Their ``run`` takes a :class:`Call` and returns a :class:`Result`."""
@@ -29,6 +37,9 @@ def check_arguments(call: Call) -> None:
             "x", tuple(x.shape), "a tensor of shape [N, C, ...] with at least one spatial dimension"
         )
     n, channels = x.shape[:2]
+    if not channels:
+        raise invalid("x", tuple(x.shape), "a tensor with at least one channel")
+    arguments.floating("x", x)
     if call.x2 is not None:
         _check_beside("x2", call.x2, x, (n, call.x2.shape[1] if call.x2.dim() > 1 else 1, *x.shape[2:]))
         channels += call.x2.shape[1]
@@ -36,7 +47,7 @@ def check_arguments(call: Call) -> None:
         _check_beside("residual", call.residual, x, tuple(x.shape))
     if call.x_bias is not None and tuple(call.x_bias.shape) != (x.shape[1],):
         raise invalid("x_bias", tuple(call.x_bias.shape), f"a vector of x's {x.shape[1]} channels")
-    if call.groups < 1 or channels % call.groups:
+    if not arguments.is_integer(call.groups) or call.groups < 1 or channels % call.groups:
         raise invalid("groups", call.groups, f"a divisor of the channel count {channels}")
     if tuple(weight.shape) != (channels,) or tuple(bias.shape) != (channels,):
         raise invalid(
@@ -51,7 +62,10 @@ def check_arguments(call: Call) -> None:
             raise invalid(name, tuple(film.shape), f"a tensor of shape {(n, channels)}")
     if call.resample is not None:
         _check_resampling(call.resample, x)
-    if call.out_dtype not in (None, x.dtype, torch.float32):
+    arguments.epsilon("eps", call.eps)
+    arguments.flag("silu", call.silu)
+    arguments.flag("keep_sum", call.keep_sum)
+    if call.out_dtype is not None and call.out_dtype is not x.dtype and call.out_dtype is not torch.float32:
         raise invalid("out_dtype", call.out_dtype, f"None, {x.dtype} (x's type) or torch.float32")
 
 
@@ -66,7 +80,7 @@ def _check_beside(name: str, tensor: torch.Tensor, x: torch.Tensor, shape: tuple
 
 
 def _check_resampling(mode: str, x: torch.Tensor) -> None:
-    if mode not in RESAMPLINGS:
+    if not isinstance(mode, str) or mode not in RESAMPLINGS:
         raise invalid("resample", mode, f"None, {' or '.join(map(repr, RESAMPLINGS))}")
     if x.dim() != 4:
         raise invalid("resample", f"{mode!r} with x of shape {tuple(x.shape)}", "x of shape [N, C, H, W]")
@@ -94,6 +108,20 @@ def reference_sum(
     return total.to(x.dtype)
 
 
+Norm = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+def _group_norm(
+    x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """``torch.group_norm`` in any layout under ``torch.vmap`` and forward-mode differentiation, exact for a single value."""
+    values = x.reshape(x.shape[0], groups, -1)
+    centred = values - values.mean(-1, keepdim=True)
+    y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    per_channel = (-1, *([1] * (x.dim() - 2)))
+    return y.reshape(x.shape) * weight.view(per_channel) + bias.view(per_channel)
+
+
 def reference(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -108,13 +136,20 @@ def reference(
     x_bias: torch.Tensor | None = None,
     resample: str | None = None,
     out_dtype: torch.dtype | None = None,
+    *,
+    norm: Norm = torch.group_norm,
 ) -> torch.Tensor:
-    """The maths in plain torch; the ground truth for every backend. See :func:`group_norm_act`."""
+    """The maths in plain torch; the ground truth for every backend. See :func:`group_norm_act`.
+
+    ``norm`` is ``torch.group_norm``, or stands in for it.
+    """
     wide = _wide(x.dtype)
     total = reference_sum(x, residual, x_bias).to(wide)
     if x2 is not None:
         total = torch.cat([total, x2.to(wide)], dim=1)
-    y = F.group_norm(total, groups, weight.to(wide), bias.to(wide), eps)
+    if total.numel() == total.shape[0] * groups:
+        norm = _group_norm  # torch's takes the mean off last, and leaves a rounding of the large products of a single value
+    y = norm(total, groups, weight.to(wide), bias.to(wide), eps)
     if scale is not None and shift is not None:
         per_channel = (*scale.shape, *([1] * (x.dim() - 2)))
         y = y * (1 + scale.to(wide).view(per_channel)) + shift.to(wide).view(per_channel)
@@ -128,6 +163,7 @@ def reference(
 
 
 def _run_reference(call: Call) -> Result:
+    plain = torch.compiler.is_compiling() or plain_tensor.why_not(TENSORS, call.tensors) is None
     total = reference_sum(call.x, call.residual, call.x_bias)
     y = reference(
         total,
@@ -141,6 +177,7 @@ def _run_reference(call: Call) -> Result:
         call.x2,
         resample=call.resample,
         out_dtype=call.out_dtype,
+        norm=torch.group_norm if plain else _group_norm,
     )
     return Result(y, total if call.keep_sum else None)
 
@@ -210,7 +247,7 @@ def group_norm_act(
         x: ``[N, C1, ...]``, fp16, bf16, fp32 or fp64, any memory format.
         weight, bias: ``[C]`` with C = C1 + C2, any floating type, used in fp32.
         groups: divides C. ``groups`` neighbouring channels share mean and (biased) variance over all positions.
-        eps: added to the variance.
+        eps: added to the variance; finite, 0 or more.
         scale, shift: ``[N, C]`` each, both or neither: FiLM from the timestep embedding.
         silu: apply ``y * sigmoid(y)``.
         x2: ``[N, C2, ...]`` of x's type: the skip connection. The concatenation is not materialised.
@@ -227,10 +264,14 @@ def group_norm_act(
         type. All arithmetic is fp32 (fp64 for fp64 input), rounded once at the end; the official code rounds to the
         activation type before FiLM and SiLU as well.
 
+        A group of a single value has the variance 0, and so the result of its mean. NaN, or an infinity, among a group's values
+        makes all of the group NaN.
+
     Raises:
         InvalidInputError: for arguments outside this contract.
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
+    arguments.tensors(TENSORS, (x, weight, bias, scale, shift, x2, residual, x_bias), 3)
     call = Call(
         x, weight, bias, groups, eps, scale, shift, silu, x2, residual, x_bias, resample, out_dtype, keep_sum
     )
@@ -240,21 +281,35 @@ def group_norm_act(
 
 
 def _run(call: Call) -> Result:
-    result: Result = OP.choose(call.facts(), call).run(call)
+    facts = call.facts()
+    if facts.unreadable is not None and plain_tensor.as_one_node(call.tensors):
+        return _one_node(call)
+    return _run_on(facts, call)
+
+
+def _run_on(facts: Facts, call: Call) -> Result:
+    """The choice of a backend, and its result."""
+    backend = OP.choose(facts, call)
+    if backend.name == "reference":  # the others have looked at types and devices
+        arguments.any_floating(TENSORS, call.tensors)
+        arguments.together(TENSORS, call.tensors, call.x.device)
+    result: Result = backend.run(call)
     return result
 
 
 def _traced(call: Call) -> Result:
     """On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break."""
-    if not call.x.is_cuda:
-        return _run_reference(call)
-    arguments = (
+    return _one_node(call) if call.x.is_cuda else _run_reference(call)
+
+
+def _one_node(call: Call) -> Result:
+    given = (
         *(call.x, call.weight, call.bias, call.groups, call.eps, call.scale, call.shift, call.silu),
         *(call.x2, call.residual, call.x_bias, call.resample, call.out_dtype),
     )
     if call.keep_sum and call.adds:
-        return Result(*_add_op(*arguments))
-    return Result(_custom_op(*arguments), call.x if call.keep_sum else None)
+        return Result(*_add_op(*given))
+    return Result(_custom_op(*given), call.x if call.keep_sum else None)
 
 
 _ARGUMENTS = (
@@ -271,7 +326,7 @@ def _laid_out_as(promised: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
 def _custom_op(*arguments: Any) -> torch.Tensor:
     """The op for ``torch.compile``: the backend is chosen when it runs. Gradients are the reference's, computed again."""
     call = Call(*arguments)
-    return _laid_out_as(call.empty_y(), _run(call).y)
+    return _laid_out_as(call.empty_y(), _run_on(call.facts(), call).y)
 
 
 @_custom_op.register_fake
@@ -286,7 +341,7 @@ def _add_op(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The same, with the sum. An op may not return its own input: where nothing is added, the sum is a copy."""
     call = Call(*arguments)
     call.keep_sum = True
-    y, total = _run(call)
+    y, total = _run_on(call.facts(), call)
     assert total is not None
     fresh = call.empty_sum()
     return _laid_out_as(call.empty_y(), y), _laid_out_as(fresh, total) if call.adds else fresh.copy_(total)
@@ -298,18 +353,15 @@ def _add_op_fake(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return call.empty_y(), call.empty_sum()
 
 
-_TENSORS = ("x", "weight", "bias", "scale", "shift", "x2", "residual", "x_bias")
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
     call = Call(*inputs)
     ctx.options = {name: getattr(call, name) for name in ("groups", "eps", "silu", "resample", "out_dtype")}
-    ctx.save_for_backward(*(getattr(call, name) for name in _TENSORS))
+    ctx.save_for_backward(*(getattr(call, name) for name in TENSORS))
 
 
 def _backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     present = {
-        name: tensor for name, tensor in zip(_TENSORS, ctx.saved_tensors, strict=True) if tensor is not None
+        name: tensor for name, tensor in zip(TENSORS, ctx.saved_tensors, strict=True) if tensor is not None
     }
 
     def again(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -320,14 +372,14 @@ def _backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, .
 
     products = recompute.gradients(again, tuple(present.values()), upstream)
     found = dict(zip(present, products, strict=True))
-    x, weight, bias, scale, shift, x2, residual, x_bias = (found.get(name) for name in _TENSORS)
+    x, weight, bias, scale, shift, x2, residual, x_bias = (found.get(name) for name in TENSORS)
     return x, weight, bias, None, None, scale, shift, None, x2, residual, x_bias, None, None
 
 
 _custom_op.register_autograd(_backward, setup_context=_save)
 _add_op.register_autograd(_backward, setup_context=_save)
 
-OP.register("cpu", group_norm_act_cpu.run, group_norm_act_cpu.supports)
-OP.register("cuda", group_norm_act_cuda.run, group_norm_act_cuda.supports)
-OP.register("triton", group_norm_act_triton.run, group_norm_act_triton.supports)
+OP.register("cpu", group_norm_act_cpu.run, group_norm_act_cpu.supports, plain_only=True)
+OP.register("cuda", group_norm_act_cuda.run, group_norm_act_cuda.supports, plain_only=True)
+OP.register("triton", group_norm_act_triton.run, group_norm_act_triton.supports, plain_only=True)
 OP.register("reference", _run_reference)

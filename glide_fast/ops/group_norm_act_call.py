@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 import torch
 
+from glide_fast.ops import plain_tensor
 from glide_fast.ops.layout import channel_rows
 
 RESAMPLINGS = ("nearest_x2", "mean_2x2")
+TENSORS = ("x", "weight", "bias", "scale", "shift", "x2", "residual", "x_bias")
+"""The arguments that are tensors; the first three are always there."""
 
 
 class Facts(NamedTuple):
@@ -32,6 +35,7 @@ class Facts(NamedTuple):
     x_bias_dtype: torch.dtype | None = None  # None without x_bias
     writes_sum: bool = False  # the sum is wanted, and is not x itself
     resample: str | None = None
+    unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
     @property
     def extras(self) -> str:
@@ -83,6 +87,14 @@ class Call:
         self.x_rows = channel_rows(self.x)
         self.x2_rows = None if self.x2 is None else channel_rows(self.x2)
         self.residual_rows = None if self.residual is None else channel_rows(self.residual)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """Those that :data:`TENSORS` names."""
+        return (
+            *(self.x, self.weight, self.bias, self.scale, self.shift),
+            *(self.x2, self.residual, self.x_bias),
+        )
 
     @property
     def channels(self) -> int:
@@ -140,6 +152,7 @@ class Call:
             None if self.x_bias is None else self.x_bias.dtype,
             self.keep_sum and self.adds,
             self.resample,
+            plain_tensor.why_not(TENSORS, self.tensors),
         )
 
     def empty_y(self) -> torch.Tensor:

@@ -16,16 +16,19 @@ from typing import NamedTuple
 
 import torch
 
-from glide_fast.errors import invalid
-from glide_fast.ops import guided_step_cpu, guided_step_cuda, guided_step_triton
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.ops import arguments, guided_step_cpu, guided_step_cuda, guided_step_triton, plain_tensor
 from glide_fast.ops.backends import Op
-from glide_fast.ops.guided_step_call import Call, Facts, Step
+from glide_fast.ops.guided_step_call import TENSORS, Call, Facts, Step
 
 OP: Op[Facts] = Op("guided_step")
 """The backends of :func:`guided_step`. Their ``run`` takes a :class:`Call` and returns a :class:`Step`."""
 
 HISTORY = 3
 """Predictions of earlier steps that a rule may use (PLMS uses three, DPM-Solver++(2M) one)."""
+
+
+_STEP_TYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
 class Column:
@@ -125,19 +128,33 @@ def advance(
     return Step(out, x0, history)
 
 
+def check_types(call: Call) -> None:
+    """Raise ``InvalidInputError`` for arguments that are not what their names say, whatever their shapes."""
+    out, scale = call.out, call.guidance_scale
+    if out is not None and not isinstance(out, Step):
+        raise invalid("out", out, "a Step of tensors, or None")
+    arguments.tensors(TENSORS, call.tensors, 4)
+    if scale is not None and not isinstance(scale, torch.Tensor):
+        arguments.number("guidance_scale", scale, "a number, a tensor or None")
+    arguments.integer("stream", call.stream, 0, 2**32 - 1)
+    arguments.flag("clip", call.clip)
+    arguments.flag("remember_eps", call.remember_eps)
+
+
 def check_arguments(call: Call) -> None:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`guided_step`."""
     full, model_out, table, step = call.x.shape, call.model_out, call.table, call.step
     if len(full) < 3:
         raise invalid("x", tuple(full), "a tensor of shape [N, C, H, W]")
+    arguments.floating("x", call.x)
     count, channels, *positions = full
     copies = 1 if call.guidance_scale is None else 2
     if model_out.shape != (copies * count, 2 * channels, *positions):
         accepted = f"shape {(copies * count, 2 * channels, *positions)}"
         raise invalid("model_out", tuple(model_out.shape), accepted)
-    if table.dim() != 2 or table.shape[1] != Column.COUNT:
-        raise invalid("table", tuple(table.shape), f"shape [steps, {Column.COUNT}]")
-    if step.dim() > 1 or (step.dim() == 1 and step.shape[0] != count) or step.is_floating_point():
+    if table.dim() != 2 or table.shape[1] != Column.COUNT or not table.shape[0]:
+        raise invalid("table", tuple(table.shape), f"shape [steps, {Column.COUNT}], with a step or more")
+    if step.dim() > 1 or (step.dim() == 1 and step.shape[0] != count) or step.dtype not in _STEP_TYPES:
         raise invalid("step", f"{step.dtype} {tuple(step.shape)}", f"an integer tensor [] or [{count}]")
     seeds, scale = call.seeds, call.scale_in_memory
     if seeds is not None:
@@ -164,6 +181,32 @@ def check_arguments(call: Call) -> None:
         shapes = (out.x.shape, out.x0.shape, None if out.history is None else out.history.shape)
         if shapes != (full, full, None if history is None else history.shape):
             raise invalid("out", shapes, "the shapes of x, x and history")
+        if out.x is out.x0:
+            raise invalid("out", "the same tensor for x and x0", "a tensor for each")
+    overlap = None if inputs is None else arguments.overlapping("inputs", inputs)
+    if overlap is not None:
+        raise overlap
+
+
+def check_step(call: Call) -> None:
+    """Raise ``InvalidInputError`` for a step outside the table, where the host can tell without waiting for a device."""
+    if call.step.device.type != "cpu":
+        return
+    values = call.step.numpy()
+    if ((values < 0) | (values >= len(call.table))).any():
+        raise _outside(call)
+
+
+def _outside(call: Call) -> InvalidInputError:
+    return invalid("step", call.step.tolist(), f"rows of the table, from 0 to {len(call.table) - 1}")
+
+
+def _rows(table: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """The step's row of the table, or a row for each; all NaN for a step outside."""
+    index = step.long().unsqueeze(-1)  # without a dimension it would be read on the host
+    inside = (index >= 0) & (index < len(table))
+    rows = table[torch.where(inside, index, 0)]
+    return torch.where(inside.unsqueeze(-1), rows, torch.nan).squeeze(-2)
 
 
 def reference(
@@ -191,8 +234,7 @@ def reference(
         from glide_fast.diffusion.noise import philox_normal
 
         noise = philox_normal(seeds, step, tuple(x.shape[1:]), stream=stream)
-    # A step without dimensions would be read on the host.
-    rows = table[step.unsqueeze(-1)].squeeze(-2)
+    rows = _rows(table, step)
     mixed = mix_guidance(model_out, x.shape[1], guidance_scale)
     x0, log_variance = predict(x, mixed, rows)
     if known is not None and known_mask is not None:
@@ -203,8 +245,8 @@ def reference(
         x, Prediction(x0, log_variance), rows, noise, score=score, history=history, remember_eps=remember_eps
     )
     if inputs is not None:
-        for copy in inputs.split(len(x)):
-            copy.copy_(result.x)
+        for first in range(0, len(inputs), len(x)):
+            inputs[first : first + len(x)].copy_(result.x)
     if out is None:
         return result
     out.x.copy_(result.x)
@@ -240,13 +282,11 @@ def _guided_step(
 ) -> None:
     """What torch.compile sees: the choice of a backend waits until the tensors are real."""
     scale = guidance_scale if guidance is None else guidance
-    out = Step(next_x, x0, next_history)
-    _run(
-        Call(
-            *(x, model_out, table, step, noise, seeds, stream, scale, known, known_mask, clip),
-            *(score, history, remember_eps, inputs, out),
-        )
+    call = Call(
+        *(x, model_out, table, step, noise, seeds, stream, scale, known, known_mask, clip),
+        *(score, history, remember_eps, inputs, Step(next_x, x0, next_history)),
     )
+    _run_on(call.facts(), call)
 
 
 @_guided_step.register_fake
@@ -280,7 +320,10 @@ def guided_step(
         model_out: ``[N, 2 C, H, W]``, or ``[2 N, 2 C, H, W]`` with a guidance scale; eps first, then the variance's v.
             fp32, bf16 or fp16, contiguous or channels-last; used in fp32.
         table: ``[steps, Column.COUNT]`` fp32, from :mod:`glide_fast.diffusion.rules`.
-        step: int64 tensor, ``[]`` or ``[N]``, the row to use; read on the device, so a captured loop may change it.
+        step: int64 tensor, ``[]`` or ``[N]``, the row to use; read on the device, so a captured loop may change it. A step
+            outside the table is refused before anything is written where it lies in host memory. On a device nobody can refuse
+            it without waiting: there, and under transforms such as torch.vmap, all results of its image are NaN (x, x0, the
+            latest of the history, inputs).
         noise: ``[N, C, H, W]`` fp32, standard normal; a rule without noise multiplies it by zero.
         seeds, stream: instead of ``noise``, int64 ``[N]`` and the number of a stream: the noise is that of
             :func:`glide_fast.diffusion.noise.philox_normal` for these at this ``step``. With neither, none is added.
@@ -299,29 +342,65 @@ def guided_step(
         :class:`Step`; ``x0`` is the clamped prediction after the score was applied.
 
     All arithmetic is fp32 (fp64 for fp64 states). Backends agree to 1e-5, and so do batches of any size: kernels round each
-    product and sum as the reference does, since x0 is the small difference of large numbers at the noisiest steps.
+    product and sum as the reference does, since x0 is the small difference of large numbers at the noisiest steps. What is not
+    finite goes where the formulas say: NaN is never clamped, and an infinite v is no variance but NaN.
 
     Raises:
-        InvalidInputError: for shapes outside this contract.
+        InvalidInputError: for arguments outside this contract.
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     call = Call(
         *(x, model_out, table, step, noise, seeds, stream, guidance_scale, known, known_mask, clip),
         *(score, history, remember_eps, inputs, out),
     )
+    check_types(call)
     check_arguments(call)
     return _traced(call) if torch.compiler.is_compiling() else _run(call)
 
 
 def _run(call: Call) -> Step:
+    facts = call.facts()
+    if facts.unreadable is not None and plain_tensor.as_one_node(call.tensors):
+        return _traced(call)
+    return _run_on(facts, call)
+
+
+def _run_on(facts: Facts, call: Call) -> Step:
     """Choose a backend and run it."""
-    result: Step = OP.choose(call.facts(), call).run(call)
+    backend = OP.choose(facts, call)
+    if backend.name == "reference":  # the others have looked at types, layouts and devices
+        _check_for_torch(call)
+    if backend.name != "cpu" and facts.unreadable is None:  # "cpu" looks itself
+        check_step(call)
+    try:
+        result: Step = backend.run(call)
+    except IndexError:
+        raise _outside(call) from None
     return result
+
+
+def _check_for_torch(call: Call) -> None:
+    """Refuse what torch would stop at half-way.
+
+    The step and a guidance scale of no dimensions may lie on the host; torch reads such numbers there.
+    """
+    x, scale = call.x, call.scale_in_memory
+    for name, tensor in zip(TENSORS, call.tensors, strict=True):
+        if tensor is None:
+            continue
+        if tensor is not call.step and tensor is not call.seeds:
+            arguments.floating(name, tensor)
+        may_be_number = tensor is call.step or (tensor is scale and not tensor.dim())
+        if not may_be_number or tensor.device.type != "cpu":
+            arguments.together((name,), (tensor,), x.device)
+        overlap = arguments.overlapping(name, tensor) if name.startswith("out") else None
+        if overlap is not None:
+            raise overlap
 
 
 def _traced(call: Call) -> Step:
     """For ``torch.compile``: one opaque op, or what autograd can see through."""
-    if call.facts().gradients:
+    if call.gradients:
         return _run_reference(call)
     x, scale = call.x, call.guidance_scale
     out = call.out or Step.like(x.to(torch.promote_types(x.dtype, torch.float32)), call.history)
@@ -356,7 +435,7 @@ def _run_reference(call: Call) -> Step:
     )
 
 
-OP.register("cpu", guided_step_cpu.run, guided_step_cpu.supports)
-OP.register("cuda", guided_step_cuda.run, guided_step_cuda.supports)
-OP.register("triton", guided_step_triton.run, guided_step_triton.supports)
+OP.register("cpu", guided_step_cpu.run, guided_step_cpu.supports, plain_only=True)
+OP.register("cuda", guided_step_cuda.run, guided_step_cuda.supports, plain_only=True)
+OP.register("triton", guided_step_triton.run, guided_step_triton.supports, plain_only=True)
 OP.register("reference", _run_reference)

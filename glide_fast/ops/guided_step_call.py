@@ -7,6 +7,14 @@ from typing import NamedTuple
 
 import torch
 
+from glide_fast.ops import plain_tensor
+
+TENSORS = (
+    *("x", "model_out", "table", "step", "noise", "seeds", "guidance_scale", "known", "known_mask", "score"),
+    *("history", "inputs", "out.x", "out.x0", "out.history"),
+)
+"""The arguments that are tensors; the first four are always there."""
+
 
 class Step(NamedTuple):
     """Result of a step: the next state, the x0 it rests on, and the history for the next step."""
@@ -32,6 +40,7 @@ class Facts(NamedTuple):
     flaw: str | None  # what is not as kernels want it (fp32, dense, on x's device); None: all is
     empty: bool
     gradients: bool
+    unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
 
 Spread = tuple[int, int, int]
@@ -52,6 +61,11 @@ def spread(x: torch.Tensor) -> Spread | None:
             return None
         expected *= size
     return stride[0], stride[1], position
+
+
+def _spread(x: object) -> Spread | None:
+    usable = isinstance(x, torch.Tensor) and x.layout is torch.strided and not x.is_nested and x.dim() > 1
+    return spread(x) if usable else None  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -80,8 +94,25 @@ class Call:
     input_spread: Spread | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model_spread = spread(self.model_out)
-        self.input_spread = None if self.inputs is None else spread(self.inputs)
+        # Of what is no tensor of its own memory, the checks of the op speak.
+        self.model_spread = _spread(self.model_out)
+        self.input_spread = _spread(self.inputs)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """Those that :data:`TENSORS` names."""
+        return (
+            *(self.x, self.model_out, self.table, self.step, self.noise, self.seeds, self.scale_in_memory),
+            *(self.known, self.known_mask, self.score, self.history, self.inputs),
+            *(self.out or (None, None, None)),
+        )
+
+    @property
+    def gradients(self) -> bool:
+        """Whether a result is to be differentiated."""
+        return torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in self.tensors
+        )
 
     def facts(self) -> Facts:
         """The facts of this call, for ``OP.choose`` and ``OP.explain``."""
@@ -115,6 +146,7 @@ class Call:
             flaw,
             x.numel() == 0,
             gradients and torch.is_grad_enabled(),
+            plain_tensor.why_not(TENSORS, self.tensors),
         )
 
     def _flaw_of(self, tensor: torch.Tensor, dtype: torch.dtype) -> str:

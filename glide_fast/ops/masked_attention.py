@@ -12,10 +12,12 @@ import torch
 
 from glide_fast.errors import invalid
 from glide_fast.ops import (
+    arguments,
     masked_attention_cpu,
     masked_attention_sdpa,
     masked_attention_triton,
     masked_attention_xformers,
+    plain_tensor,
     recompute,
     text_attention_cpu,
 )
@@ -37,7 +39,10 @@ class Call(NamedTuple):
     huge: bool  # a sample spans more elements than 31 bits count
     empty: bool
     gradients: bool
+    unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
+
+_TENSORS = ("q", "k", "v", "lengths")
 
 OP: Op[Call] = Op("masked_attention")
 """The backends of :func:`masked_attention`."""
@@ -47,10 +52,13 @@ def check_arguments(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, causal: bool, lengths: torch.Tensor | None
 ) -> None:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`masked_attention`."""
-    if q.dim() != 3:
+    arguments.tensors(_TENSORS, (q, k, v, lengths), 3)
+    if q.dim() != 3 or not q.shape[2]:
         raise invalid("q", tuple(q.shape), "a tensor of shape [N, T, heads * head_size]")
     n, queries, width = q.shape
-    if heads < 1 or width % heads:
+    arguments.floating("q", q)
+    arguments.flag("causal", causal)
+    if not arguments.is_integer(heads) or heads < 1 or width % heads:
         raise invalid("heads", heads, f"a divisor of the width {width}")
     if k.dim() != 3 or (k.shape[0], k.shape[2]) != (n, width) or k.shape[1] < 1:
         raise invalid("k", tuple(k.shape), f"a tensor of shape [{n}, S, {width}] with S >= 1")
@@ -114,6 +122,7 @@ def facts(
         any(_span(x) >= masked_attention_triton.MAX_OFFSET for x in (q, k, v)),
         q.numel() == 0,
         torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
+        plain_tensor.why_not(_TENSORS, (q, k, v, lengths)),
     )
 
 
@@ -151,14 +160,16 @@ def masked_attention(
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     check_arguments(q, k, v, heads, causal, lengths)
+    heads = arguments.as_int(heads)
     if torch.compiler.is_compiling():
         # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
         if q.is_cuda:
             return _custom_op(q, k, v, heads, causal, lengths)
         return reference(q, k, v, heads, causal=causal, lengths=lengths)
-    backend = OP.choose(
-        facts(q, k, v, heads, causal=causal, lengths=lengths), q, k, v, heads, causal=causal, lengths=lengths
-    )
+    known = facts(q, k, v, heads, causal=causal, lengths=lengths)
+    if known.unreadable is not None and plain_tensor.as_one_node((q, k, v, lengths)):
+        return _custom_op(q, k, v, heads, causal, lengths)
+    backend = OP.choose(known, q, k, v, heads, causal=causal, lengths=lengths)
     result: torch.Tensor = backend.run(q, k, v, heads, causal=causal, lengths=lengths)
     return result
 
@@ -203,8 +214,16 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 _custom_op.register_autograd(_backward, setup_context=_save)
 
 
-OP.register("triton", masked_attention_triton.run, masked_attention_triton.supports)
-OP.register("cpu", masked_attention_cpu.run, masked_attention_cpu.supports, text_attention_cpu.worth)
-OP.register("sdpa", masked_attention_sdpa.run, masked_attention_sdpa.supports, masked_attention_sdpa.worth)
-OP.register("xformers", masked_attention_xformers.run, masked_attention_xformers.supports)
+OP.register("triton", masked_attention_triton.run, masked_attention_triton.supports, plain_only=True)
+OP.register(
+    "cpu", masked_attention_cpu.run, masked_attention_cpu.supports, text_attention_cpu.worth, plain_only=True
+)
+OP.register(
+    "sdpa",
+    masked_attention_sdpa.run,
+    masked_attention_sdpa.supports,
+    masked_attention_sdpa.worth,
+    plain_only=True,
+)
+OP.register("xformers", masked_attention_xformers.run, masked_attention_xformers.supports, plain_only=True)
 OP.register("reference", reference)

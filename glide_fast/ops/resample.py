@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import resample_cpu, resample_triton
+from glide_fast.ops import arguments, plain_tensor, resample_cpu, resample_triton
 from glide_fast.ops.backends import Op
 from glide_fast.ops.layout import empty_pixels, pixel_strides
 
@@ -30,7 +30,10 @@ class Call(NamedTuple):
     channels_last: bool  # x and residual: a pixel's channels lie side by side
     empty: bool
     gradients: bool
+    unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
+
+_TENSORS = ("x", "bias", "residual")
 
 OP: Op[Call] = Op("resample")
 """The backends of :func:`resample`."""
@@ -40,15 +43,18 @@ def check_arguments(
     x: torch.Tensor, mode: str, bias: torch.Tensor | None, residual: torch.Tensor | None
 ) -> None:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`resample`."""
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise invalid("mode", mode, " or ".join(map(repr, MODES)))
-    if x.dim() != 4 or not x.dtype.is_floating_point or 0 in x.shape[1:]:
+    arguments.tensors(_TENSORS, (x, bias, residual), 1)
+    arguments.floating("x", x)
+    if x.dim() != 4 or 0 in x.shape[1:]:
         accepted = "a floating-point tensor of shape [N, C, H, W] with C, H, W >= 1"
         raise invalid("x", f"{x.dtype} {tuple(x.shape)}", accepted)
     if mode == MEAN_2X2 and (x.shape[2] % 2 or x.shape[3] % 2):
         raise invalid("x", tuple(x.shape), f"an even height and width for {MEAN_2X2}")
     if bias is not None and tuple(bias.shape) != (x.shape[1],):
         raise invalid("bias", tuple(bias.shape), f"a vector of {x.shape[1]} elements")
+    arguments.any_floating(("bias",), (bias,))
     if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
         raise invalid(
             "residual",
@@ -84,7 +90,10 @@ def reference(
         top, bottom = s[:, :, ::2].to(wide), s[:, :, 1::2].to(wide)
         above, below = top[..., ::2] + top[..., 1::2], bottom[..., ::2] + bottom[..., 1::2]
         y = ((above + below) * 0.25).to(x.dtype)
-    return y.contiguous(memory_format=torch.channels_last if x.stride(1) == 1 else torch.contiguous_format)
+    if x.stride(1) != 1:
+        return y.contiguous()
+    # Not by a memory format, of which torch.vmap knows none.
+    return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def facts(x: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Tensor | None = None) -> Call:
@@ -106,6 +115,7 @@ def facts(x: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Ten
         channels_last,
         x.numel() == 0,
         gradients and torch.is_grad_enabled(),
+        plain_tensor.why_not(_TENSORS, (x, bias, residual)),
     )
 
 
@@ -137,7 +147,12 @@ def resample(
         if x.is_cuda:
             return _custom_op(x, mode, bias, residual)
         return reference(x, mode, bias=bias, residual=residual)
-    backend = OP.choose(facts(x, bias, residual), x, mode, bias=bias, residual=residual)
+    known = facts(x, bias, residual)
+    if known.unreadable is not None and plain_tensor.as_one_node((x, bias, residual)):
+        return _custom_op(x, mode, bias, residual)
+    backend = OP.choose(known, x, mode, bias=bias, residual=residual)
+    if not known.together:
+        arguments.together(_TENSORS, (x, bias, residual), x.device)
     result: torch.Tensor = backend.run(x, mode, bias=bias, residual=residual)
     return result
 
@@ -182,6 +197,6 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 
 _custom_op.register_autograd(_backward, setup_context=_save)
 
-OP.register("cpu", resample_cpu.run, resample_cpu.supports)
-OP.register("triton", resample_triton.run, resample_triton.supports)
+OP.register("cpu", resample_cpu.run, resample_cpu.supports, plain_only=True)
+OP.register("triton", resample_triton.run, resample_triton.supports, plain_only=True)
 OP.register("reference", reference)

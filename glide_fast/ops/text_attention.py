@@ -13,7 +13,9 @@ import torch
 
 from glide_fast.errors import invalid
 from glide_fast.ops import (
+    arguments,
     packed_heads,
+    plain_tensor,
     recompute,
     text_attention_cpu,
     text_attention_sdpa,
@@ -41,7 +43,10 @@ class Call(NamedTuple):
     )
     empty: bool
     gradients: bool
+    unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
+
+_TENSORS = ("qkv", "encoder_kv")
 
 OP: Op[Call] = Op("text_attention")
 """The backends of :func:`text_attention`."""
@@ -49,9 +54,11 @@ OP: Op[Call] = Op("text_attention")
 
 def check_arguments(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> int:
     """Raise ``InvalidInputError`` for shapes outside the contract; return the head size."""
-    if qkv.dim() != 3:
+    arguments.tensors(_TENSORS, (qkv, encoder_kv), 1)
+    if qkv.dim() != 3 or not qkv.shape[1]:
         raise invalid("qkv", tuple(qkv.shape), "a tensor of shape [N, heads * 3 * head_size, T]")
-    if heads < 1 or qkv.shape[1] % (3 * heads):
+    arguments.floating("qkv", qkv)
+    if not arguments.is_integer(heads) or heads < 1 or qkv.shape[1] % (3 * heads):
         raise invalid("heads", heads, f"a divisor of qkv.shape[1] / 3 = {qkv.shape[1] / 3:g}")
     head_size = qkv.shape[1] // (3 * heads)
     if encoder_kv is not None:
@@ -60,6 +67,10 @@ def check_arguments(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | No
             raise invalid(
                 "encoder_kv", tuple(encoder_kv.shape), f"a tensor of shape [{want[0]}, {want[1]}, S]"
             )
+        arguments.floating("encoder_kv", encoder_kv)
+        if encoder_kv.dtype != qkv.dtype and torch.promote_types(encoder_kv.dtype, qkv.dtype) != qkv.dtype:
+            raise invalid("encoder_kv", encoder_kv.dtype, f"the type of qkv, {qkv.dtype}, or a narrower one")
+        arguments.together(_TENSORS, (qkv, encoder_kv), qkv.device)
     return head_size
 
 
@@ -100,6 +111,7 @@ def facts(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = None)
         huge,
         qkv.numel() == 0,
         gradients and torch.is_grad_enabled(),
+        plain_tensor.why_not(_TENSORS, (qkv, encoder_kv)),
     )
 
 
@@ -126,10 +138,14 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     check_arguments(qkv, heads, encoder_kv)
+    heads = arguments.as_int(heads)
     if torch.compiler.is_compiling():
         # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
         return _custom_op(qkv, heads, encoder_kv) if qkv.is_cuda else reference(qkv, heads, encoder_kv)
-    backend = OP.choose(facts(qkv, heads, encoder_kv), qkv, heads, encoder_kv)
+    known = facts(qkv, heads, encoder_kv)
+    if known.unreadable is not None and plain_tensor.as_one_node((qkv, encoder_kv)):
+        return _custom_op(qkv, heads, encoder_kv)
+    backend = OP.choose(known, qkv, heads, encoder_kv)
     result: torch.Tensor = backend.run(qkv, heads, encoder_kv)
     return result
 
@@ -167,8 +183,12 @@ def _backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ..
 _custom_op.register_autograd(_backward, setup_context=_save)
 
 
-OP.register("triton", text_attention_triton.run, text_attention_triton.supports)
-OP.register("cpu", text_attention_cpu.run, text_attention_cpu.supports, text_attention_cpu.worth)
-OP.register("sdpa", text_attention_sdpa.run, text_attention_sdpa.supports, text_attention_sdpa.worth)
-OP.register("xformers", text_attention_xformers.run, text_attention_xformers.supports)
+OP.register("triton", text_attention_triton.run, text_attention_triton.supports, plain_only=True)
+OP.register(
+    "cpu", text_attention_cpu.run, text_attention_cpu.supports, text_attention_cpu.worth, plain_only=True
+)
+OP.register(
+    "sdpa", text_attention_sdpa.run, text_attention_sdpa.supports, text_attention_sdpa.worth, plain_only=True
+)
+OP.register("xformers", text_attention_xformers.run, text_attention_xformers.supports, plain_only=True)
 OP.register("reference", reference)

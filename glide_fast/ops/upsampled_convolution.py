@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import native
+from glide_fast.ops import arguments, native, plain_tensor
 from glide_fast.ops.convolution import convolution
 
 PLACES = 4
@@ -29,6 +29,8 @@ def place_weights(weight: torch.Tensor) -> torch.Tensor:
     Raises:
         InvalidInputError: for a weight of another kernel.
     """
+    arguments.tensors(("weight",), (weight,), 1)
+    arguments.floating("weight", weight)
     if weight.dim() != 4 or weight.shape[2:] != (3, 3):
         raise invalid("weight", tuple(weight.shape), "a weight of shape [O, C, 3, 3]")
     top, middle, bottom = weight.to(torch.promote_types(weight.dtype, torch.float32)).unbind(2)
@@ -59,6 +61,7 @@ def upsampled_convolution(
     Raises:
         InvalidInputError: for arguments outside this contract.
     """
+    arguments.tensors(("x", "weights", "bias"), (x, weights, bias), 2)
     if weights.dim() != 4 or weights.shape[0] % PLACES or weights.shape[2:] != (2, 2):
         raise invalid("weights", tuple(weights.shape), "place_weights(weight), of shape [4 O, C, 2, 2]")
     # Padded on all sides, the 2x2 windows of the right and lower places begin one pixel after those of the left and upper ones.
@@ -70,6 +73,14 @@ def _interleave(places: torch.Tensor) -> torch.Tensor:
     n, channels, height, width = places.shape
     outputs, height, width = channels // PLACES, height - 1, width - 1
     pixels = places.permute(0, 2, 3, 1)
+    parts = [
+        pixels[:, down : down + height, right : right + width, place * outputs : (place + 1) * outputs]
+        for place, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)))
+    ]
+    if _needs_torch(places):
+        upper, lower = torch.stack(parts[:2], 3), torch.stack(parts[2:], 3)
+        together = torch.stack([upper, lower], 2).reshape(n, 2 * height, 2 * width, outputs)
+        return together.permute(0, 3, 1, 2)
     y = torch.empty((n, height, 2, width, 2, outputs), dtype=places.dtype, device=places.device)
     library = native.load()
     if library is not None and places.device.type == "cpu" and pixels.is_contiguous():
@@ -81,10 +92,16 @@ def _interleave(places: torch.Tensor) -> torch.Tensor:
             torch.get_num_threads(),
         )
     else:
-        for place in range(PLACES):
-            down, right = divmod(place, 2)
-            part = pixels[
-                :, down : down + height, right : right + width, place * outputs : (place + 1) * outputs
-            ]
-            y[:, :, down, :, right].copy_(part)
+        for place, part in enumerate(parts):
+            y[:, :, place // 2, :, place % 2].copy_(part)
     return y.view(n, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+
+
+def _needs_torch(places: torch.Tensor) -> bool:
+    """Whether writing into memory would lose something: a gradient, a graph, or what hides behind the tensor."""
+    return (
+        torch.compiler.is_compiling()
+        or not places.numel()
+        or (places.requires_grad and torch.is_grad_enabled())
+        or plain_tensor.why_not(("places",), (places,)) is not None
+    )

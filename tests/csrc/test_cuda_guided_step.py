@@ -173,12 +173,39 @@ def small_call() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return buffers, {**values, **image_values("model_out", buffers["model_out"], False)}
 
 
-@pytest.mark.parametrize("step", [-1, ROWS])
-def test_a_step_outside_the_table_reads_and_writes_nothing(cuda_program: Path, step: int) -> None:
+@pytest.mark.parametrize("step", [-1, ROWS, 2**40])
+def test_a_step_outside_the_table_gives_nan(cuda_program: Path, step: int) -> None:
+    """Not what lay there before: an old image would pass for a result. The table is not read."""
     buffers, values = small_call()
     buffers["step"] = torch.tensor(step)
-    out = cuda_host.run(cuda_program, "guided_step", buffers, ("x_out",), **values)[1]
-    assert (out["x_out"] == 7).all()
+    results = {"x0_out": torch.full((1, 1, 4), 7.0), "history": torch.full((3, 1, 1, 4), 2.0)}
+    next_input = torch.full((1, 1, 4), 7.0)
+    values |= {"copies": 1, **image_values("next", next_input, False)}
+    names = ("x_out", "x0_out", "history", "next")
+    out = cuda_host.run(
+        cuda_program, "guided_step", {**buffers, **results, "next": next_input}, names, **values
+    )[1]
+    assert all(out[name].isnan().all() for name in ("x_out", "x0_out", "next"))
+    assert out["history"].view(3, 4)[0].isnan().all() and (out["history"].view(3, 4)[1:] == 2).all()
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("where", ["v", "eps", "x", "noise", None])
+def test_what_is_not_finite_is_what_the_reference_says(
+    cuda_program: Path, poison: float, where: str | None
+) -> None:
+    """Without noise (None) the variance has no part in the result, whatever it is."""
+    buffers, values = small_call()
+    noise = torch.ones(1, 1, 4) if where is not None else None
+    if noise is not None:
+        buffers["noise"] = noise
+    target = buffers["model_out"][:, 1:] if where in ("v", None) else buffers["model_out"][:, :1]
+    target = buffers[where] if where in ("x", "noise") else target
+    target[..., 1] = poison
+    values["clip"] = 0
+    out = cuda_host.run(cuda_program, "guided_step", buffers, ("x_out",), **values)[1]["x_out"]
+    want = op.reference(*(buffers[n] for n in ("x", "model_out", "table", "step")), noise, clip=False).x
+    torch.testing.assert_close(out.flatten(), want.flatten(), rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,23 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 
 
 def test_a_row_outside_the_table_gives_nan() -> None:
-    arguments = steps.arguments((1, 3, 4, 4), device=DEVICE)
+    arguments = steps.arguments((2, 3, 4, 4), rule="plms", known=True, score=True, device=DEVICE)
+    want = run(**arguments)
+    inputs = torch.zeros(4, 3, 4, 4, device=DEVICE)
     for row in (-1, steps.STEPS):
-        arguments["step"] = torch.tensor(row, device=DEVICE)
-        assert bool(run(**arguments).x.isnan().all())
+        arguments["step"] = torch.tensor([arguments["step"].flatten()[0], row], device=DEVICE)
+        got = run(**arguments, inputs=inputs)
+        assert torch.equal(got.x[0], want.x[0]) and torch.equal(got.x0[0], want.x0[0])
+        assert got.history is not None
+        for part in (got.x[1], got.x0[1], got.history[0, 1], inputs[1::2]):
+            assert bool(part.isnan().all())
+
+
+def test_what_is_not_finite_is_what_the_reference_says() -> None:
+    for poison in (float("nan"), float("inf"), -float("inf"), 3e38):
+        for channel in (1, 4):  # of eps, of the variance
+            arguments = steps.arguments((1, 3, 4, 4), noise="tensor", device=DEVICE) | {"clip": False}
+            arguments["model_out"][0, channel, 2, 1:3] = poison
+            want = steps.op.reference(**arguments)
+            for ours, theirs in zip(run(**arguments)[:2], want[:2], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)

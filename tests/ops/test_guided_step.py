@@ -11,7 +11,7 @@ from support import step_bound, steps
 from glide_fast.diffusion.noise import philox_normal
 from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import InvalidInputError
-from glide_fast.ops import guided_step
+from glide_fast.ops import guided_step, native
 from glide_fast.ops.backends import force
 from glide_fast.ops.guided_step import HISTORY, Column, Step, reference
 
@@ -220,6 +220,77 @@ def test_double_precision_stays_so() -> None:
         for name, value in steps.arguments(noise="tensor").items()
     }
     assert guided_step(**arguments).x.dtype == torch.float64
+
+
+HOSTS = ["reference", *(["cpu"] if native.load() is not None else [])]
+
+
+@pytest.mark.parametrize("backend", HOSTS)
+@pytest.mark.parametrize("step", [-1, steps.STEPS, 2**40, [0, steps.STEPS]])
+def test_a_step_outside_the_table_is_refused_on_the_host(backend: str, step: Any) -> None:
+    arguments = steps.arguments()
+    arguments["step"] = torch.tensor(step)
+    out = steps.poisoned(arguments["x"], None)
+    before = out.x.clone()
+    with force(guided_step=backend), pytest.raises(InvalidInputError, match=r"^step: got .*from 0 to 11"):
+        guided_step(**arguments, out=out)
+    assert out.x.equal(before) or (out.x.isnan().all() and before.isnan().all())
+
+
+@pytest.mark.parametrize("rule", ["ddpm", "plms", "dpm++2m"])
+def test_a_step_outside_the_table_is_nan_where_nobody_can_refuse(rule: str) -> None:
+    """The reference by itself does as a device does: all results of that image, and nothing of its neighbour's."""
+    arguments = steps.arguments(rule=rule, known=True, score=True, row_of_each=True)
+    want = reference(**arguments)
+    inputs = torch.zeros(4, 3, 8, 8)
+    for outside in (-1, steps.STEPS):
+        arguments["step"][1] = outside
+        got = reference(**arguments, inputs=inputs)
+        assert torch.equal(got.x[0], want.x[0]) and torch.equal(got.x0[0], want.x0[0])
+        assert got.x[1].isnan().all() and got.x0[1].isnan().all() and inputs[1::2].isnan().all()
+        assert got.history is None or got.history[0, 1].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_steps_of_other_integers(dtype: torch.dtype) -> None:
+    arguments = steps.arguments(row_of_each=True)
+    want = guided_step(**arguments)
+    arguments["step"] = arguments["step"].to(dtype)
+    torch.testing.assert_close(guided_step(**arguments).x, want.x, rtol=1e-5, atol=1e-5)
+
+
+POISON = {
+    "nan": torch.nan,
+    "infinity": torch.inf,
+    "minus infinity": -torch.inf,
+    "huge": 3e38,
+    "minus huge": -3e38,
+}
+
+
+@pytest.mark.parametrize("backend", HOSTS[1:])
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("where", ["v", "eps", "x", "noise", "score", "history", "known"])
+@pytest.mark.parametrize("rule", ["ddpm", "ddim", "plms", "dpm++2m"])
+def test_what_is_not_finite_is_what_the_reference_says(
+    backend: str, poison: str, where: str, rule: str
+) -> None:
+    arguments = steps.arguments((2, 3, 5, 7), rule=rule, noise="tensor", known=True, score=where == "score")
+    if where not in ("v", "eps"):
+        if where not in arguments:
+            return
+        target = arguments[where][0] if where == "history" else arguments[where]
+    else:
+        target = arguments["model_out"][:, 3:] if where == "v" else arguments["model_out"][:, :3]
+    target[1, 2, 3, ::2] = POISON[poison]
+    arguments["clip"] = poison == "nan"
+    with force(guided_step=backend):
+        got = guided_step(**arguments)
+    want = reference(**arguments)
+    for ours, theirs in zip(got, want, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_an_empty_batch() -> None:

@@ -1,0 +1,98 @@
+"""Tensors that are more than the values at their address, and what must leave them to torch's own operators.
+
+A kernel outside of torch reads ``data_ptr()``. That is not the whole tensor where a bit says that its values are to be negated,
+where a tangent of forward-mode differentiation or a batch dimension of ``torch.vmap`` hides behind it, where a subclass gives it
+another meaning, or where torch records what happens instead of doing it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+_PLAIN = frozenset({torch.Tensor, nn.Parameter})
+_RECORDING = (
+    torch._C._TorchDispatchModeKey.FAKE,
+    torch._C._TorchDispatchModeKey.PROXY,
+    torch._C._TorchDispatchModeKey.FUNCTIONAL,
+)
+
+Tensors = Sequence[torch.Tensor | None]
+
+
+def why_not(names: Sequence[str], tensors: Tensors) -> str | None:
+    """Why these (dense) tensors cannot be read and written by their addresses, here and now; None where they can.
+
+    Args:
+        names: of the arguments, for the reason.
+        tensors: one for each name; None for an argument that is absent.
+    """
+    for tensor in tensors:
+        if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
+            break
+    else:
+        # What only the whole process's state tells; nothing is asked of the tensors while torch does nothing out of the ordinary.
+        if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+            return _why_recording()
+    for name, tensor in zip(names, tensors, strict=True):
+        reason = None if tensor is None else _more_than_memory(tensor)
+        if reason is not None:
+            return f"{name} {reason}"
+    return _why_recording()
+
+
+def _more_than_memory(tensor: torch.Tensor) -> str | None:
+    """What the tensor is besides its memory, behind its name."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "belongs to torch.vmap or another transform of torch.func"
+    if type(tensor) not in _PLAIN:
+        return f"is a {type(tensor).__name__}, a subclass of torch.Tensor"
+    if tensor.is_neg():
+        return "is a view whose values are to be negated when they are read"
+    if tensor._is_zerotensor():
+        return "stands for zeros that are not in memory"
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        return "carries a tangent of forward-mode differentiation"
+    return None
+
+
+def _why_recording() -> str | None:
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace records torch's own operators"
+    return "torch records operators instead of running them" if _recording() else None
+
+
+def _recording() -> bool:
+    """Whether a FakeTensorMode, a make_fx or a functionalization is active; modes that only watch do not count."""
+    if torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch):
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 and any(
+        torch._C._get_dispatch_mode(mode) is not None for mode in _RECORDING
+    )
+
+
+def as_one_node(tensors: Iterable[torch.Tensor | None]) -> bool:
+    """Whether torch is to see the op as one registered operator: its values do not exist yet, or it goes into a graph.
+
+    To be asked only where :func:`why_not` has a reason. A transform of torch.func or forward-mode differentiation wants the
+    reference instead, which it can differentiate and batch.
+    """
+    present = [tensor for tensor in tensors if tensor is not None]
+    if torch._C._get_tracing_state() is not None or any(map(_transformed, present)):
+        return False
+    return _recording() or any(map(_is_fake, present))
+
+
+def _transformed(tensor: torch.Tensor) -> bool:
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return wrapped or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None)
+
+
+def _is_fake(tensor: torch.Tensor) -> bool:
+    # Its module takes long to import, and where nobody has imported it there is no such tensor.
+    module = sys.modules.get("torch._subclasses.fake_tensor")
+    return module is not None and isinstance(tensor, module.FakeTensor)
