@@ -61,9 +61,9 @@ def run_base(
     def make(chosen: slice) -> torch.Tensor:
         here = None if known is None else known.part(chosen)
         start = None if image is None else image[chosen]
-        return _base(stage, plan.part(chosen), here, start, strength)
+        return stage.lock.run(_base, stage, plan.part(chosen), here, start, strength)
 
-    return in_parts(stage, "base", len(plan.seeds), make, pipeline.release)
+    return in_parts(stage, "base", len(plan.seeds), make, pipeline.release_stages)
 
 
 def run_upsampler(
@@ -77,9 +77,9 @@ def run_upsampler(
 
     def make(chosen: slice) -> torch.Tensor:
         here = None if known is None else known.part(chosen)
-        return _upsampler(stage, plan.part(chosen), low_res[chosen], here)
+        return stage.lock.run(_upsampler, stage, plan.part(chosen), low_res[chosen], here)
 
-    return in_parts(stage, "upsampler", len(plan.seeds), make, pipeline.release)
+    return in_parts(stage, "upsampler", len(plan.seeds), make, pipeline.release_stages)
 
 
 def _base(
