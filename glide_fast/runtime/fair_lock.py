@@ -130,11 +130,10 @@ class FairLock:
                 f"{_name(function)}: called from a callback, it would wait for a call in another thread that waits for the one "
                 "this callback belongs to; accepted: callbacks that call no pipeline whose callbacks call theirs"
             )
-        while entry.before is not None:
-            with entry.before.left:
-                pass
-            # Its own is None where it ran, and another call's where it gave up.
-            entry.before = entry.before.before
+        while (before := entry.before) is not None:
+            with before.left:
+                # None where that one ran, and the one before it where it gave up.
+                entry.before = before.before
 
     def _start_anew(self) -> None:
         """In the child of a fork: without the calls of threads that it does not have."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-TIMEOUT = 120
+TIMEOUT = 60
 """Seconds after which threads count as stuck."""
 
 
