@@ -15,6 +15,7 @@ from glide_fast.checkpoints import save_pipeline_directory
 from glide_fast.diffusion.plan import Interval
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.pipelines import clip_component
+from glide_fast.pipelines.checks import require_flag
 from glide_fast.pipelines.image_to_image import image_to_image
 from glide_fast.pipelines.images import ImageInput
 from glide_fast.pipelines.inpaint import inpaint
@@ -122,6 +123,7 @@ class GlidePipeline:
         Raises:
             InvalidInputError, CheckpointError, DownloadError.
         """
+        accelerate, progress = require_flag("accelerate", accelerate), require_flag("progress", progress)
         place = resolve_device(device)
         fastest = dtype is None and accelerate
         precision = fastest_dtype(place) if fastest else resolve_dtype(dtype, place)
@@ -201,6 +203,7 @@ class GlidePipeline:
         memory than that of a single step, so it pays for many calls of one shape; pictures stay the same. ``False`` goes back to
         step by step. On a CPU nothing is recorded, and nothing changes.
         """
+        require_flag("enabled", enabled)
         for stage in self.stages:
             if stage.whole_loop != enabled:
                 stage.release()
