@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from glide_fast.cli.files import low_res_file, read_picture, refuse_existing
-from glide_fast.cli.pictures import read_text, record
+from glide_fast.cli.files import read_picture, refuse_existing
 from glide_fast.cli.request import Picture, Request
 from glide_fast.errors import InvalidInputError
+from glide_fast.png import low_res_file, read_text, record
 
 
 def resume(request: Request, pictures: list[Picture], settings: dict[str, Any]) -> None:

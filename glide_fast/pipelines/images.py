@@ -185,6 +185,16 @@ def write_images(x: torch.Tensor, output_type: str) -> Any:
     if output_type == "pt":
         return pictures
     arrays = pictures.permute(0, 2, 3, 1).contiguous().cpu()
-    if output_type == "np":
-        return arrays.numpy()
+    return arrays.numpy() if output_type == "np" else _as_pil(arrays)
+
+
+def as_pil(images: Any) -> list[PIL.Image.Image]:
+    """What :func:`write_images` gave, in whatever type, as RGB images."""
+    if isinstance(images, torch.Tensor):
+        return _as_pil(images.permute(0, 2, 3, 1).cpu())
+    return _as_pil(torch.from_numpy(images)) if isinstance(images, np.ndarray) else list(images)
+
+
+def _as_pil(arrays: torch.Tensor) -> list[PIL.Image.Image]:
+    """Of fp32 ``[N, H, W, 3]`` in [0, 1]."""
     return [PIL.Image.fromarray(array.numpy()) for array in (arrays * 255).round().to(torch.uint8)]

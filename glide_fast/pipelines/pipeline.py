@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -93,6 +94,8 @@ class GlidePipeline:
         self.base, self.upsampler, self.clip = base, upsampler, clip
         self.settings: dict[str, Any] = dict(settings or {})
         self.lock = FairLock()
+        self.name: str | None = None
+        """What :meth:`from_pretrained` loaded, without the directories it lies in; pictures' files name it."""
         self._sequential_on: torch.device | None = None  # where each stage runs in its turn
 
     @classmethod
@@ -135,6 +138,7 @@ class GlidePipeline:
                 stage.to(place, precision)
 
         pipeline = cls(*load_parts(name, ready, progress=progress, cache_dir=cache_dir))
+        pipeline.name = Path(name).resolve().name
         return pipeline.accelerate(place, precision) if accelerate else pipeline.to(place, precision)
 
     @_alone
@@ -356,8 +360,8 @@ class GlidePipeline:
             progress: show bars.
 
         Returns:
-            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds`` and
-            ``peak_memory``.
+            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds``, ``settings``
+            and ``peak_memory``; its method ``save`` writes PNG files.
 
         Raises:
             InvalidInputError: before any work.

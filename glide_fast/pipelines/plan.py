@@ -48,6 +48,11 @@ class Clip(Protocol):
     def cond_fn(self, prompts: list[str], grad_scale: float) -> Any: ...
 
 
+def share_of_steps(strength: float, steps: int) -> int:
+    """Steps of a run that takes the last ``strength`` of ``steps``: one at least."""
+    return max(1, round(strength * steps))
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything a run needs to know; lists have one entry an image, in the order of the result."""
@@ -73,6 +78,11 @@ class Plan:
     progress: bool
     first: int = 0
     """Place of the first image in the call that this is a part of."""
+
+    @property
+    def upsampler_steps_taken(self) -> int:
+        """Of ``upsample_steps``."""
+        return share_of_steps(self.upsample_strength, self.upsample_steps)
 
     def part(self, chosen: slice) -> Plan:
         """The plan for some of the images."""
