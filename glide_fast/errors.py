@@ -46,7 +46,7 @@ class OutOfMemoryError(GlideFastError, MemoryError):
 
 
 class ReentrantCallError(GlideFastError, RuntimeError):
-    """A call would wait for itself: made from a callback of a running one on the same pipeline; or for a call that waits for it."""
+    """A call would wait for itself: it comes from a callback of a running one, or would wait for one that waits for it."""
 
 
 def invalid(argument: str, given: object, accepted: str) -> InvalidInputError:

@@ -22,9 +22,7 @@ def low_res_file(file: Path) -> Path:
 def numbered(file: Path, count: int) -> list[Path]:
     """A file for each of ``count`` pictures: ``out-1.png``, ``out-2.png``, ... beside ``out.png``."""
     width = len(str(count))
-    return [
-        file.with_name(f"{file.stem}-{number:0{width}d}{file.suffix}") for number in range(1, count + 1)
-    ]
+    return [file.with_name(f"{file.stem}-{number:0{width}d}{file.suffix}") for number in range(1, count + 1)]
 
 
 def record(prompts: Sequence[str], seeds: Sequence[int], settings: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,8 @@ _SHOWN_SEEDS = 4
 
 @dataclass(frozen=True)
 class Report:
-    """Of a finished run: ``steps`` that each stage took for a picture, ``load_seconds`` and ``sample_seconds`` of wall-clock time, ``peak_memory`` of the largest call."""
+    """Of a finished run: ``steps`` that each stage took for a picture,
+    ``load_seconds`` and ``sample_seconds`` of wall-clock time, ``peak_memory`` of the largest call."""
 
     request: Request
     settings: dict[str, Any]

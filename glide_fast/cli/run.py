@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -84,9 +83,7 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
     return pipeline
 
 
-def _plan(
-    request: Request, pipeline: GlidePipeline
-) -> tuple[dict[str, Any], dict[str, int], list[Picture]]:
+def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], dict[str, int], list[Picture]]:
     """All that decides the pictures besides prompt and seed, with the model's own defaults; the steps that each stage takes; and
     each picture with its seed, those that are there already marked. Raises InvalidInputError as the pipeline's call would."""
     from glide_fast.pipelines.plan import make_plan

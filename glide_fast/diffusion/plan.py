@@ -28,13 +28,13 @@ def check_interval(interval: Interval | None, argument: str = "guidance_interval
         return None
     try:
         # By place: a set has no order, and neither has one that can be read only once.
-        low, high = (interval[place] for place in range(len(interval)))
-    except (TypeError, ValueError, LookupError):
-        low = high = None  # type: ignore[assignment]
-    numbers = all(isinstance(bound, Real) and not isinstance(bound, bool) for bound in (low, high))
-    if not numbers or not 0 <= low < high <= 1:
+        bounds = [interval[place] for place in range(len(interval))]
+    except (TypeError, LookupError):
+        bounds = []
+    numbers = all(isinstance(bound, Real) and not isinstance(bound, bool) for bound in bounds)
+    if len(bounds) != 2 or not numbers or not 0 <= bounds[0] < bounds[1] <= 1:
         raise invalid(argument, interval, "two numbers (low, high) with 0 <= low < high <= 1, or None")
-    return float(low), float(high)
+    return float(bounds[0]), float(bounds[1])
 
 
 def plan_steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any
 
 from glide_fast.errors import invalid
 
@@ -24,8 +25,9 @@ LARGEST = 1e6
 def require_number(argument: str, value: object, low: float, high: float = LARGEST) -> float:
     """``value`` as a float from ``low`` to ``high``, both included."""
     # Compared before it is converted: an int may be too large for a float.
-    if isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high:
-        return float(value)
+    number: Any = value
+    if isinstance(value, Real) and not isinstance(value, bool) and low <= number <= high:
+        return float(number)
     raise invalid(argument, value, f"a number from {low:g} to {high:,.15g}")
 
 

@@ -1,7 +1,8 @@
 """Pictures and masks in and out of pipelines: PIL images, numpy arrays and torch tensors.
 
 Accepted pictures: PIL in mode RGB or L; numpy ``[H, W, 3]`` or ``[N, H, W, 3]``; torch ``[3, H, W]`` or ``[N, 3, H, W]``; arrays
-(of either byte order) and tensors either uint8 or fp16, bf16, fp32 or fp64 in [0, 1]; or a list of such pictures, all of one size. Masks have no channels
+(of either byte order) and tensors either uint8 or fp16, bf16, fp32 or fp64 in [0, 1];
+or a list of such pictures, all of one size. Masks have no channels
 (torch may have one) and hold two values. Inside, pictures are fp32 ``[N, 3, H, W]`` in [-1, 1] and masks fp32 ``[N, 1, H, W]``.
 """
 
@@ -134,7 +135,11 @@ def _read_mask(value: Any, argument: str) -> torch.Tensor:
     if x.dim() not in (2, 3) or not x.numel():
         raise invalid(argument, f"shape {tuple(x.shape)}", _MASK_SHAPES)
     if x.dtype not in _FLOATS + _INTEGERS:
-        raise invalid(argument, x.dtype, "booleans, integers of up to 64 bits with a sign, uint8, or fp16, bf16, fp32, fp64")
+        raise invalid(
+            argument,
+            x.dtype,
+            "booleans, integers of up to 64 bits with a sign, uint8, or fp16, bf16, fp32, fp64",
+        )
     on = x == (255 if x.dtype == torch.uint8 and int(x.max()) > 1 else 1)
     if not bool((on | (x == 0)).all()):
         raise invalid(

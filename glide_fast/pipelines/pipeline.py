@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 def _alone(method: Callable[Concatenate[GlidePipeline, P], R]) -> Callable[Concatenate[GlidePipeline, P], R]:
-    """A method that waits for its pipeline's other calls, and is refused in a callback of one that runs a model of this pipeline."""
+    """A method that waits for its pipeline's other calls, and is refused in a callback of one that runs a model of it."""
 
     @functools.wraps(method)
     def run(self: GlidePipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -360,8 +360,8 @@ class GlidePipeline:
             progress: show bars.
 
         Returns:
-            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds``, ``settings``
-            and ``peak_memory``; its method ``save`` writes PNG files.
+            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds``,
+            ``settings`` and ``peak_memory``; its method ``save`` writes PNG files.
 
         Raises:
             InvalidInputError: before any work.

@@ -87,7 +87,9 @@ class Bound:
             self._emb = _put(self._emb, emb.view(steps, -1))
         self.tell(text)
         if names:
-            x = torch.empty(self.batch, *self.shape, dtype=torch.float32, device=self._film.device)  # only its shape is read
+            x = torch.empty(
+                self.batch, *self.shape, dtype=torch.float32, device=self._film.device
+            )  # only its shape is read
             given = [pictures.get(name) for name in names]
             share, beside = model.share(x, given), model.pictures_beside(x, given)
             if share is not None:

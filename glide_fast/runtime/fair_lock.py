@@ -61,8 +61,8 @@ class FairLock:
     interrupts waiting. After a fork the lock is free in the child, unless the very thread that forked held it. A copy, and what
     pickling gives back, is a new lock that nobody holds.
 
-    (All that is acquired here is acquired by ``with`` on a lock of Python's own: between that and the release nothing can come, not
-    even a KeyboardInterrupt, which a ``finally`` written in Python would not ensure.)
+    (All that is acquired here is acquired by ``with`` on a lock of Python's own, so no KeyboardInterrupt can come between and
+    keep it held for ever; a ``finally`` written in Python would not ensure that.)
     """
 
     def __init__(self) -> None:
@@ -78,8 +78,8 @@ class FairLock:
         """``function(*args, **kwargs)``, once all calls that came before are over.
 
         Raises:
-            ReentrantCallError: at once, in a thread that is within such a call (in a callback), and where every thread of a circle
-                would wait for another one.
+            ReentrantCallError: at once, in a thread that is within such a call (in a callback), and where threads would wait for
+                each other in a circle.
         """
         self.refuse_within(function)
         return self._run(function, *args, **kwargs)
@@ -198,5 +198,3 @@ def joins(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P],
         return self.lock.join(method, self, *args, **kwargs)
 
     return run
-
-

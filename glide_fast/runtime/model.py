@@ -201,9 +201,7 @@ class Accelerated(_Model):
         if torch.is_grad_enabled() and x.requires_grad:
             raise InvalidInputError(NO_GRADIENTS)
         with torch.no_grad():
-            return self.lock.join(
-                self._predict, x, timesteps, given, [given.get(name) for name in names]
-            )
+            return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])
 
     def _predict(
         self,

@@ -171,7 +171,7 @@ def test_image_to_image(idle: GlidePipeline, arguments: dict[str, Any], named: s
 
 @pytest.mark.parametrize("flag", ["no", "False", 0, 1, None, [], torch.tensor(True)])
 def test_flags_are_true_or_false(idle: GlidePipeline, tmp_path: Path, flag: Any) -> None:
-    """"no" is no way to say False: every text but the empty one would count as True."""
+    """ "no" is no way to say False: every text but the empty one would count as True."""
     for name in ("accelerate", "progress"):
         with pytest.raises(InvalidInputError, match=rf"^{name}: got .*; accepted: True or False"):
             GlidePipeline.from_pretrained(tmp_path / "nothing here", **{name: flag})

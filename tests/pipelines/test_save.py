@@ -35,13 +35,30 @@ def command(*arguments: object) -> Any:
 
 
 @pytest.mark.parametrize("output_type", ["pil", "pt", "np"])
-def test_the_command_lines_files(model: Path, loaded: GlidePipeline, tmp_path: Path, output_type: str) -> None:
+def test_the_command_lines_files(
+    model: Path, loaded: GlidePipeline, tmp_path: Path, output_type: str
+) -> None:
     command(
-        *("sample", "a red square", "-o", tmp_path / "cli.png", "--model", model, "--seed", 4, "--dtype", "fp32"),
+        *(
+            "sample",
+            "a red square",
+            "-o",
+            tmp_path / "cli.png",
+            "--model",
+            model,
+            "--seed",
+            4,
+            "--dtype",
+            "fp32",
+        ),
         *("--negative-prompt", "a dog", "--guidance-interval", "0.2,0.8", "--low-res", "--device", "cpu"),
         *("--cache-interval", 2, "--json", "-q"),
     )
-    options: dict[str, Any] = {"guidance_interval": (0.2, 0.8), "cache_interval": 2, "negative_prompt": "a dog"}
+    options: dict[str, Any] = {
+        "guidance_interval": (0.2, 0.8),
+        "cache_interval": 2,
+        "negative_prompt": "a dog",
+    }
     out = loaded("a red square", seed=4, output_type=output_type, progress=False, **options)
     assert out.save(tmp_path / "api.png", low_res=True) == [tmp_path / "api.png"]
     for mine, theirs in (("api.png", "cli.png"), ("api.low-res.png", "cli.low-res.png")):

@@ -68,7 +68,12 @@ def test_modes_of_a_thread_stay_its_own(fast_pipe: GlidePipeline) -> None:
     options = calls(1)[0]
     want = fast_pipe(**options)
     fast_pipe.release()
-    for modes in ([torch.inference_mode()], [], [torch.enable_grad()], [torch.inference_mode(), torch.enable_grad()]):
+    for modes in (
+        [torch.inference_mode()],
+        [],
+        [torch.enable_grad()],
+        [torch.inference_mode(), torch.enable_grad()],
+    ):
         with ExitStack() as stack:
             for mode in modes:
                 stack.enter_context(mode)
@@ -86,7 +91,9 @@ REFUSED: dict[str, Callable[[GlidePipeline, Any], object]] = {
     "enable_sequential_stages": lambda pipe, path: pipe.enable_sequential_stages(),
     "disable_sequential_stages": lambda pipe, path: pipe.disable_sequential_stages(),
     "enable_whole_loop_capture": lambda pipe, path: pipe.enable_whole_loop_capture(),
-    "another pipeline of its stages": lambda pipe, path: GlidePipeline(pipe.base, pipe.upsampler)("a", **QUIET),
+    "another pipeline of its stages": lambda pipe, path: GlidePipeline(pipe.base, pipe.upsampler)(
+        "a", **QUIET
+    ),
     "another pipeline of its model": lambda pipe, path: GlidePipeline(again(pipe.base))("a", **QUIET),
     "its stage": lambda pipe, path: pipe.base.to(torch.device("cpu"), torch.bfloat16),  # type: ignore[union-attr]
 }
@@ -129,8 +136,10 @@ def half(x0: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d((x0.clamp(-1, 1) + 1) / 2, 2)
 
 
-def test_a_callback_may_use_another_pipeline_and_the_model(fast_pipe: GlidePipeline, pipe: GlidePipeline) -> None:
-    """A preview by the upsampler that this step's stage is not, a pipeline of other models, the model itself between two steps."""
+def test_a_callback_may_use_another_pipeline_and_the_model(
+    fast_pipe: GlidePipeline, pipe: GlidePipeline
+) -> None:
+    """A preview by the stage that does not run, a pipeline of other models, the model itself between two steps."""
     assert fast_pipe.base is not None
     options = calls(1)[0]
     want = fast_pipe(**options)
@@ -223,7 +232,7 @@ def test_an_interrupted_or_failed_call_gives_its_turn_back(fast_pipe: GlidePipel
     assert inside.wait(TIMEOUT)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             fast_pipe(**options)
     finally:

@@ -127,43 +127,48 @@ def test_one_thread_at_once_after_another_is_never_taken_for_the_one_before() ->
     assert got == [[1] * 500] * 8
 
 
+def interrupted_at(at: int, call: Callable[[], object], before: Held | None) -> bool:
+    """Whether ``call`` was interrupted at the lock's line number ``at``, or has fewer; ``before`` is let go on the way."""
+    source = Path(fair_lock.__file__).read_text().splitlines()
+    entered: set[tuple[types.FrameType, int]] = set()
+    left = at
+
+    def trace(frame: types.FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != fair_lock.__file__:
+            return None
+        place = frame, frame.f_lineno
+        leaves = place in entered and source[frame.f_lineno - 1].lstrip().startswith("with ")
+        entered.add(place)
+        if event in ("call", "line") and not leaves:
+            if before is not None:
+                before.go.set()
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
 @pytest.mark.parametrize("handover", [False, True])
 def test_an_interrupt_at_any_line_gives_the_turn_back(handover: bool) -> None:
     """A KeyboardInterrupt out of each line and call of the lock's code in turn, free or with a call before it.
 
-    (But for a ``with`` line's second event, on leaving: Python delivers signals after calls and at jumps back, and between the last
-    call of a block and the release of its lock there is neither.)
+    (But for a ``with`` line's second event, on leaving: Python delivers signals after calls and at jumps back, and neither stands
+    between the last call of a block and the release of its lock.)
     """
-    source = Path(fair_lock.__file__).read_text().splitlines()
     for at in itertools.count():
-        lock, seen = FairLock(), 0
-        entered: set[tuple[types.FrameType, int]] = set()
+        lock = FairLock()
         before = Held(lock) if handover else None
-
-        def trace(frame: types.FrameType, event: str, _: object, at: int = at) -> Any:
-            nonlocal seen
-            if frame.f_code.co_filename != fair_lock.__file__:
-                return None
-            place = frame, frame.f_lineno
-            leaves = place in entered and source[frame.f_lineno - 1].lstrip().startswith("with ")
-            entered.add(place)
-            if event in ("call", "line") and not leaves:
-                if before is not None:
-                    before.go.set()
-                seen += 1
-                if seen > at:
-                    seen = -(10**9)
-                    raise KeyboardInterrupt
-            return trace
-
-        interrupted = False
-        sys.settrace(trace)
-        try:
-            lock.run(int, "1")
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            sys.settrace(None)
+        interrupted = interrupted_at(at, lambda lock=lock: lock.run(int, "1"), before)
         assert before is None or before.over()
         later: list[int] = []
         assert finished(started(lambda lock=lock, later=later: later.append(lock.run(int, "2")))), at
@@ -180,7 +185,7 @@ def test_signals_at_any_time_leave_the_lock_free() -> None:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         for i in range(100):
-            with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            with pytest.raises(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i))
                 while True:
                     lock.run(int, "1")

@@ -34,7 +34,9 @@ def in_threads(threads: int, functions: Sequence[Callable[[], Any]]) -> list[Any
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # so that threads change places within a line's work, as they seldom do otherwise
+    sys.setswitchinterval(
+        1e-5
+    )  # so that threads change places within a line's work, as they seldom do otherwise
     try:
         for worker in workers:
             worker.start()
