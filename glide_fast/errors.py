@@ -50,13 +50,20 @@ class OutOfMemoryError(GlideFastError, MemoryError):
     exit_code: ClassVar[int] = 6
 
 
+class ReentrantCallError(GlideFastError, RuntimeError):
+    """A call would wait for itself: it comes from a callback of a running one, or would wait for one that waits for it."""
+
+
 def invalid(argument: str, given: object, accepted: str) -> InvalidInputError:
     """Build (not raise) the error for a bad argument.
 
     >>> str(invalid("guidance_scale", -1.0, "a number >= 0"))
     'guidance_scale: got -1.0; accepted: a number >= 0'
     """
-    text = repr(given)
+    try:
+        text = repr(given)
+    except Exception:  # integers of thousands of digits have none, and any class may have a faulty one
+        text = f"a value of type {type(given).__name__}"
     if len(text) > 200:
         text = text[:197] + "..."
     return InvalidInputError(f"{argument}: got {text}; accepted: {accepted}")

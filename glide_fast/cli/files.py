@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from glide_fast.cli.paths import read, require_writable
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.png import low_res_file, numbered
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,11 +28,6 @@ class Layout:
         """Every file the run will write."""
         files = [file for file in (*self.pictures, self.grid) if file is not None]
         return files + [low_res_file(file) for file in files] if low_res else files
-
-
-def low_res_file(file: Path) -> Path:
-    """Where the base model's picture goes that ``file`` was enlarged from."""
-    return file.with_name(f"{file.stem}.low-res.png")
 
 
 def is_directory(output: Path) -> bool:
@@ -61,9 +57,7 @@ def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
     if count == 1:
         return Layout([output], None)
     if grid is False:
-        width = len(str(count))
-        names = [f"{output.stem}-{number:0{width}d}{output.suffix}" for number in range(1, count + 1)]
-        return Layout([output.with_name(name) for name in names], None)
+        return Layout([*numbered(output, count)], None)
     return Layout([None] * count, output)
 
 

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from glide_fast import __version__
-from glide_fast.cli.files import low_res_file
 from glide_fast.cli.request import Picture, Request
+from glide_fast.png import low_res_file
 
 _SHOWN_SEEDS = 4
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of a finished run.
-
-    ``steps``: that each stage took; ``load_seconds`` and ``sample_seconds``: of wall-clock time; ``peak_memory``: bytes, of the
-    largest call.
-    """
+    """Of a finished run: ``steps`` that each stage took for a picture,
+    ``load_seconds`` and ``sample_seconds`` of wall-clock time, ``peak_memory`` of the largest call."""
 
     request: Request
     settings: dict[str, Any]
@@ -40,7 +37,7 @@ class Report:
         return len(self.made) / self.sample_seconds if self.made else None
 
     def as_json(self) -> dict[str, Any]:
-        """Files, seeds, settings, timings, and memory in bytes."""
+        """Files, seeds, settings, steps taken, timings, and memory in bytes."""
         speed, grid = self.images_per_second, self.request.layout.grid
         return {
             "version": __version__,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from glide_fast.cli.files import low_res_file, read_picture
+from glide_fast.cli.files import read_picture
 from glide_fast.cli.paths import require_free_files
-from glide_fast.cli.pictures import read_text, record
 from glide_fast.cli.request import Picture, Request
 from glide_fast.errors import InvalidInputError
+from glide_fast.png import low_res_file, read_text, record
 
 
 def resume(request: Request, pictures: list[Picture], settings: dict[str, Any]) -> None:

@@ -5,33 +5,21 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from glide_fast.cli.files import low_res_file
 from glide_fast.cli.paths import require_free_files
-from glide_fast.cli.pictures import columns_of, make_grid, record, write_png
+from glide_fast.cli.pictures import columns_of, make_grid
 from glide_fast.cli.progress import PictureBar
 from glide_fast.cli.report import Report
 from glide_fast.cli.request import Picture, Request
 from glide_fast.cli.resume import resume
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.png import low_res_file, record, write_png
 
 if TYPE_CHECKING:
     from glide_fast.pipelines import GlidePipeline
-
-_SETTINGS = {
-    "base": ("num_inference_steps", "guidance_scale", "sampler"),
-    "upsampler": ("upsample_steps", "upsample_sampler", "upsample_temp", "upsample_strength"),
-}
-_OPTIONAL = ("negative_prompt", "clip_guidance_scale")  # recorded where they were given
-_FAST = {
-    "base": ("guidance_interval", "cache_interval"),
-    "upsampler": ("cache_interval",),
-}  # and where they differ
-_STEPS = {"base": "num_inference_steps", "upsampler": "upsample_steps"}
 
 
 def run(request: Request, *, as_json: bool, quiet: bool) -> None:
@@ -43,11 +31,10 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     start = time.perf_counter()
     pipeline = _load(request, progress=not quiet)
     loaded = time.perf_counter()
-    settings, pictures = _plan(request, pipeline)
+    settings, steps, pictures = _plan(request, pipeline)
     waiting = [picture for picture in pictures if not picture.skipped]
-    stages = _steps(request, settings)
     peak: int | None = None
-    with PictureBar(len(waiting), stages, enabled=not quiet) as bar:
+    with PictureBar(len(waiting), steps, enabled=not quiet) as bar:
         for first in range(0, len(waiting), request.batch_size):
             batch = waiting[first : first + request.batch_size]
             bar.start(len(batch))
@@ -57,7 +44,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     sampled = time.perf_counter()
     _write_grid(request, pictures, settings)
     done = Report(
-        request, settings, stages, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak
+        request, settings, steps, pictures, str(pipeline.device), loaded - start, sampled - loaded, peak
     )
     if as_json:
         typer.echo(json.dumps(done.as_json(), indent=2))
@@ -101,46 +88,23 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
     return pipeline
 
 
-def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], list[Picture]]:
-    """All that decides the pictures besides prompt and seed, with the model's own defaults; and each picture with its
-    seed, those that are there already marked. Raises InvalidInputError as the pipeline's call would."""
-    from glide_fast.pipelines.plan import DEFAULTS, make_plan
+def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], dict[str, int], list[Picture]]:
+    """All that decides the pictures besides prompt and seed, with the model's own defaults; the steps that each stage takes; and
+    each picture with its seed, those that are there already marked. Raises InvalidInputError as the pipeline's call would."""
+    from glide_fast.pipelines.plan import make_plan
+    from glide_fast.pipelines.settings import settings_of, steps_of
 
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
     plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
-    settings: dict[str, Any] = {
-        "model": Path(request.model).resolve().name,  # not where it lies: pictures are passed on
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        **({} if request.accelerate else {"accelerate": False}),
-        # A run that goes on is another model at its next checkpoint.
-        **{name: value for name, value in pipeline.settings.items() if name == "training_step"},
-        **(request.about or {}),
-    }
-    present = {"base": pipeline.base, "upsampler": pipeline.upsampler}
-    for stage in request.stages:
-        if present[stage] is not None:
-            settings |= {name: getattr(plan, name) for name in _SETTINGS[stage]}
-            fast = {name: getattr(plan, name) for name in _FAST[stage]}
-            settings |= {name: value for name, value in fast.items() if value != DEFAULTS[name]}
-    settings |= {name: value for name, value in request.options.items() if name in _OPTIONAL}
+    settings = settings_of(pipeline, plan, request.stages) | (request.about or {})
     pictures = [
         Picture(prompt, seed, file)
         for prompt, seed, file in zip(request.prompts, seeds, request.layout.pictures, strict=True)
     ]
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
-    return settings, pictures
-
-
-def _steps(request: Request, settings: dict[str, Any]) -> dict[str, int]:
-    """The steps that each stage takes: fewer than its setting says where it starts midway."""
-    from glide_fast.pipelines.two_stage import steps_taken
-
-    stages = {name: settings[_STEPS[name]] for name in request.stages if _STEPS[name] in settings}
-    if "upsampler" in stages:
-        stages["upsampler"] = steps_taken(settings["upsample_strength"], stages["upsampler"])
-    return stages
+    return settings, steps_of(pipeline, plan, request.stages), pictures
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:

@@ -41,7 +41,7 @@ class PlainDenoiser:
 
     def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
         """Contiguous fp32."""
-        return torch.empty(count, *shape, device=self._device)
+        return torch.empty(count, *shape, dtype=torch.float32, device=self._device)
 
     def __call__(
         self,

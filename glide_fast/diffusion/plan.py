@@ -6,6 +6,7 @@ Both are off by default; both change the picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import NamedTuple
 
 from glide_fast.errors import invalid
@@ -21,16 +22,19 @@ class StepKind(NamedTuple):
 Interval = tuple[float, float]
 
 
-def check_interval(interval: Interval | None, argument: str = "guidance_interval") -> None:
-    """Raise InvalidInputError unless ``interval`` is None or two numbers 0 <= low < high <= 1."""
+def check_interval(interval: Interval | None, argument: str = "guidance_interval") -> Interval | None:
+    """``interval`` as two floats; InvalidInputError unless it is None, or in order two numbers 0 <= low < high <= 1."""
     if interval is None:
-        return
+        return None
     try:
-        low, high = (float(bound) for bound in interval)
-    except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not 0.0 <= low < high <= 1.0:
+        # By place: a set has no order, and neither has one that can be read only once.
+        bounds = [interval[place] for place in range(len(interval))]
+    except (TypeError, LookupError):
+        bounds = []
+    numbers = all(isinstance(bound, Real) and not isinstance(bound, bool) for bound in bounds)
+    if len(bounds) != 2 or not numbers or not 0 <= bounds[0] < bounds[1] <= 1:
         raise invalid(argument, interval, "two numbers (low, high) with 0 <= low < high <= 1, or None")
+    return float(bounds[0]), float(bounds[1])
 
 
 def plan_steps(

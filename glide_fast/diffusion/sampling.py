@@ -105,19 +105,25 @@ class SamplingLoop:
         # Doubled for guidance, so that the network's input needs no concatenation at every step.
         copies = 1 if guidance_scale is None else 2
         self._inputs = self.denoiser.empty_inputs(copies * count, shape)
-        self._x = torch.empty(self._full, device=device)
-        self._x0 = torch.empty(self._full, device=device)
+        self._x = torch.empty(self._full, dtype=torch.float32, device=device)
+        self._x0 = torch.empty(self._full, dtype=torch.float32, device=device)
         # A vector, because indexing with a scalar tensor would read it back to the host.
         self._steps = torch.empty(copies * count, dtype=torch.int64, device=device)
         self._times = torch.empty_like(self._steps)
         self._one = torch.ones(
             1, dtype=torch.int64, device=device
         )  # torch would make a tensor of the number at each step
-        self._history = torch.empty(HISTORY, *self._full, device=device) if self.rule.multistep else None
+        self._history = (
+            torch.empty(HISTORY, *self._full, dtype=torch.float32, device=device)
+            if self.rule.multistep
+            else None
+        )
         self.seeds = torch.empty_like(seeds)
-        self._guidance = None if guidance_scale is None else torch.empty(1, device=device)
+        self._guidance = (
+            None if guidance_scale is None else torch.empty(1, dtype=torch.float32, device=device)
+        )
         self._known, self._known_mask, self._image = (
-            None if tensor is None else torch.empty(size, device=device)
+            None if tensor is None else torch.empty(size, dtype=torch.float32, device=device)
             for tensor, size in (
                 (known, self._full),
                 (known_mask, (count, 1, *shape[1:])),

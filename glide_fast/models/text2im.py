@@ -135,13 +135,14 @@ class Text2ImUNet(UNetModel):
         self, tokens: torch.Tensor, mask: torch.Tensor | None
     ) -> TextEmbedding | dict[str, torch.Tensor]:
         """:meth:`encode_text` behind the official class's cache (``cache_text_emb``)."""
-        if self.cache_text_emb and self.cache is not None:
-            cached = self.cache["tokens"]
+        cache = self.cache  # once: another thread may forget it meanwhile
+        if self.cache_text_emb and cache is not None:
+            cached = cache["tokens"]
             if tokens.shape != cached.shape or not bool((tokens == cached).all()):
                 raise invalid(
                     "tokens", tokens.tolist(), f"the cached prompt {cached.tolist()}, or del_cache() first"
                 )
-            return self.cache
+            return cache
         embedding = self.encode_text(tokens, mask)
         if self.cache_text_emb:
             self.cache = {

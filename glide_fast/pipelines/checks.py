@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Integral, Real
+from typing import Any
 
 from glide_fast.errors import invalid
 
@@ -18,14 +18,17 @@ def require_integer(argument: str, value: object, low: int, high: int | None = N
     raise invalid(argument, value, accepted)
 
 
-def require_number(argument: str, value: object, low: float, high: float = math.inf) -> float:
-    """``value`` as a finite float from ``low`` to ``high``, both included."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and low <= number <= high:
-            return number
-    accepted = f"a finite number >= {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
-    raise invalid(argument, value, accepted)
+LARGEST = 1e6
+"""No factor on what a network gives is greater: the loops compute in fp32, where products of greater ones are infinite."""
+
+
+def require_number(argument: str, value: object, low: float, high: float = LARGEST) -> float:
+    """``value`` as a float from ``low`` to ``high``, both included."""
+    # Compared before it is converted: an int may be too large for a float.
+    number: Any = value
+    if isinstance(value, Real) and not isinstance(value, bool) and low <= number <= high:
+        return float(number)
+    raise invalid(argument, value, f"a number from {low:g} to {high:,.15g}")
 
 
 def require_choice(argument: str, value: object, choices: tuple[str, ...]) -> str:

@@ -26,4 +26,5 @@ def image_to_image(
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
     start = resize_images(pictures, base.image_size)[plan.sources]
     low_res = run_base(pipeline, plan, image=start, strength=strength)
-    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res))
+    images = run_upsampler(pipeline, plan, low_res)
+    return finish(pipeline, plan, low_res, images, strength=strength)

@@ -1,7 +1,8 @@
 """Pictures and masks in and out of pipelines: PIL images, numpy arrays and torch tensors.
 
 Accepted pictures: PIL in mode RGB or L; numpy ``[H, W, 3]`` or ``[N, H, W, 3]``; torch ``[3, H, W]`` or ``[N, 3, H, W]``; arrays
-and tensors either uint8 or floating point in [0, 1]; or a list of such pictures, all of one size. Masks have no channels
+(of either byte order) and tensors either uint8 or fp16, bf16, fp32 or fp64 in [0, 1];
+or a list of such pictures, all of one size. Masks have no channels
 (torch may have one) and hold two values. Inside, pictures are fp32 ``[N, 3, H, W]`` in [-1, 1] and masks fp32 ``[N, 1, H, W]``.
 """
 
@@ -20,6 +21,9 @@ ImageInput: TypeAlias = Any
 """A picture or several, as the module describes."""
 
 OUTPUT_TYPES = ("pil", "pt", "np")
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 _KINDS = "a PIL image, a numpy array or a torch tensor, or a list of them"
 _PICTURE_SHAPES = "[H, W, 3] or [N, H, W, 3] of numpy, or [3, H, W] or [N, 3, H, W] of torch"
@@ -81,8 +85,8 @@ def _read_image(value: Any, argument: str) -> torch.Tensor:
         raise invalid(argument, f"shape {tuple(x.shape)}", "a picture with pixels")
     if x.dtype == torch.uint8:
         return (x.float() / 127.5 - 1).contiguous()
-    if not x.is_floating_point():
-        raise invalid(argument, x.dtype, "uint8, or floating point in [0, 1]")
+    if x.dtype not in _FLOATS:
+        raise invalid(argument, x.dtype, "uint8, or fp16, bf16, fp32 or fp64 in [0, 1]")
     _require_range(x, argument)
     return (x.float() * 2 - 1).contiguous()
 
@@ -98,8 +102,8 @@ def _require_dense(value: torch.Tensor, argument: str) -> None:
 
 def _from_numpy(value: np.ndarray, argument: str) -> torch.Tensor:
     try:
-        # A copy: PIL's arrays are read-only, others may have negative strides.
-        return torch.from_numpy(value.copy())
+        # A copy: PIL's arrays are read-only, others may have negative strides, or the other order of bytes.
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     except TypeError:
         raise invalid(argument, f"an array of {value.dtype}", "numbers or booleans") from None
 
@@ -130,6 +134,12 @@ def _read_mask(value: Any, argument: str) -> torch.Tensor:
         raise invalid(argument, value, _KINDS)
     if x.dim() not in (2, 3) or not x.numel():
         raise invalid(argument, f"shape {tuple(x.shape)}", _MASK_SHAPES)
+    if x.dtype not in _FLOATS + _INTEGERS:
+        raise invalid(
+            argument,
+            x.dtype,
+            "booleans, integers of up to 64 bits with a sign, uint8, or fp16, bf16, fp32, fp64",
+        )
     on = x == (255 if x.dtype == torch.uint8 and int(x.max()) > 1 else 1)
     if not bool((on | (x == 0)).all()):
         raise invalid(
@@ -180,6 +190,16 @@ def write_images(x: torch.Tensor, output_type: str) -> Any:
     if output_type == "pt":
         return pictures
     arrays = pictures.permute(0, 2, 3, 1).contiguous().cpu()
-    if output_type == "np":
-        return arrays.numpy()
+    return arrays.numpy() if output_type == "np" else _as_pil(arrays)
+
+
+def as_pil(images: Any) -> list[PIL.Image.Image]:
+    """What :func:`write_images` gave, in whatever type, as RGB images."""
+    if isinstance(images, torch.Tensor):
+        return _as_pil(images.permute(0, 2, 3, 1).cpu())
+    return _as_pil(torch.from_numpy(images)) if isinstance(images, np.ndarray) else list(images)
+
+
+def _as_pil(arrays: torch.Tensor) -> list[PIL.Image.Image]:
+    """Of fp32 ``[N, H, W, 3]`` in [0, 1]."""
     return [PIL.Image.fromarray(array.numpy()) for array in (arrays * 255).round().to(torch.uint8)]

@@ -33,7 +33,7 @@ def inpaint(
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
     known = Known(pictures[plan.sources], masks[plan.sources])
     low_res = run_base(pipeline, plan, known=known)
-    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res, known=known))
+    return finish(pipeline, plan, low_res, run_upsampler(pipeline, plan, low_res, known=known))
 
 
 def _keep(

@@ -23,7 +23,7 @@ from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
 from glide_fast.pipelines.agreement import clip_config, unet_options
-from glide_fast.pipelines.settings import check_settings
+from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.pipelines.stage import Ready, Stage
 
 BASE, UPSAMPLER, CLIP = "base", "upsampler", "clip"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import torch
+
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.pipelines.checks import require_flag
+from glide_fast.pipelines.images import as_pil
+from glide_fast.png import low_res_file, numbered, record, write_png
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,7 @@ class PipelineOutput:
     peak_memory: bytes. On a GPU what torch had allocated there at the most during the call (the temporaries of captured loops
         count in the call that captures them); on a CPU the largest resident set of the process so far; None where the system
         does not say.
+    settings: what else decided the pictures, as :meth:`save` writes it into their files.
     """
 
     images: Any
@@ -26,9 +35,66 @@ class PipelineOutput:
     prompts: list[str]
     seeds: list[int]
     peak_memory: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def save(
+        self, file: str | os.PathLike[str], *, low_res: bool = False, overwrite: bool = False
+    ) -> list[Path]:
+        """Write the pictures as PNG files with prompt, seed, settings and version in them, as the command line does.
+
+        Args:
+            file: ends in ``.png``, in a directory that exists. ``{seed}`` and ``{index}`` (from 1) in it stand for the picture's.
+                Several pictures for one name are numbered: ``cube-1.png``, ``cube-2.png``.
+            low_res: also write the base model's pictures, to ``cube.low-res.png`` beside ``cube.png``.
+            overwrite: replace files that exist.
+
+        Returns:
+            The pictures' files, in order. Each is written whole or not at all.
+
+        Raises:
+            InvalidInputError: before anything is written.
+        """
+        files = self._files(file)
+        small = [low_res_file(each) for each in files] if require_flag("low_res", low_res) else []
+        if not require_flag("overwrite", overwrite):
+            for each in files + small:
+                if os.path.lexists(each):
+                    raise InvalidInputError(f"file: {each} exists; accepted: another name, or overwrite=True")
+        texts = []
+        for index, (prompt, seed) in enumerate(zip(self.prompts, self.seeds, strict=True)):
+            settings = dict(self.settings)
+            if isinstance(settings.get("negative_prompt"), list):
+                settings["negative_prompt"] = settings["negative_prompt"][index]
+            texts.append(record([prompt], [seed], settings))
+        for each, picture, text in zip(files, as_pil(self.images), texts, strict=True):
+            write_png(each, picture, text)
+        if small:
+            for each, picture, text in zip(small, as_pil(self.low_res), texts, strict=True):
+                write_png(each, picture, text | {"stage": "base"})
+        return files
+
+    def _files(self, file: str | os.PathLike[str]) -> list[Path]:
+        accepted = "the name of a .png file in a directory that exists; {seed} and {index} in it stand for the picture's"
+        try:
+            pattern = os.fspath(file)
+            varies = any(name is not None for _, name, *_ in Formatter().parse(pattern))
+            names = [pattern.format(seed=seed, index=i) for i, seed in enumerate(self.seeds, start=1)]
+            files = [Path(name) for name in names]
+            fits = "\0" not in pattern and all(
+                each.suffix.lower() == ".png" and each.parent.is_dir() for each in files
+            )
+        except (TypeError, ValueError, LookupError, AttributeError):
+            fits = False
+        if not fits:
+            raise invalid("file", file, accepted)
+        if len(files) > 1 and not varies:
+            return numbered(files[0], len(files))
+        if len(set(files)) < len(files):
+            raise invalid("file", file, "a name with {index}: two pictures have the same seed")
+        return files
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -14,6 +16,7 @@ from glide_fast.checkpoints import save_pipeline_directory
 from glide_fast.diffusion.plan import Interval
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.pipelines import clip_component
+from glide_fast.pipelines.checks import require_flag
 from glide_fast.pipelines.image_to_image import image_to_image
 from glide_fast.pipelines.images import ImageInput
 from glide_fast.pipelines.inpaint import inpaint
@@ -21,16 +24,32 @@ from glide_fast.pipelines.loading import BASE, CLIP, UPSAMPLER, load_parts
 from glide_fast.pipelines.memory import peak_memory, start_measuring
 from glide_fast.pipelines.output import PipelineOutput, StepCallback
 from glide_fast.pipelines.plan import DEFAULTS, Clip
+from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.pipelines.seeds import Generator, Seed
-from glide_fast.pipelines.settings import check_settings
 from glide_fast.pipelines.stage import Stage
 from glide_fast.pipelines.text_to_image import text_to_image
 from glide_fast.pipelines.upsample import upsample
+from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs
 
 _HOST = torch.device("cpu")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _alone(method: Callable[Concatenate[GlidePipeline, P], R]) -> Callable[Concatenate[GlidePipeline, P], R]:
+    """A method that waits for its pipeline's other calls, and is refused in a callback of one that runs a model of it."""
+
+    @functools.wraps(method)
+    def run(self: GlidePipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for stage in self.stages:  # half of the work may be another stage's
+            stage.lock.refuse_within(method)
+        return self.lock.run(method, self, *args, **kwargs)
+
+    return run
 
 
 class GlidePipeline:
@@ -42,6 +61,9 @@ class GlidePipeline:
     An image depends on its prompt, its seed and the settings, and not on the batch it was made in: the seeds in a result,
     passed back one by one, give the same pictures: bit for bit from an accelerated pipeline on a CPU (fp32, or bf16 with
     AVX-512), up to rounding otherwise, as on another device or in another precision.
+
+    Threads may share a pipeline: its calls take turns, in the order they came, and so do the methods that move, convert, release
+    or save it. In a callback of a running call they raise :class:`~glide_fast.errors.ReentrantCallError` (saving does not).
 
     Args:
         base: the first stage, or None for a pipeline that only upsamples.
@@ -73,6 +95,9 @@ class GlidePipeline:
             raise invalid("upsampler", "a base model", "an upsampler (super_res)")
         self.base, self.upsampler, self.clip = base, upsampler, clip
         self.settings: dict[str, Any] = dict(settings or {})
+        self.lock = FairLock()
+        self.name: str | None = None
+        """What :meth:`from_pretrained` loaded, without the directories it lies in; pictures' files name it."""
         self._sequential_on: torch.device | None = None  # where each stage runs in its turn
 
     @classmethod
@@ -103,6 +128,7 @@ class GlidePipeline:
         Raises:
             InvalidInputError, CheckpointError, DownloadError.
         """
+        accelerate, progress = require_flag("accelerate", accelerate), require_flag("progress", progress)
         place = resolve_device(device)
         fastest = dtype is None and accelerate
         precision = fastest_dtype(place) if fastest else resolve_dtype(dtype, place)
@@ -114,8 +140,10 @@ class GlidePipeline:
                 stage.to(place, precision)
 
         pipeline = cls(*load_parts(name, ready, progress=progress, cache_dir=cache_dir))
+        pipeline.name = Path(name).resolve().name
         return pipeline.accelerate(place, precision) if accelerate else pipeline.to(place, precision)
 
+    @_alone
     def accelerate(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
@@ -131,7 +159,7 @@ class GlidePipeline:
             with self._at_home(stage):
                 stage.accelerate(place, precision)
             stage.recorder = recorder
-        return self.to(place, precision)
+        return self._to(place, precision)
 
     @property
     def accelerated(self) -> bool:
@@ -143,11 +171,17 @@ class GlidePipeline:
         """Those that there are, in the order they run."""
         return [stage for stage in (self.base, self.upsampler) if stage is not None]
 
+    @_alone
     def release(self) -> None:
         """Give the memory of captured loops and their buffers back; the next call makes them anew."""
-        for stage in self.stages:
-            stage.loops.release()
+        self.release_stages()
 
+    def release_stages(self) -> None:
+        """As :meth:`release`, between the runs of a call."""
+        for stage in self.stages:
+            stage.release()
+
+    @_alone
     def enable_sequential_stages(self) -> None:
         """Keep one of the two models on the GPU at a time, for cards of about 4 GB: the other waits in host memory.
 
@@ -159,6 +193,7 @@ class GlidePipeline:
             for stage in self.stages[1:]:
                 stage.move(_HOST)
 
+    @_alone
     def disable_sequential_stages(self) -> None:
         """Keep all models on the device again."""
         place, self._sequential_on = self._sequential_on, None
@@ -166,6 +201,7 @@ class GlidePipeline:
             for stage in self.stages:
                 stage.move(place)
 
+    @_alone
     def enable_whole_loop_capture(self, enabled: bool = True) -> None:
         """Record all steps of a loop as one, where a call asks for neither a progress bar nor a callback.
 
@@ -173,9 +209,10 @@ class GlidePipeline:
         memory than that of a single step, so it pays for many calls of one shape; pictures stay the same. ``False`` goes back to
         step by step. On a CPU nothing is recorded, and nothing changes.
         """
+        require_flag("enabled", enabled)
         for stage in self.stages:
             if stage.whole_loop != enabled:
-                stage.loops.release()
+                stage.release()
                 stage.whole_loop = enabled
 
     @property
@@ -202,6 +239,7 @@ class GlidePipeline:
         if stage is not self._first:
             stage.move(_HOST)
 
+    @joins
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write the pipeline as a directory that :meth:`from_pretrained` reads, whole or not at all.
 
@@ -217,12 +255,16 @@ class GlidePipeline:
             components[CLIP] = clip_component.to_component(self.clip)
         save_pipeline_directory(directory, settings, components)
 
+    @_alone
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
         """Move the pipeline and convert its precision, in place; what is None stays as it is. Returns the pipeline."""
         place = self.device if device is None else resolve_device(device)
         precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
+        return self._to(place, precision)
+
+    def _to(self, place: torch.device, precision: torch.dtype) -> GlidePipeline:
         refuse_half_on_cpu(precision, place)
         for stage in self.stages:
             with self._at_home(stage):
@@ -266,6 +308,7 @@ class GlidePipeline:
         clip = [] if self.clip is None else ["clip"]
         return f"GlidePipeline({', '.join(parts + clip)}, {self.device}, {self.dtype})"
 
+    @_alone
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -321,8 +364,8 @@ class GlidePipeline:
             progress: show bars.
 
         Returns:
-            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds`` and
-            ``peak_memory``.
+            :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds``,
+            ``settings`` and ``peak_memory``; its method ``save`` writes PNG files.
 
         Raises:
             InvalidInputError: before any work.
@@ -351,6 +394,7 @@ class GlidePipeline:
             progress=progress,
         )
 
+    @_alone
     def inpaint(
         self,
         prompt: str | Sequence[str],
@@ -377,6 +421,7 @@ class GlidePipeline:
         """
         return self._measured(inpaint, prompt, image, keep_mask, repaint_mask, **options)
 
+    @_alone
     def image_to_image(
         self, prompt: str | Sequence[str], image: ImageInput, strength: float = 0.6, **options: Any
     ) -> PipelineOutput:
@@ -394,6 +439,7 @@ class GlidePipeline:
         """
         return self._measured(image_to_image, prompt, image, strength, **options)
 
+    @_alone
     def upsample(self, image: ImageInput, prompt: str | Sequence[str] = "", **options: Any) -> PipelineOutput:
         """Enlarge pictures with the upsampler alone.
 
@@ -410,5 +456,7 @@ class GlidePipeline:
     def _measured(self, run: Callable[..., PipelineOutput], *args: Any, **options: Any) -> PipelineOutput:
         """What ``run(self, ...)`` makes, with the memory it took."""
         start_measuring(self.device)
-        output = run(self, *args, **options)
+        # What one call keeps, the next one writes to, perhaps in a thread of another mode.
+        with torch.inference_mode(False), torch.no_grad():
+            output = run(self, *args, **options)
         return dataclasses.replace(output, peak_memory=peak_memory(self.device))

@@ -39,12 +39,18 @@ DEFAULTS: Mapping[str, Any] = {
 """What a pipeline's settings may override: GLIDE's usual values (Nichol et al. 2021, and its released notebooks)."""
 
 _CLIP_SCALE = 3.0
+_MOST_IMAGES = 100_000  # of a prompt in one call, all of which the result holds
 
 
 class Clip(Protocol):
     """A noise-aware CLIP, such as :class:`glide_fast.models.clip.CLIPModel` or the official one."""
 
     def cond_fn(self, prompts: list[str], grad_scale: float) -> Any: ...
+
+
+def share_of_steps(strength: float, steps: int) -> int:
+    """Steps of a run that takes the last ``strength`` of ``steps``: one at least."""
+    return max(1, round(strength * steps))
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class Plan:
     progress: bool
     first: int = 0
     """Place of the first image in the call that this is a part of."""
+
+    @property
+    def upsampler_steps_taken(self) -> int:
+        """Of ``upsample_steps``."""
+        return share_of_steps(self.upsample_strength, self.upsample_steps)
 
     def part(self, chosen: slice) -> Plan:
         """The plan for some of the images."""
@@ -121,7 +132,7 @@ def make_plan(
     )
     if len(negatives) not in (1, pairs):
         raise invalid("negative_prompt", negatives, f"one string, or one for each of {pairs} prompts")
-    each = require_integer("num_images_per_prompt", num_images_per_prompt, 1)
+    each = require_integer("num_images_per_prompt", num_images_per_prompt, 1, _MOST_IMAGES)
 
     settings = {**DEFAULTS, **pipeline.settings}
 
@@ -142,8 +153,7 @@ def make_plan(
     if callback_on_step_end is not None and not callable(callback_on_step_end):
         raise invalid("callback_on_step_end", callback_on_step_end, "a function of one StepEnd, or None")
     clip, clip_scale = _clip_guidance(pipeline, clip, clip_guidance_scale)
-    interval = setting("guidance_interval", guidance_interval)
-    check_interval(interval)
+    interval = check_interval(setting("guidance_interval", guidance_interval))
     cached = require_integer("cache_interval", setting("cache_interval", cache_interval), 1)
     if cached > 1 and not pipeline.accelerated:
         raise invalid(
@@ -164,7 +174,7 @@ def make_plan(
         upsample_strength=require_strength(
             "upsample_strength", setting("upsample_strength", upsample_strength)
         ),
-        guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        guidance_interval=interval,
         cache_interval=cached,
         clip=clip,
         clip_guidance_scale=clip_scale,

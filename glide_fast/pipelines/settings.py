@@ -1,37 +1,56 @@
-"""What a pipeline's settings may be in its file; what a call's arguments may be is checked by each call."""
+"""What decides a call's pictures besides prompt and seed, as it is written into their files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from glide_fast.diffusion.rules import RULES
-from glide_fast.models.fields import Field, check_fields, choice, number, whole
+from glide_fast.pipelines.plan import DEFAULTS, Plan
 
-_MOST = 1e300
+if TYPE_CHECKING:
+    from glide_fast.pipelines.pipeline import GlidePipeline
 
+STAGES = ("base", "upsampler")
 
-def _is_interval(value: object) -> bool:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        return value is None
-    share = number(0, 1)
-    return all(map(share.accepts, value)) and value[0] < value[1]
-
-
-FIELDS: dict[str, Field] = {
-    "num_inference_steps": whole(1, 100_000),
-    "upsample_steps": whole(1, 100_000),
-    "guidance_scale": number(0, _MOST),
-    "sampler": choice(*RULES),
-    "upsample_sampler": choice(*RULES),
-    "upsample_temp": number(0, _MOST),
-    "upsample_strength": number(0, 1, above=True),
-    "guidance_interval": Field(_is_interval, "two numbers [low, high] with 0 <= low < high <= 1, or null"),
-    "cache_interval": whole(1, 100_000),
+_SETTINGS = {
+    "base": ("num_inference_steps", "guidance_scale", "sampler"),
+    "upsampler": ("upsample_steps", "upsample_sampler", "upsample_temp", "upsample_strength"),
 }
-"""The settings that calls read; others may be anything."""
+_WHERE_CHANGED = {
+    "base": ("guidance_interval", "cache_interval"),
+    "upsampler": ("cache_interval",),
+}
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """InvalidInputError naming the first setting that no call could use."""
-    check_fields(FIELDS, settings)
+def settings_of(pipeline: GlidePipeline, plan: Plan, stages: Sequence[str] = STAGES) -> dict[str, Any]:
+    """The settings of a call that ran these ``stages``, with the pipeline's own defaults; values as JSON has them.
+
+    ``negative_prompt`` is there where there was one, a list of one an image where they differ.
+    """
+    settings: dict[str, Any] = {} if pipeline.name is None else {"model": pipeline.name}
+    settings["dtype"] = str(pipeline.dtype).removeprefix("torch.")
+    if "training_step" in pipeline.settings:  # a run that goes on is another model at its next checkpoint
+        settings["training_step"] = pipeline.settings["training_step"]
+    if not pipeline.accelerated:
+        settings["accelerate"] = False
+    for stage in _present(pipeline, stages):
+        settings |= {name: getattr(plan, name) for name in _SETTINGS[stage]}
+        changed = {name: getattr(plan, name) for name in _WHERE_CHANGED[stage]}
+        settings |= {name: value for name, value in changed.items() if value != DEFAULTS[name]}
+    if "base" in stages:
+        if any(plan.negative_prompts):
+            alike = len(set(plan.negative_prompts)) == 1
+            settings["negative_prompt"] = plan.negative_prompts[0] if alike else plan.negative_prompts
+        if plan.clip is not None:
+            settings["clip_guidance_scale"] = plan.clip_guidance_scale
+    return settings
+
+
+def steps_of(pipeline: GlidePipeline, plan: Plan, stages: Sequence[str] = STAGES) -> dict[str, int]:
+    """How many steps each of these ``stages`` takes for a picture."""
+    taken = {"base": plan.num_inference_steps, "upsampler": plan.upsampler_steps_taken}
+    return {stage: taken[stage] for stage in _present(pipeline, stages)}
+
+
+def _present(pipeline: GlidePipeline, stages: Sequence[str]) -> list[str]:
+    return [stage for stage in stages if getattr(pipeline, stage) is not None]

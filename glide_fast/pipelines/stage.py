@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from glide_fast.models.uninitialised import Uninitialised
 from glide_fast.pipelines.agreement import UNET, unet_options
 from glide_fast.pipelines.conditioning import PromptEncoder
 from glide_fast.runtime.accelerate import accelerate
+from glide_fast.runtime.fair_lock import FairLock, joins, takes_turns
 from glide_fast.runtime.layout import converted_modules
 from glide_fast.runtime.loops import LoopCache
 from glide_fast.runtime.model import Accelerated
@@ -28,6 +31,13 @@ from glide_fast.runtime.trim import trim
 Ready = Callable[["Stage"], object]
 """Puts a stage whose weights have the types of a file into a type and a place to run in, with :meth:`Stage.to` or
 :meth:`Stage.accelerate`."""
+
+
+_PROCESSES = 8
+"""Diffusion processes that a stage keeps, the latest; one of 1,000 steps takes 95 KB."""
+
+_locks: WeakKeyDictionary[nn.Module, FairLock] = WeakKeyDictionary()
+"""Of the models that stages were made with: stages that share a model share its lock."""
 
 
 class Stage:
@@ -51,7 +61,9 @@ class Stage:
         """Whether loops that nobody watches are recorded whole; see :class:`~glide_fast.runtime.captured.CapturedLoop`."""
         self.part_size: int | None = None
         """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
-        self._processes: dict[str, SpacedDiffusion] = {}
+        self._processes: OrderedDict[str, SpacedDiffusion] = OrderedDict()
+        self.lock = _locks.setdefault(model, FairLock())
+        """Held by whoever runs the stage's loops, or moves, converts or releases it: one at a time."""
 
     @classmethod
     def fresh(cls, options: Mapping[str, Any]) -> Stage:
@@ -104,6 +116,7 @@ class Stage:
         options = unet_options(directory)
         return cls.from_state(options, directory.read(mmap=False), source=str(directory.path), ready=ready)
 
+    @joins
     def component(self) -> tuple[str, Options, dict[str, Tensor]]:
         """What a model directory holds for :meth:`from_directory`; the weights in the precision they have now."""
         return UNET, self.options, self.model.state_dict()
@@ -138,6 +151,7 @@ class Stage:
         """Whether the model runs on the fused operations of :mod:`glide_fast.runtime`."""
         return isinstance(self.model, Accelerated)
 
+    @takes_turns
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the model, and convert its torso."""
         self.part_size = None
@@ -147,6 +161,7 @@ class Stage:
         elif (self.device, self.model.dtype) != (device, dtype):
             self._accelerate(self.model.plain(), device, dtype)
 
+    @takes_turns
     def move(self, device: torch.device) -> None:
         """Bring the model to ``device`` as it is laid out, to run there or to wait. Its loops are released.
 
@@ -161,6 +176,7 @@ class Stage:
             self.model.restart()
         self.prompts = PromptEncoder(self.model)
 
+    @takes_turns
     def accelerate(self, device: torch.device, dtype: torch.dtype | None) -> None:
         """Put the model on the fast runtime, with its weights taken over; see :func:`glide_fast.runtime.accelerate`."""
         if not isinstance(self.model, Accelerated):
@@ -179,12 +195,23 @@ class Stage:
         )
         assert isinstance(model, Text2ImUNet)
         self.model = model
+        _locks[model] = self.lock
         self.prompts = PromptEncoder(model)
 
+    @takes_turns
+    def release(self) -> None:
+        """Give all memory back that is kept for speed only: loops, their buffers, diffusion processes."""
+        self.loops.release()
+        self._processes.clear()
+
+    @joins
     def process(self, respacing: str) -> SpacedDiffusion:
-        """The diffusion process on the steps that ``respacing`` keeps, made once."""
+        """The diffusion process on the steps that ``respacing`` keeps; the latest few are kept."""
         if respacing not in self._processes:
             self._processes[respacing] = create_gaussian_diffusion(
                 self.steps, self.options["noise_schedule"], respacing
             )
+            if len(self._processes) > _PROCESSES:
+                self._processes.popitem(last=False)
+        self._processes.move_to_end(respacing)
         return self._processes[respacing]

@@ -18,4 +18,4 @@ def text_to_image(pipeline: GlidePipeline, prompt: str | Sequence[str], **option
     pipeline.require_base()
     plan = make_plan(pipeline, prompt, **options)
     low_res = run_base(pipeline, plan)
-    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res))
+    return finish(pipeline, plan, low_res, run_upsampler(pipeline, plan, low_res))

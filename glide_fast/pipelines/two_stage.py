@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,8 @@ from glide_fast.pipelines.images import quantise, resize_images, resize_masks, w
 from glide_fast.pipelines.looping import sample
 from glide_fast.pipelines.output import PipelineOutput, StepEnd
 from glide_fast.pipelines.parts import in_parts
-from glide_fast.pipelines.plan import Plan
+from glide_fast.pipelines.plan import Plan, share_of_steps
+from glide_fast.pipelines.settings import STAGES, settings_of
 from glide_fast.pipelines.stage import Stage
 
 if TYPE_CHECKING:
@@ -38,14 +40,9 @@ class Known:
         return Known(self.images[chosen], self.masks[chosen])
 
 
-def steps_taken(strength: float, steps: int) -> int:
-    """How many of ``steps`` steps a run takes that starts ``strength`` of the process before its end."""
-    return max(1, round(strength * steps))
-
-
 def started_from(image: torch.Tensor, strength: float, steps: int) -> dict[str, Any]:
     """The loop's options for a run that takes the last ``strength`` of ``steps`` steps (one at least) from a noised picture."""
-    return {"image": image, "first": steps_taken(strength, steps) - 1}
+    return {"image": image, "first": share_of_steps(strength, steps) - 1}
 
 
 def run_base(
@@ -66,9 +63,9 @@ def run_base(
     def make(chosen: slice) -> torch.Tensor:
         here = None if known is None else known.part(chosen)
         start = None if image is None else image[chosen]
-        return _base(stage, plan.part(chosen), here, start, strength)
+        return stage.lock.run(_base, stage, plan.part(chosen), here, start, strength)
 
-    return in_parts(stage, "base", len(plan.seeds), make, pipeline.release)
+    return in_parts(stage, "base", len(plan.seeds), make, pipeline.release_stages)
 
 
 def run_upsampler(
@@ -82,9 +79,9 @@ def run_upsampler(
 
     def make(chosen: slice) -> torch.Tensor:
         here = None if known is None else known.part(chosen)
-        return _upsampler(stage, plan.part(chosen), low_res[chosen], here)
+        return stage.lock.run(_upsampler, stage, plan.part(chosen), low_res[chosen], here)
 
-    return in_parts(stage, "upsampler", len(plan.seeds), make, pipeline.release)
+    return in_parts(stage, "upsampler", len(plan.seeds), make, pipeline.release_stages)
 
 
 def _base(
@@ -189,12 +186,24 @@ def _run(
     return images_made
 
 
-def finish(plan: Plan, low_res: torch.Tensor, images: torch.Tensor | None) -> PipelineOutput:
-    """The result of a run; ``images`` None where there is no upsampler."""
+def finish(
+    pipeline: GlidePipeline,
+    plan: Plan,
+    low_res: torch.Tensor,
+    images: torch.Tensor | None,
+    *,
+    stages: Sequence[str] = STAGES,
+    **settings: Any,
+) -> PipelineOutput:
+    """The result of a run; ``images`` None where there is no upsampler.
+
+    ``settings`` go into the pictures' files beside those of the plan for ``stages``.
+    """
     small = write_images(low_res, plan.output_type)
     return PipelineOutput(
         images=small if images is None else write_images(images, plan.output_type),
         low_res=small,
         prompts=plan.prompts,
         seeds=plan.seeds,
+        settings=settings_of(pipeline, plan, stages) | settings,
     )

@@ -29,4 +29,5 @@ def upsample(
     require_size(pictures, (size, size), "image", "what the upsampler reads")
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
     low_res = quantise(pictures[plan.sources])
-    return finish(plan, low_res, run_upsampler(pipeline, plan, low_res))
+    images = run_upsampler(pipeline, plan, low_res)
+    return finish(pipeline, plan, low_res, images, stages=("upsampler",))

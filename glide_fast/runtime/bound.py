@@ -10,6 +10,7 @@ import torch
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
+from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.torso import Deep, Given
 
 if TYPE_CHECKING:
@@ -52,13 +53,20 @@ class Bound:
         self.deep: Deep | None = None
         self.renew(text=text, **pictures)
 
+    @property
+    def lock(self) -> FairLock:
+        """The model's: what is bound to one model runs one at a time."""
+        return self.model.lock
+
+    @joins
     def renew(self, *, text: TextEmbedding | None = None, **pictures: torch.Tensor) -> None:
         """Compute everything again for these prompts and pictures (of the same shapes) and the weights as they are now.
 
         Raises:
             InvalidInputError: for another batch, or a picture the model does not read.
         """
-        with torch.no_grad():
+        # Buffers made in inference mode could not be written to by a thread that is not in it.
+        with torch.inference_mode(False), torch.no_grad():
             self._renew(text, pictures)
 
     def _renew(self, text: TextEmbedding | None, pictures: dict[str, torch.Tensor]) -> None:
@@ -81,7 +89,9 @@ class Bound:
                 self._emb = self._written(self._emb, row, emb)
         self.tell(text)
         if names:
-            x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
+            x = torch.empty(
+                self.batch, *self.shape, dtype=torch.float32, device=self._film.device
+            )  # only its shape is read
             given = [pictures.get(name) for name in names]
             share, beside = model.share(x, given), model.pictures_beside(x, given)
             if share is not None:
@@ -98,6 +108,7 @@ class Bound:
         buffer.view(steps, self.batch, width)[:, row].copy_(values)
         return buffer
 
+    @joins
     def tell(self, text: TextEmbedding | None) -> None:
         """Write the attention layers' keys and values of other prompts alone; their part in the tables stays."""
         keys = self.model.text_keys(text)
@@ -114,6 +125,7 @@ class Bound:
             count, *shape, dtype=self.model.dtype, device=self._film.device, memory_format=torch.channels_last
         )
 
+    @joins
     def __call__(
         self,
         inputs: torch.Tensor,

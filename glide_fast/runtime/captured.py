@@ -93,6 +93,9 @@ class CapturedLoop:
                     raise  # launch by launch it would fit no better; a smaller batch might
                 self.why_eager = f"capturing failed: {error}"
                 self._warn()
+            except BaseException:  # Ctrl-C: the next run records again, all kinds of steps
+                self.release()
+                raise
         if self.why_eager is not None:
             return loop.run(callback)
         with torch.inference_mode():

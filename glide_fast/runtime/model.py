@@ -17,6 +17,7 @@ from glide_fast.models.unet import UNetModel
 from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
 from glide_fast.runtime.derived import written
+from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
@@ -38,7 +39,7 @@ LAID_OUT = (
     "or give it device= and dtype= (model.plain() is the plain model)"
 )
 
-ENGINE_STATE = ("_torso", "_films", "_remembered_text", "_remembered_keys", "_remembered_shares")
+ENGINE_STATE = ("lock", "_torso", "_films", "_remembered_text", "_remembered_keys", "_remembered_shares")
 """Attributes of an accelerated model that a plain one has not."""
 
 
@@ -56,6 +57,8 @@ class Accelerated(_Model):
     def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
         """Set the engine up over weights that :mod:`glide_fast.runtime.layout` has laid out."""
         self._defer, self._batch, self._image_size, self.features = defer, batch, image_size, features
+        if "lock" not in vars(self):  # restarted, it may have calls that wait
+            self.lock = FairLock()
         self._torso = Torso(self, defer, features)
         self._films = Films(self._torso.residuals)
         self._remembered_text: Remembered[Any] = Remembered()
@@ -63,6 +66,7 @@ class Accelerated(_Model):
         self._remembered_shares: Remembered[torch.Tensor] = Remembered()
         dense_state_dict_hook(self)
 
+    @joins
     def restart(self) -> None:
         """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
         self.start(defer=self._defer, batch=self._batch, image_size=self._image_size, features=self.features)
@@ -79,6 +83,7 @@ class Accelerated(_Model):
             for tensor in (*self.parameters(), *self.buffers())
         )
 
+    @joins
     def refresh(self) -> None:
         """Forget all that was remembered of prompts and pictures.
 
@@ -103,6 +108,7 @@ class Accelerated(_Model):
         """
         return torch.float32 if self.dtype == torch.bfloat16 else self.dtype
 
+    @joins
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work."""
         if not self.features.cached_text:
@@ -118,6 +124,7 @@ class Accelerated(_Model):
         layers = [p for room in rooms if room is not None for p in room.parameters()]
         return tuple(written(parameter) for parameter in (*layers, *free))
 
+    @joins
     def text_keys(self, text: TextEmbedding | None) -> list[torch.Tensor] | list[None]:
         """Every attention block's keys and values of the text: ``[N, 2 C, S]``, channels side by side."""
         blocks = self._torso.attentions
@@ -137,10 +144,12 @@ class Accelerated(_Model):
         stamp = tuple(written(p) for projection in projections for p in projection.parameters())
         return self._remembered_keys.get((xf_out,), make, stamp)
 
+    @joins
     def forget_shares(self) -> None:
         """Hand none of the remembered shares out again."""
         self._remembered_shares.clear()
 
+    @joins
     def share(self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """What the pictures beside ``x`` add to the first convolution; None for models that read none, or read them with x."""
         if not isinstance(self, WiderInput) or not self.features.share:
@@ -192,7 +201,7 @@ class Accelerated(_Model):
         if torch.is_grad_enabled() and x.requires_grad:
             raise InvalidInputError(NO_GRADIENTS)
         with torch.no_grad():
-            return self._predict(x, timesteps, given, [given.get(name) for name in names])
+            return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])
 
     def _predict(
         self,
@@ -229,6 +238,7 @@ class Accelerated(_Model):
 
     # All steps of a loop.
 
+    @joins
     def bind(
         self,
         timesteps: Sequence[int],
@@ -291,6 +301,7 @@ class Accelerated(_Model):
         self.cache = None
         self.refresh()
 
+    @joins
     def plain(self) -> UNetModel:
         """A plain model of the class this one was made from, with a copy of the weights in their present types."""
         from glide_fast.runtime.accelerate import plain

@@ -7,6 +7,11 @@ from typing import Protocol
 
 import torch
 
+from glide_fast.runtime.fair_lock import FairLock
+
+_recording = FairLock()
+"""Held while a graph is recorded."""
+
 
 class Recording(Protocol):
     """What was recorded."""
@@ -38,10 +43,14 @@ class CudaGraphs:
 
     def record(self, work: Callable[[], object]) -> Recording:
         """Raises RuntimeError where ``work`` does something that cannot be captured."""
+        return _recording.run(self._record, work)
+
+    def _record(self, work: Callable[[], object]) -> Recording:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # One at a time in the process; other threads may go on launching and allocating meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
         return _CudaGraph(graph)
 

@@ -50,8 +50,8 @@ def tokenize(
             _warn_truncated(text, tokens, encoder, text_ctx)
         rows.append(encoder.padded_tokens_and_mask(tokens, text_ctx))
     return (
-        torch.tensor([tokens for tokens, _ in rows], dtype=torch.long),
-        torch.tensor([mask for _, mask in rows], dtype=torch.bool),
+        torch.tensor([tokens for tokens, _ in rows], dtype=torch.long, device="cpu"),
+        torch.tensor([mask for _, mask in rows], dtype=torch.bool, device="cpu"),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from glide_fast.checkpoints import read_directory, save_pipeline_directory
 from glide_fast.errors import invalid
-from glide_fast.pipelines.settings import check_settings
+from glide_fast.pipelines.saved_settings import check_settings
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from glide_fast.cli import pictures
-from glide_fast.cli.files import lay_out, low_res_file, read_json_object
-from glide_fast.cli.pictures import columns_of, make_grid, read_text, record, write_png
+from glide_fast import png
+from glide_fast.cli.files import lay_out, read_json_object
+from glide_fast.cli.pictures import columns_of, make_grid
 from glide_fast.errors import GlideFastError, InvalidInputError
+from glide_fast.png import low_res_file, read_text, record, write_png
 
 PICTURE = Image.new("RGB", (4, 4), "red")
 
@@ -59,7 +60,7 @@ def test_whatever_a_prompt_holds_reads_back_from_the_file(prompt: str, seed: int
 def test_metadata_that_do_not_read_back_are_an_error_and_leave_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "read_text", lambda file: {"prompt": "another"})
+    monkeypatch.setattr(png, "read_text", lambda file: {"prompt": "another"})
     with pytest.raises(GlideFastError, match=r"a\.png was not written: its metadata did not read back"):
         write_png(tmp_path / "a.png", PICTURE, {"prompt": "a red square"})
     assert list(tmp_path.iterdir()) == []

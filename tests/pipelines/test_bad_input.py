@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ def idle(pipe: GlidePipeline, monkeypatch: pytest.MonkeyPatch) -> GlidePipeline:
         monkeypatch.setattr(stage.model, "forward", run)
         monkeypatch.setattr(stage.model, "encode_text", run)
     return pipe
+
+
+class Faulty:
+    """Of a class whose repr raises."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
 
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -50,6 +58,25 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"guidance_scale": INFINITY}, "guidance_scale"),
     ({"guidance_scale": "3"}, "guidance_scale"),
     ({"guidance_scale": True}, "guidance_scale"),
+    ({"guidance_scale": 1e308}, "guidance_scale"),
+    ({"guidance_scale": 10**400}, "guidance_scale"),
+    ({"guidance_scale": 10**5000}, "guidance_scale"),
+    ({"guidance_scale": Faulty()}, "guidance_scale"),
+    ({"clip_guidance_scale": 1e300, "clip": object()}, "clip_guidance_scale"),
+    ({"guidance_interval": {0.2, 0.8}}, "guidance_interval"),
+    ({"guidance_interval": {0.2: 1, 0.8: 2}}, "guidance_interval"),
+    ({"guidance_interval": iter((0.2, 0.8))}, "guidance_interval"),
+    ({"guidance_interval": "01"}, "guidance_interval"),
+    ({"guidance_interval": (0.2, "0.8")}, "guidance_interval"),
+    ({"guidance_interval": (False, True)}, "guidance_interval"),
+    ({"guidance_interval": (0, 10**400)}, "guidance_interval"),
+    ({"guidance_interval": (NAN, 1)}, "guidance_interval"),
+    ({"num_inference_steps": 10**5000}, "num_inference_steps"),
+    ({"upsample_temp": 1e308}, "upsample_temp"),
+    ({"upsample_strength": 10**400}, "upsample_strength"),
+    ({"seed": 10**5000}, "seed"),
+    ({"cache_interval": 10**5000}, "cache_interval"),
+    ({"num_images_per_prompt": 10**5000}, "num_images_per_prompt"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
     ({"num_images_per_prompt": 1.5}, "num_images_per_prompt"),
     ({"seed": [1, 2]}, "seed"),
@@ -140,6 +167,16 @@ def test_inpaint(idle: GlidePipeline, arguments: dict[str, Any], named: str) -> 
 def test_image_to_image(idle: GlidePipeline, arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"^{named}"):
         idle.image_to_image("a dog", **arguments)
+
+
+@pytest.mark.parametrize("flag", ["no", "False", 0, 1, None, [], torch.tensor(True)])
+def test_flags_are_true_or_false(idle: GlidePipeline, tmp_path: Path, flag: Any) -> None:
+    """ "no" is no way to say False: every text but the empty one would count as True."""
+    for name in ("accelerate", "progress"):
+        with pytest.raises(InvalidInputError, match=rf"^{name}: got .*; accepted: True or False"):
+            GlidePipeline.from_pretrained(tmp_path / "nothing here", **{name: flag})
+    with pytest.raises(InvalidInputError, match=r"^enabled: got .*; accepted: True or False"):
+        idle.enable_whole_loop_capture(flag)
 
 
 def test_half_precision_on_a_cpu(own_base: Stage, settings: dict[str, Any]) -> None:

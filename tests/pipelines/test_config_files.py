@@ -23,7 +23,7 @@ from glide_fast.pipelines import GlidePipeline, Stage, clip_component, stage
 from glide_fast.pipelines.agreement import clip_config, unet_options
 from glide_fast.pipelines.loading import load_parts
 from glide_fast.pipelines.plan import DEFAULTS
-from glide_fast.pipelines.settings import FIELDS as SETTINGS
+from glide_fast.pipelines.saved_settings import FIELDS as SETTINGS
 from glide_fast.weights.bundle import bundle
 
 FILES = {"base": "base/config.json", "upsampler": "upsampler/config.json", "clip": "clip/config.json"}

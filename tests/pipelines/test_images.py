@@ -41,6 +41,13 @@ def test_odd_memory_is_no_obstacle() -> None:
     assert torch.equal(read_images(flipped), read_images(flipped.copy()))
     array.flags.writeable = False
     read_images(array)
+    floats = np.random.default_rng(0).random((4, 4, 3))
+    for code in (">f2", ">f4", ">f8", "<f4"):
+        want = read_images(floats.astype(code[1:]))
+        assert torch.equal(read_images(floats.astype(code)), want), code
+    masks = np.eye(4)
+    for code in (">f4", ">i2", ">i8", "?"):
+        assert torch.equal(read_masks(masks.astype(code), "mask"), read_masks(masks, "mask")), code
 
 
 def test_lists_join_batches() -> None:
@@ -61,7 +68,14 @@ def test_lists_join_batches() -> None:
         (np.zeros((0, 4, 3)), "pixels"),
         (np.zeros((4, 4, 3), dtype=np.int64), "int64"),
         (np.array([[["a"] * 3]]), "an array of"),
+        (np.zeros((4, 4, 3), dtype=[("r", "u1")]), "an array of"),
+        (np.zeros((4, 4, 3), dtype=np.longdouble), "an array of"),
+        (np.zeros((4, 4, 3), dtype=">i8"), "int64"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
+        (torch.zeros(3, 4, 4).to(torch.float8_e4m3fn), "float8_e4m3fn.*fp16, bf16"),
+        (torch.zeros(3, 4, 4).to(torch.float8_e5m2), "float8_e5m2"),
+        (torch.zeros(3, 4, 4, dtype=torch.complex64), "complex64"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint16), "uint16"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "int32"),
         (torch.zeros(3, 4, 4, device="meta"), "holds its values"),
         (torch.zeros(3, 4, 4).to_sparse(), "sparse"),

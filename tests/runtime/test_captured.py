@@ -112,6 +112,28 @@ def test_a_watched_run_is_called_back_between_steps() -> None:
     close(run.run(), loop(model, text).run())  # an interrupted run spoils nothing
 
 
+def test_an_interrupted_recording_is_made_again() -> None:
+    """Two kinds of steps; Ctrl-C comes while the second is recorded."""
+    model = fast_model()
+    text = prompts(model)
+    options: dict[str, Any] = {"cache_interval": 2}
+    want = loop(model, text, **options).run()
+    run, recorder = captured(model, text, **options)
+    record = recorder.record
+
+    def interrupted(work: Any) -> Any:
+        if len(recorder.recordings) == 1:
+            recorder.record = record  # type: ignore[method-assign]
+            raise KeyboardInterrupt
+        return record(work)
+
+    recorder.record = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert not run.captured
+    close(run.run(), want)
+
+
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
