@@ -25,9 +25,11 @@ from glide_fast.pipelines.seeds import Generator, Seed
 from glide_fast.pipelines.stage import Stage
 from glide_fast.pipelines.text_to_image import text_to_image
 from glide_fast.pipelines.upsample import upsample
+from glide_fast.pipelines.words import unknown_words, vocabulary
 from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs
+from glide_fast.text.checks import require_utf8
 
 _HOST = torch.device("cpu")
 
@@ -140,6 +142,16 @@ class GlidePipeline:
     def stages(self) -> list[Stage]:
         """Those that there are, in the order they run."""
         return [stage for stage in (self.base, self.upsampler) if stage is not None]
+
+    @property
+    def known_words(self) -> tuple[str, ...] | None:
+        """The words that a pipeline of small vocabulary was trained on; None where every stage reads any word there is."""
+        known = vocabulary(self.stages)
+        return None if known is None else known.words
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt, as typed, that :attr:`known_words` does not cover: those that a call would warn about."""
+        return unknown_words(self.stages, require_utf8(prompt, "prompt"))
 
     def release(self) -> None:
         """Give the memory of captured loops and their buffers back; the next call makes them anew."""
@@ -289,7 +301,7 @@ class GlidePipeline:
 
         Args:
             prompt: one or a list; an empty string asks for anything. Words beyond the model's context are cut, with a
-                ``PromptTruncatedWarning``.
+                ``PromptTruncatedWarning``; words that the model was not trained on are named in an ``UnknownWordsWarning``.
             num_inference_steps: of the base model, from 1 to what it was trained on; usually 100.
             upsample_steps: of the upsampler; 27 (usual) is the released "fast27" spacing, other numbers are spaced evenly.
             guidance_scale: classifier-free guidance of the base model, usually 3; 1 is the plain conditional model at half the
