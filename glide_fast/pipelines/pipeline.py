@@ -38,7 +38,7 @@ class GlidePipeline:
     """Text to image, inpainting, image to image and upsampling with GLIDE's two stages.
 
     >>> pipe = GlidePipeline.from_pretrained("small")           # doctest: +SKIP
-    >>> pipe("a red circle", seed=7).images[0].save("out.png")  # doctest: +SKIP
+    >>> pipe("a red cube", seed=7).images[0].save("out.png")  # doctest: +SKIP
 
     An image depends on its prompt, its seed and the settings, and not on the batch it was made in: the seeds in a result,
     passed back one by one, give the same pictures (up to rounding; another device or precision rounds differently).
