@@ -1,8 +1,10 @@
 # make demo: a picture from a prompt.    make test: the tests.    make lint: ruff and mypy.    make clean: remove .venv.
+# make resolve: whether constraints.txt can be installed with each Python; asks the package index, installs nothing.
 # make bench: measure the ops here and draw them.    make gpu: all that is to be known of an NVIDIA GPU; benchmarks/README.md.
 # Needs Python 3.10 to 3.13; everything else goes into .venv. A C++ compiler (apt install g++) makes CPUs faster.
 
 PYTHON ?= python3
+PYTHONS := 3.10 3.11 3.12 3.13
 VENV ?= .venv
 PROMPT ?= a large purple pyramid
 IMAGE ?= demo.png
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test oldest-triton lint bench gpu clean
+.PHONY: demo test oldest-triton resolve lint bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)" --overwrite
@@ -36,6 +38,14 @@ lint: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Reads metadata only. pip cannot ask for another Python than its own: it would judge markers by that one.
+resolve: $(VENV)/.developed
+	@for python in $(PYTHONS); do \
+		echo "Python $$python"; \
+		$(BIN)/uv pip compile -q --python-version $$python --only-binary :all: -c constraints.txt --all-extras pyproject.toml \
+			>/dev/null || exit 1; \
+	done
 
 bench: $(VENV)/.developed
 	$(BIN)/python -m benchmarks $(BENCH_FLAGS)

@@ -1,7 +1,7 @@
 """glide_fast: GLIDE text-to-image diffusion as fast as the hardware allows.
 
 >>> from glide_fast import GlidePipeline
->>> GlidePipeline.from_pretrained("small")("a red cube on top of a blue cube").images[0].save("cube.png")  # doctest: +SKIP
+>>> GlidePipeline.from_pretrained("small")("a red cube").images[0].save("cube.png")  # doctest: +SKIP
 
 Names are imported when they are first used, so that ``import glide_fast`` loads neither torch nor a GPU driver.
 """

@@ -17,6 +17,7 @@ from glide_fast.cli.profile import profile
 from glide_fast.cli.sample import sample
 from glide_fast.cli.train import train
 from glide_fast.cli.upsample import upsample
+from glide_fast.cli.words import words
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +39,7 @@ for name, function in (
     ("bench", bench),
     ("profile", profile),
     ("explain", explain),
+    ("words", words),
     ("env", environment),
 ):
     app.command(name, cls=Command)(with_paths_checked(function))

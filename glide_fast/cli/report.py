@@ -37,7 +37,7 @@ class Report:
         return len(self.made) / self.sample_seconds if self.made else None
 
     def as_json(self) -> dict[str, Any]:
-        """Files, seeds, settings, steps taken, timings, and memory in bytes."""
+        """Files, seeds, settings, steps taken, words that the model does not know, timings, and memory in bytes."""
         speed, grid = self.images_per_second, self.request.layout.grid
         return {
             "version": __version__,
@@ -60,6 +60,7 @@ class Report:
             "file": None if file is None else str(file),
             "low_res_file": None if small is None else str(small),
             "skipped": picture.skipped,
+            "unknown_words": picture.unknown_words,
         }
 
     def as_line(self) -> str:

@@ -47,11 +47,16 @@ class Request:
 
 @dataclass
 class Picture:
-    """One picture of a run; ``image`` is None until it is made."""
+    """One picture of a run.
+
+    texts: its prompt and negative prompt. unknown_words: their words that the model does not know. image: None until it is made.
+    """
 
     prompt: str
     seed: int
     file: Path | None
+    texts: tuple[str, ...]
+    unknown_words: list[str]
     image: Image | None = None
     low_res: Image | None = None
     skipped: bool = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +23,7 @@ from glide_fast.png import low_res_file, record, write_png
 
 if TYPE_CHECKING:
     from glide_fast.pipelines import GlidePipeline
+    from glide_fast.text import UnknownWordsWarning
 
 
 def run(request: Request, *, as_json: bool, quiet: bool) -> None:
@@ -31,10 +35,12 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     start = time.perf_counter()
     pipeline = _load(request, progress=not quiet)
     loaded = time.perf_counter()
-    settings, steps, pictures = _plan(request, pipeline)
+    settings, steps, pictures, unknown = _plan(request, pipeline)
     waiting = [picture for picture in pictures if not picture.skipped]
+    if not quiet:
+        _warn(unknown, waiting)
     peak: int | None = None
-    with PictureBar(len(waiting), steps, enabled=not quiet) as bar:
+    with PictureBar(len(waiting), steps, enabled=not quiet) as bar, _already_warned():
         for first in range(0, len(waiting), request.batch_size):
             batch = waiting[first : first + request.batch_size]
             bar.start(len(batch))
@@ -88,23 +94,46 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
     return pipeline
 
 
-def _plan(request: Request, pipeline: GlidePipeline) -> tuple[dict[str, Any], dict[str, int], list[Picture]]:
-    """All that decides the pictures besides prompt and seed, with the model's own defaults; the steps that each stage takes; and
-    each picture with its seed, those that are there already marked. Raises InvalidInputError as the pipeline's call would."""
+def _warn(unknown: dict[str, UnknownWordsWarning], pictures: list[Picture]) -> None:
+    """Say once, before the first picture, which words of the prompts the model does not know."""
+    for text in dict.fromkeys(text for picture in pictures for text in picture.texts):
+        if text in unknown:
+            warnings.warn(unknown[text], stacklevel=2)
+
+
+@contextlib.contextmanager
+def _already_warned() -> Iterator[None]:
+    """The pipeline's calls say nothing more about unknown words."""
+    from glide_fast.text import UnknownWordsWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)
+        yield
+
+
+def _plan(
+    request: Request, pipeline: GlidePipeline
+) -> tuple[dict[str, Any], dict[str, int], list[Picture], dict[str, UnknownWordsWarning]]:
+    """All that decides the pictures besides prompt and seed, with the model's own defaults; the steps that each stage takes; each
+    picture with its seed, those that are there already marked; and what to say about prompts. Raises InvalidInputError as the
+    pipeline's call would."""
     from glide_fast.pipelines.plan import make_plan
     from glide_fast.pipelines.settings import settings_of, steps_of
+    from glide_fast.pipelines.words import find_unknown_words
 
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
     plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
     settings = settings_of(pipeline, plan, request.stages) | (request.about or {})
-    pictures = [
-        Picture(prompt, seed, file)
-        for prompt, seed, file in zip(request.prompts, seeds, request.layout.pictures, strict=True)
-    ]
+    unknown = find_unknown_words(pipeline, plan, base="base" in request.stages)
+    pictures = []
+    for number, file in enumerate(request.layout.pictures):
+        texts = (plan.prompts[number], plan.negative_prompts[number])
+        words = [word for text in texts if text in unknown for word in unknown[text].words]
+        pictures.append(Picture(request.prompts[number], seeds[number], file, texts, words))
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
-    return settings, steps_of(pipeline, plan, request.stages), pictures
+    return settings, steps_of(pipeline, plan, request.stages), pictures, unknown
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:

@@ -15,7 +15,9 @@ from glide_fast.errors import InvalidInputError, invalid
 
 
 def sample(
-    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help='What to draw, such as "a yellow star".')
+    ] = None,
     output: opt.Output = Path("out.png"),
     prompts: Annotated[
         Path | None,

@@ -7,9 +7,15 @@ commands that make the files, and ``dataset`` reads them back.
 
 from __future__ import annotations
 
-from glide_fast.data.dataset import SceneDataset, area_mean
-from glide_fast.data.scenes import Scene, SceneConfig, draw, held_out_captions, render, sample_scene
-from glide_fast.data.sprites import Sprites, load_sprites
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_ROOMS = {
+    "glide_fast.data.dataset": ("SceneDataset", "area_mean"),
+    "glide_fast.data.scenes": ("Scene", "SceneConfig", "draw", "held_out_captions", "render", "sample_scene"),
+    "glide_fast.data.sprites": ("Sprites", "load_sprites"),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Scene",
@@ -23,3 +29,17 @@ __all__ = [
     "render",
     "sample_scene",
 ]
+
+if TYPE_CHECKING:
+    from glide_fast.data.dataset import SceneDataset, area_mean
+    from glide_fast.data.scenes import Scene, SceneConfig, draw, held_out_captions, render, sample_scene
+    from glide_fast.data.sprites import Sprites, load_sprites
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first used: who asks for the vocabulary alone does not wait for what draws it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -111,6 +111,24 @@ VENDORS: tuple[Vendor, ...] = (
 )
 
 
+def _words() -> tuple[str, ...]:
+    phrases = (
+        *SHAPES,
+        *COLOURS,
+        *NOUNS,
+        *(vendor.style for vendor in VENDORS),
+        *SIZES,
+        *BACKGROUNDS,
+        *RELATIONS,
+        "a an on background in style",
+    )
+    return tuple(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+
+
+WORDS: tuple[str, ...] = _words()
+"""Every word of every caption, each once: what is drawn first, then the words around it."""
+
+
 def with_article(phrase: str) -> str:
     """Put "a" or "an" before a phrase.
 

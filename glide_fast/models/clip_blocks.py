@@ -11,6 +11,7 @@ from torch import nn
 
 from glide_fast.errors import invalid
 from glide_fast.models.layers import layer_norm
+from glide_fast.models.own_values import own_generator, own_normal_parameter
 from glide_fast.ops import masked_attention
 
 Device = torch.device | str | None
@@ -26,7 +27,7 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def normal_parameter(shape: tuple[int, ...], std: float, device: Device) -> nn.Parameter:
-    """A trainable fp32 tensor drawn from a normal distribution."""
+    """A trainable fp32 tensor drawn from a normal distribution, with torch's generator."""
     return nn.Parameter(torch.empty(shape, dtype=torch.float32, device=device).normal_(std=std))
 
 
@@ -46,16 +47,28 @@ class LayerNorm(nn.Module):
 class Affine(nn.Module):
     """``x @ w.T + b`` in the type of ``x``; weights start normal with ``std`` (Glorot's by default), the bias at zero.
 
+    The official weights start uninitialised, so torch's generator is not drawn from: ``generator`` is, a CPU one, and None is one
+    of its own, seeded by torch's seed.
+
     Weights of another type than ``x`` are converted at every call, as officially; :func:`convert_matrices` makes types agree.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, use_bias: bool = True, std: float | None = None, device: Device = None
+        self,
+        n_in: int,
+        n_out: int,
+        use_bias: bool = True,
+        std: float | None = None,
+        device: Device = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.n_in, self.n_out, self.use_bias = n_in, n_out, use_bias
-        self.w = normal_parameter(
-            (n_out, n_in), math.sqrt(2 / (n_in + n_out)) if std is None else std, device
+        self.w = own_normal_parameter(
+            (n_out, n_in),
+            math.sqrt(2 / (n_in + n_out)) if std is None else std,
+            own_generator("Affine") if generator is None else generator,
+            None if device is None else torch.device(device),
         )
         if use_bias:
             self.b = nn.Parameter(torch.zeros(n_out, device=device))
@@ -95,20 +108,29 @@ class AttentionResblock(nn.Module):
         n_state: width, a multiple of ``attn_fn.n_heads``.
         n_resblocks: residual branches in the whole encoder, two a block; deeper encoders start with weaker branches.
         attn_fn: heads and mask.
+        generator: of the weights' initial values, as in :class:`Affine`.
     """
 
-    def __init__(self, n_state: int, n_resblocks: int, attn_fn: AttentionInfo, device: Device = None) -> None:
+    def __init__(
+        self,
+        n_state: int,
+        n_resblocks: int,
+        attn_fn: AttentionInfo,
+        device: Device = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if n_state % attn_fn.n_heads:
             raise invalid("attn_fn", attn_fn, f"a number of heads that divides n_state {n_state}")
         device = resolve_device(device)
+        generator = own_generator("AttentionResblock") if generator is None else generator
         self.n_state, self.n_resblocks, self.attn_fn = n_state, n_resblocks, attn_fn
         inward, outward = 1 / math.sqrt(n_state), 1 / (math.sqrt(n_state) * n_resblocks)
         self.ln = LayerNorm(n_state, device=device)
-        self.f_q = Affine(n_state, n_state, std=inward, device=device)
-        self.f_k = Affine(n_state, n_state, use_bias=False, std=inward, device=device)
-        self.f_v = Affine(n_state, n_state, std=inward, device=device)
-        self.f_c = Affine(n_state, n_state, std=outward, device=device)
+        self.f_q = Affine(n_state, n_state, std=inward, device=device, generator=generator)
+        self.f_k = Affine(n_state, n_state, use_bias=False, std=inward, device=device, generator=generator)
+        self.f_v = Affine(n_state, n_state, std=inward, device=device, generator=generator)
+        self.f_c = Affine(n_state, n_state, std=outward, device=device, generator=generator)
 
     def forward(self, m: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """``m`` ``[N, T, n_state]``; ``lengths`` ``[N]`` as in :func:`masked_attention`."""
@@ -127,13 +149,21 @@ class AttentionResblock(nn.Module):
 class FullyConnectedResblock(nn.Module):
     """``x + f_2(gelu(f_1(norm(x))))``, four times as wide between, with the exact GELU."""
 
-    def __init__(self, n_state: int, n_resblocks: int, device: Device = None) -> None:
+    def __init__(
+        self,
+        n_state: int,
+        n_resblocks: int,
+        device: Device = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         device = resolve_device(device)
+        generator = own_generator("FullyConnectedResblock") if generator is None else generator
         self.n_state, self.n_resblocks = n_state, n_resblocks
         self.ln = LayerNorm(n_state, device=device)
-        self.f_1 = Affine(n_state, 4 * n_state, std=1 / math.sqrt(2 * n_state), device=device)
-        self.f_2 = Affine(4 * n_state, n_state, std=1 / (math.sqrt(n_state) * n_resblocks), device=device)
+        inward, outward = 1 / math.sqrt(2 * n_state), 1 / (math.sqrt(n_state) * n_resblocks)
+        self.f_1 = Affine(n_state, 4 * n_state, std=inward, device=device, generator=generator)
+        self.f_2 = Affine(4 * n_state, n_state, std=outward, device=device, generator=generator)
 
     def forward(self, m: torch.Tensor) -> torch.Tensor:
         return m + self.f_2(F.gelu(self.f_1(self.ln(m))))
@@ -142,10 +172,18 @@ class FullyConnectedResblock(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention, then the fully connected part; arguments of :class:`AttentionResblock`."""
 
-    def __init__(self, n_state: int, n_resblocks: int, attn_fn: AttentionInfo, device: Device = None) -> None:
+    def __init__(
+        self,
+        n_state: int,
+        n_resblocks: int,
+        attn_fn: AttentionInfo,
+        device: Device = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
-        self.f_attn = AttentionResblock(n_state, n_resblocks, attn_fn, device)
-        self.f_mlp = FullyConnectedResblock(n_state, n_resblocks, device)
+        generator = own_generator("TransformerBlock") if generator is None else generator
+        self.f_attn = AttentionResblock(n_state, n_resblocks, attn_fn, device, generator)
+        self.f_mlp = FullyConnectedResblock(n_state, n_resblocks, device, generator)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         return self.f_mlp(self.f_attn(x, lengths))

@@ -19,6 +19,7 @@ from glide_fast.models.clip_blocks import (
     normal_parameter,
     resolve_device,
 )
+from glide_fast.models.own_values import own_generator
 
 # Statistics of CLIP's training images, red, green, blue, of pixels from 0 to 255.
 image_channel_means = [122.77093945, 116.74601272, 104.09373519]
@@ -101,12 +102,14 @@ class ImageEmbedding(nn.Module):
 class ImageFeatureExtractor(nn.Module):
     """The hidden state of the leading token; normed and mapped to the joint space unless asked for bare."""
 
-    def __init__(self, n_state: int, n_embd: int, device: Device = None) -> None:
+    def __init__(
+        self, n_state: int, n_embd: int, device: Device = None, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         device = resolve_device(device)
         self.n_state, self.n_embd = n_state, n_embd
         self.ln = LayerNorm(n_state, device=device)
-        self.f = Affine(n_state, n_embd, use_bias=False, device=device)
+        self.f = Affine(n_state, n_embd, use_bias=False, device=device, generator=generator)
 
     def forward(self, x: torch.Tensor, return_probe_features: bool = False) -> torch.Tensor:
         """Hidden states ``[N, T, n_state]`` to ``[N, n_embd]``, or ``[N, n_state]`` bare."""
@@ -143,14 +146,15 @@ class ImageEncoder(nn.Module):
         self.n_timestep = n_timestep
         self.n_state = n_head * n_head_state
         self.n_context = 1 + (image_size // patch_size) ** 2
+        generator = own_generator("ImageEncoder")
         attention = AttentionInfo(n_head, causal=False)
         blocks: dict[str, nn.Module] = {
             "input": ImageEmbedding(image_size, patch_size, self.n_state, n_timestep, device),
             **{
-                f"block_{i}": TransformerBlock(self.n_state, 2 * n_xf_blocks, attention, device)
+                f"block_{i}": TransformerBlock(self.n_state, 2 * n_xf_blocks, attention, device, generator)
                 for i in range(n_xf_blocks)
             },
-            "output": ImageFeatureExtractor(self.n_state, n_embd, device),
+            "output": ImageFeatureExtractor(self.n_state, n_embd, device, generator),
         }
         self.blocks = nn.ModuleDict(blocks)
 

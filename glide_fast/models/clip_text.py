@@ -17,6 +17,7 @@ from glide_fast.models.clip_blocks import (
     normal_parameter,
     resolve_device,
 )
+from glide_fast.models.own_values import own_generator
 
 
 class TextEmbedding(nn.Module):
@@ -39,12 +40,14 @@ class TextEmbedding(nn.Module):
 class TextFeatureExtractor(nn.Module):
     """The hidden state of a text's last token; normed and mapped to the joint space unless asked for bare."""
 
-    def __init__(self, n_state: int, n_embd: int, device: Device = None) -> None:
+    def __init__(
+        self, n_state: int, n_embd: int, device: Device = None, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         device = resolve_device(device)
         self.n_state, self.n_embd = n_state, n_embd
         self.ln = LayerNorm(n_state, device=device)
-        self.f = Affine(n_state, n_embd, use_bias=False, device=device)
+        self.f = Affine(n_state, n_embd, use_bias=False, device=device, generator=generator)
 
     def forward(
         self, text: torch.Tensor, text_len: torch.Tensor, return_probe_features: bool = False
@@ -85,14 +88,15 @@ class TextEncoder(nn.Module):
         self.n_bpe_vocab, self.max_text_len, self.n_embd = n_bpe_vocab, max_text_len, n_embd
         self.n_head, self.n_xf_blocks, self.n_head_state = n_head, n_xf_blocks, n_head_state
         self.n_state = n_head * n_head_state
+        generator = own_generator("TextEncoder")
         attention = AttentionInfo(n_head, causal=True)
         blocks: dict[str, nn.Module] = {
             "input": TextEmbedding(n_bpe_vocab, max_text_len, self.n_state, device),
             **{
-                f"block_{i}": TransformerBlock(self.n_state, 2 * n_xf_blocks, attention, device)
+                f"block_{i}": TransformerBlock(self.n_state, 2 * n_xf_blocks, attention, device, generator)
                 for i in range(n_xf_blocks)
             },
-            "output": TextFeatureExtractor(self.n_state, n_embd, device),
+            "output": TextFeatureExtractor(self.n_state, n_embd, device, generator),
         }
         self.blocks = nn.ModuleDict(blocks)
 

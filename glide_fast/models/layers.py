@@ -123,6 +123,11 @@ class CompactEmbedding(nn.Module):
             1, len(token_ids) + 1, dtype=torch.int32, device=self.index.device
         )
 
+    def known(self) -> list[int]:
+        """The token ids that have a row of their own, in ascending order."""
+        ids: list[int] = self.index.nonzero().flatten().tolist()
+        return ids
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(self.index[tokens.long()], self.weight)
 

@@ -10,6 +10,7 @@ from torch import nn
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import CompactEmbedding, LayerNorm, Linear, timestep_embedding
+from glide_fast.models.own_values import own_generator, own_normal_parameter
 from glide_fast.models.precision import convert_linears
 from glide_fast.models.text_transformer import Transformer
 from glide_fast.models.unet import UNetModel
@@ -87,11 +88,11 @@ class Text2ImUNet(UNetModel):
             if vocab_rows
             else nn.Embedding(tokenizer.n_vocab, xf_width)
         )
-        # The official constructor leaves these two uninitialised; a fresh model should train and sample without NaN.
-        self.positional_embedding = nn.Parameter(torch.randn(text_ctx, xf_width) * 0.01)
+        own = own_generator("text embeddings")
+        self.positional_embedding = own_normal_parameter((text_ctx, xf_width), 0.01, own)
         self.transformer_proj = Linear(xf_width, self.model_channels * 4)
         if xf_padding:
-            self.padding_embedding = nn.Parameter(torch.randn(text_ctx, xf_width) * 0.01)
+            self.padding_embedding = own_normal_parameter((text_ctx, xf_width), 0.01, own)
         if xf_ar:
             self.unemb = nn.Linear(xf_width, tokenizer.n_vocab)
             if share_unemb:

@@ -29,10 +29,12 @@ from glide_fast.pipelines.seeds import Generator, Seed
 from glide_fast.pipelines.stage import Stage
 from glide_fast.pipelines.text_to_image import text_to_image
 from glide_fast.pipelines.upsample import upsample
+from glide_fast.pipelines.words import unknown_words, vocabulary
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs
+from glide_fast.text.checks import require_utf8
 
 _HOST = torch.device("cpu")
 
@@ -56,7 +58,7 @@ class GlidePipeline:
     """Text to image, inpainting, image to image and upsampling with GLIDE's two stages.
 
     >>> pipe = GlidePipeline.from_pretrained("small")           # doctest: +SKIP
-    >>> pipe("a red circle", seed=7).images[0].save("out.png")  # doctest: +SKIP
+    >>> pipe("a red cube", seed=7).images[0].save("out.png")  # doctest: +SKIP
 
     An image depends on its prompt, its seed and the settings, and not on the batch it was made in: the seeds in a result,
     passed back one by one, give the same pictures: bit for bit from an accelerated pipeline on a CPU (fp32, or bf16 with
@@ -170,6 +172,16 @@ class GlidePipeline:
     def stages(self) -> list[Stage]:
         """Those that there are, in the order they run."""
         return [stage for stage in (self.base, self.upsampler) if stage is not None]
+
+    @property
+    def known_words(self) -> tuple[str, ...] | None:
+        """The words that a pipeline of small vocabulary was trained on; None where every stage reads any word there is."""
+        known = vocabulary(self.stages)
+        return None if known is None else known.words
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt, as typed, that :attr:`known_words` does not cover: those that a call would warn about."""
+        return unknown_words(self.stages, require_utf8(prompt, "prompt"))
 
     @_alone
     def release(self) -> None:
@@ -336,7 +348,7 @@ class GlidePipeline:
 
         Args:
             prompt: one or a list; an empty string asks for anything. Words beyond the model's context are cut, with a
-                ``PromptTruncatedWarning``.
+                ``PromptTruncatedWarning``; words that the model was not trained on are named in an ``UnknownWordsWarning``.
             num_inference_steps: of the base model, from 1 to what it was trained on; usually 100.
             upsample_steps: of the upsampler; 27 (usual) is the released "fast27" spacing, other numbers are spaced evenly.
             guidance_scale: classifier-free guidance of the base model, usually 3; 1 is the plain conditional model at half the

@@ -7,8 +7,7 @@ from typing import Any
 
 from glide_fast.diffusion.rules import RULES
 from glide_fast.models.fields import Field, check_fields, choice, number, whole
-
-_MOST = 1e300
+from glide_fast.pipelines.checks import LARGEST
 
 
 def _is_interval(value: object) -> bool:
@@ -21,10 +20,10 @@ def _is_interval(value: object) -> bool:
 FIELDS: dict[str, Field] = {
     "num_inference_steps": whole(1, 100_000),
     "upsample_steps": whole(1, 100_000),
-    "guidance_scale": number(0, _MOST),
+    "guidance_scale": number(0, LARGEST),
     "sampler": choice(*RULES),
     "upsample_sampler": choice(*RULES),
-    "upsample_temp": number(0, _MOST),
+    "upsample_temp": number(0, LARGEST),
     "upsample_strength": number(0, 1, above=True),
     "guidance_interval": Field(_is_interval, "two numbers [low, high] with 0 <= low < high <= 1, or null"),
     "cache_interval": whole(1, 100_000),

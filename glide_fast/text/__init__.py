@@ -5,11 +5,14 @@ from __future__ import annotations
 from .clip import SimpleTokenizer, get_tokenizer
 from .gpt2 import Encoder, get_encoder
 from .prompts import PromptTruncatedWarning, tokenize, validate_prompts
+from .vocabulary import UnknownWordsWarning, Vocabulary
 
 __all__ = [
     "Encoder",
     "PromptTruncatedWarning",
     "SimpleTokenizer",
+    "UnknownWordsWarning",
+    "Vocabulary",
     "get_encoder",
     "get_tokenizer",
     "tokenize",

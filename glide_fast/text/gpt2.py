@@ -49,6 +49,18 @@ class Encoder(ByteLevelBPE):
         pieces = _PIECES.findall(require_utf8(text).lower())
         return [index for piece in pieces for index in self.encode_piece(piece)]
 
+    def pieces(self, text: str) -> list[tuple[str, list[int]]]:
+        """What :meth:`encode` reads one after the other: each word, number, sign or white space as typed, and its ids.
+
+        A word has the space before it with it. Raises as :meth:`encode` does.
+        """
+        lowered = require_utf8(text).lower()
+        typed = text if len(text) == len(lowered) else lowered  # a few capitals become two letters
+        return [
+            (typed[piece.start() : piece.end()], self.encode_piece(piece.group()))
+            for piece in _PIECES.finditer(lowered)
+        ]
+
     def padded_tokens_and_mask(self, tokens: Sequence[int], text_ctx: int) -> tuple[list[int], list[bool]]:
         """Cut `tokens` to `text_ctx` or pad them with `end_token`; the mask is True on what is not padding.
 

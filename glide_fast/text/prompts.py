@@ -58,12 +58,13 @@ def tokenize(
 def _warn_truncated(text: str, tokens: list[int], encoder: Encoder, text_ctx: int) -> None:
     lost = encoder.decode(tokens[text_ctx:])
     warnings.warn(
-        f"prompt {_shorten(text, 40)!r} has {len(tokens)} tokens and the model reads {text_ctx}; "
-        f"cut off: {_shorten(lost, 200)!r}",
+        f"prompt {shorten(text, 40)!r} has {len(tokens)} tokens and the model reads {text_ctx}; "
+        f"cut off: {shorten(lost, 200)!r}",
         PromptTruncatedWarning,
         stacklevel=3,  # the caller of tokenize
     )
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """The first ``length`` characters, with dots where there are more."""
     return text if len(text) <= length else text[:length] + "..."

@@ -157,6 +157,7 @@ def test_json_says_files_seeds_settings_and_timings(invoke: Any, model: Path) ->
             "file": f"out-{number}.png",
             "low_res_file": f"out-{number}.low-res.png",
             "skipped": False,
+            "unknown_words": [],
         }
         for number in (1, 2)
     ]

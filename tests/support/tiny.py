@@ -12,6 +12,8 @@ import torch
 from glide_fast.checkpoints import save_pipeline_directory
 from glide_fast.data.dataset import FORMAT
 from glide_fast.models.factory import build
+from glide_fast.models.layers import CompactEmbedding
+from glide_fast.text import get_encoder
 from glide_fast.train.config import TrainConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (30, 80, 220), "white": (250, 250, 250)}
@@ -33,6 +35,9 @@ MODEL: dict[str, Any] = {
     "vocab_rows": -1,
 }
 """A base model of 16 px; dropout stays on, so that a resumed run must draw it alike."""
+
+WORDS = tuple(f" {word}" for word in (*COLOURS, *SHAPES))
+"""What a tiny pipeline knows besides a prompt's first "a": a token each."""
 
 UPSAMPLER: dict[str, Any] = MODEL | {"super_res": True, "low_res_size": 8}
 """From 8 to 16 px."""
@@ -85,8 +90,11 @@ def write_pipeline(directory: Path, *, upsampler: bool = True) -> Path:
         kinds["upsampler"] = MODEL | {"super_res": True, "image_size": 32, "channel_mult": "1,1,2"}
     components = {}
     for name, changes in kinds.items():
-        options = changes | {"vocab_rows": 8, "use_fp16": False}
+        options = changes | {"vocab_rows": 2 + len(WORDS), "use_fp16": False}
         model, _ = build(options)
+        assert isinstance(model.token_embedding, CompactEmbedding)
+        encoder = get_encoder()
+        model.token_embedding.assign([token for text in ("a", *WORDS) for token in encoder.encode(text)])
         state = model.state_dict()
         # A fresh network's last convolution is zero, which would make every prompt draw the same.
         state["out.2.weight"] = torch.randn_like(state["out.2.weight"]) * 0.05

@@ -1,0 +1,68 @@
+"""Words of a prompt that a pipeline's models do not know: looked up before any work, and warned about."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from glide_fast.models.layers import CompactEmbedding
+from glide_fast.text.vocabulary import UnknownWordsWarning, Vocabulary
+
+if TYPE_CHECKING:
+    from glide_fast.pipelines.pipeline import GlidePipeline
+    from glide_fast.pipelines.plan import Plan
+    from glide_fast.pipelines.stage import Stage
+
+_ALL = "all of them: pipe.known_words, or glide-fast words"
+
+
+def vocabulary(stages: Iterable[Stage]) -> Vocabulary | None:
+    """What all of the stages know; None where each has GPT-2's whole vocabulary, or reads no text."""
+    known: set[int] | None = None
+    for stage in stages:
+        embedding = getattr(stage.model, "token_embedding", None)
+        if isinstance(embedding, CompactEmbedding):
+            ids = embedding.known()
+            known = set(ids) if known is None else known.intersection(ids)
+    if known is None:
+        return None
+    from glide_fast.data.vocabulary import WORDS  # only small models need them
+
+    return Vocabulary(known, WORDS)
+
+
+def unknown_words(stages: Sequence[Stage], prompt: str) -> list[str]:
+    """The words of a prompt that one of the stages does not know, as far as they read it."""
+    known = vocabulary(stages)
+    return [] if known is None else known.unknown(prompt, _length(stages))
+
+
+def find_unknown_words(
+    pipeline: GlidePipeline, plan: Plan, *, base: bool = True
+) -> dict[str, UnknownWordsWarning]:
+    """What to warn about before a call, by prompt or negative prompt; ``base`` is False where only the upsampler runs."""
+    reading = [(plan.prompts, pipeline.stages if base else pipeline.stages[-1:])]
+    if base and plan.guidance_scale != 1.0:  # only then is a negative prompt read, and only by the base model
+        reading.append((plan.negative_prompts, pipeline.stages[:1]))
+    found: dict[str, UnknownWordsWarning] = {}
+    for texts, stages in reading:
+        known = vocabulary(stages)
+        if known is None:
+            continue
+        for text in dict.fromkeys(texts):
+            warning = known.warning(text, _length(stages), _ALL)
+            if warning is not None:
+                found.setdefault(text, warning)
+    return found
+
+
+def warn_about_unknown_words(pipeline: GlidePipeline, plan: Plan, *, base: bool = True) -> None:
+    """Give one :class:`UnknownWordsWarning` for each different prompt with unknown words; as :func:`find_unknown_words`."""
+    for warning in find_unknown_words(pipeline, plan, base=base).values():
+        warnings.warn(warning, stacklevel=2)
+
+
+def _length(stages: Sequence[Stage]) -> int:
+    """Tokens of a prompt that one of the stages reads."""
+    return max(stage.model.text_ctx for stage in stages)
