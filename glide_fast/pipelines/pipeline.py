@@ -146,6 +146,15 @@ class GlidePipeline:
         for stage in self.stages:
             stage.loops.release()
 
+    def refresh(self) -> None:
+        """Forget all that was made of the weights, so that the next call makes it of the weights as they are then.
+
+        Calls notice changed weights by themselves, however these were written; this is for code that would rather not rely on it.
+        Captured loops are kept: each call writes their buffers anew.
+        """
+        for stage in self.stages:
+            stage.refresh()
+
     def enable_sequential_stages(self) -> None:
         """Keep one of the two models on the GPU at a time, for cards of about 4 GB: the other waits in host memory.
 

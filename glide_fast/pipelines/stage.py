@@ -187,6 +187,12 @@ class Stage:
         self.model = model
         self.prompts = PromptEncoder(model)
 
+    def refresh(self) -> None:
+        """Forget all that was made of the weights; see :meth:`GlidePipeline.refresh`."""
+        self.prompts.refresh()
+        if isinstance(self.model, Accelerated):
+            self.model.refresh()
+
     def process(self, respacing: str) -> SpacedDiffusion:
         """The diffusion process on the steps that ``respacing`` keeps, made once."""
         if respacing not in self._processes:

@@ -22,6 +22,7 @@ from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recognise import as_ours
 
 
+@torch.inference_mode(False)
 def accelerate(
     model: nn.Module,
     *,

@@ -72,6 +72,7 @@ class Bound:
         # [steps, batch]: every prompt at every step.
         times = self._timesteps.repeat_interleave(self.batch)
         emb = model.embedding(times, None if proj is None else proj.repeat(steps, 1))
+        model.look()
         model._films.refresh()
         if self._tabulated:
             self._table = _put(self._table, model._films.rows(emb).view(steps, -1))
@@ -81,6 +82,7 @@ class Bound:
         if names:
             x = torch.empty(self.batch, *self.shape, device=self._film.device)  # only its shape is read
             given = [pictures.get(name) for name in names]
+            model.forget_shares()  # made of weights that may have changed unseen
             share, beside = model.share(x, given), model.pictures_beside(x, given)
             if share is not None:
                 # Taken over, not copied (25 MB for the upsampler): nobody else may be handed it after this.

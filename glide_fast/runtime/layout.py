@@ -86,7 +86,9 @@ def lay_out(
             else:
                 if value.dim() == 4:
                     value = value.contiguous(memory_format=torch.channels_last)
-                if not take and value.data_ptr() == original.data_ptr():
+                shared = value.data_ptr() == original.data_ptr()
+                # Writes to a tensor made in inference mode are counted nowhere.
+                if value.is_inference() or (shared and not take):
                     value = value.clone(memory_format=torch.preserve_format)
             done[id(original)] = nn.Parameter(value, requires_grad=False)
             module._parameters[name] = done[id(original)]

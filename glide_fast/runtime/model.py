@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
-from glide_fast.models.text2im import TextEmbedding
+from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
@@ -21,6 +21,7 @@ from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.torso import Given, Torso
+from glide_fast.runtime.watched import watched
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,8 +44,6 @@ ENGINE_STATE = ("_torso", "_films", "_remembered_text", "_remembered_keys", "_re
 
 
 if TYPE_CHECKING:
-    from glide_fast.models.text2im import Text2ImUNet
-
     _Model = Text2ImUNet  # or one without text, of which less is asked
 else:
     _Model = UNetModel
@@ -62,6 +61,10 @@ class Accelerated(_Model):
         self._remembered_keys: Remembered[list[torch.Tensor]] = Remembered()
         self._remembered_shares: Remembered[torch.Tensor] = Remembered()
         dense_state_dict_hook(self)
+        # Writes to what something is made of must be noticed from the start, not from the first call on.
+        if isinstance(self, Text2ImUNet):
+            self._text_stamp()
+            self._keys_stamp()
 
     def restart(self) -> None:
         """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
@@ -80,14 +83,21 @@ class Accelerated(_Model):
         )
 
     def refresh(self) -> None:
-        """Forget all that was remembered of prompts and pictures.
+        """Forget all that was made of weights, prompts and pictures: the next call makes it of the weights as they are then.
 
-        Weights written to in place, loaded or replaced are noticed without it; writes through ``.data`` to the text
-        transformer or the attention layers' ``encoder_kv`` are not.
+        Weights that are written to in place (through ``.data`` too), loaded or replaced are noticed without it, at the next
+        call. Writes through raw memory (``numpy()``, DLPack, ``untyped_storage()``) are noticed where a loop starts
+        (:meth:`bind`, a pipeline's call); before a direct call they need this.
         """
         for memory in (self._remembered_text, self._remembered_keys, self._remembered_shares):
             memory.clear()
+        self.cache = None
         self._films.refresh()
+        self._torso.forget()
+
+    def look(self) -> None:
+        """See whether weights that the torso keeps parts of were changed in a way that no counter shows; before each loop."""
+        self._torso.look()
 
     def step_memory(self) -> AbstractContextManager[None]:
         """Where a step's tensors lie while it is computed; see :mod:`glide_fast.ops.arena`."""
@@ -113,10 +123,19 @@ class Accelerated(_Model):
         return embedding
 
     def _text_stamp(self) -> Hashable:
-        rooms = (self.transformer, self.transformer_proj, self.token_embedding, self.final_ln)
-        free = [self.positional_embedding, *([self.padding_embedding] if self.xf_padding else [])]
-        layers = [p for room in rooms if room is not None for p in room.parameters()]
-        return tuple(written(parameter) for parameter in (*layers, *free))
+        return tuple(written(watched(tensor)) for tensor in super().text_tensors())
+
+    def text_tensors(self) -> list[torch.Tensor]:
+        """The plain model's, and those that :meth:`text_keys` reads."""
+        return [*super().text_tensors(), *self._keys_tensors()]
+
+    def _keys_tensors(self) -> Iterator[torch.Tensor]:
+        if not self.xf_width:
+            return iter(())
+        return (tensor for block in self._torso.attentions for tensor in block.encoder_kv.parameters())
+
+    def _keys_stamp(self) -> Hashable:
+        return tuple(written(watched(tensor)) for tensor in self._keys_tensors())
 
     def text_keys(self, text: TextEmbedding | None) -> list[torch.Tensor] | list[None]:
         """Every attention block's keys and values of the text: ``[N, 2 C, S]``, channels side by side."""
@@ -134,8 +153,7 @@ class Accelerated(_Model):
 
         if not self.features.cached_text:
             return make()
-        stamp = tuple(written(p) for projection in projections for p in projection.parameters())
-        return self._remembered_keys.get((xf_out,), make, stamp)
+        return self._remembered_keys.get((xf_out,), make, self._keys_stamp())
 
     def forget_shares(self) -> None:
         """Hand none of the remembered shares out again."""
@@ -287,8 +305,7 @@ class Accelerated(_Model):
         )
 
     def del_cache(self) -> None:
-        """Forget the cached prompt, as the plain model does, and all else that was remembered of prompts and pictures."""
-        self.cache = None
+        """Forget the cached prompt, as the plain model does, and all else that :meth:`refresh` forgets."""
         self.refresh()
 
     def plain(self) -> UNetModel:
