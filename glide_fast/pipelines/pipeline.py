@@ -124,12 +124,22 @@ class GlidePipeline:
         place = self.device if device is None else resolve_device(device)
         precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
         refuse_half_on_cpu(precision, place)
-        recorder = CudaGraphs(place) if place.type == "cuda" else None
         for stage in self.stages:
             with self._at_home(stage):
                 stage.accelerate(place, precision)
-            stage.recorder = recorder
+        self._share_recorder(place)
         return self.to(place, precision)
+
+    def _share_recorder(self, device: torch.device) -> None:
+        recorder = CudaGraphs(device) if device.type == "cuda" else None
+        for stage in self.stages:
+            stage.recorder = recorder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Copied stages come without one.
+        if self.accelerated and all(stage.recorder is None for stage in self.stages):
+            self._share_recorder(self.device)
 
     @property
     def accelerated(self) -> bool:

@@ -54,6 +54,20 @@ class Stage:
         """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
         self._processes: dict[str, SpacedDiffusion] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Loops, recordings and what was made of the weights are left out; a copy makes its own."""
+        kept = vars(self).copy()
+        for name in ("prompts", "loops", "recorder", "_processes"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.prompts = PromptEncoder(self.model)
+        self.loops = LoopCache()
+        self.recorder = None
+        self._processes = {}
+
     @classmethod
     def fresh(cls, options: Mapping[str, Any]) -> Stage:
         """A stage with fresh fp32 weights on the CPU."""

@@ -62,6 +62,7 @@ class Bound:
 
     def _renew(self, text: TextEmbedding | None, pictures: dict[str, torch.Tensor]) -> None:
         model, steps = self.model, len(self._timesteps)
+        model.look()
         names = model.picture_names if isinstance(model, WiderInput) else ()
         unknown = sorted(set(pictures) - set(names))
         if unknown:
@@ -72,7 +73,6 @@ class Bound:
         # [steps, batch]: every prompt at every step.
         times = self._timesteps.repeat_interleave(self.batch)
         emb = model.embedding(times, None if proj is None else proj.repeat(steps, 1))
-        model.look()
         model._films.refresh()
         if self._tabulated:
             self._table = _put(self._table, model._films.rows(emb).view(steps, -1))

@@ -20,7 +20,9 @@ from glide_fast.runtime.derived import written
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
+from glide_fast.runtime.structure import Structure
 from glide_fast.runtime.torso import Given, Torso
+from glide_fast.runtime.uncompiled import uncompiled
 from glide_fast.runtime.watched import watched
 
 if TYPE_CHECKING:
@@ -39,7 +41,20 @@ LAID_OUT = (
     "or give it device= and dtype= (model.plain() is the plain model)"
 )
 
-ENGINE_STATE = ("_torso", "_films", "_remembered_text", "_remembered_keys", "_remembered_shares")
+FUSED = "an accelerated model runs on fused operations already; compile model.plain() to compare"
+
+ENGINE_STATE = (
+    "_torso",
+    "_films",
+    "_structure",
+    "_remembered_text",
+    "_remembered_keys",
+    "_remembered_shares",
+    "_defer",
+    "_batch",
+    "_image_size",
+    "features",
+)
 """Attributes of an accelerated model that a plain one has not."""
 
 
@@ -61,6 +76,7 @@ class Accelerated(_Model):
         self._remembered_keys: Remembered[list[torch.Tensor]] = Remembered()
         self._remembered_shares: Remembered[torch.Tensor] = Remembered()
         dense_state_dict_hook(self)
+        self._structure = Structure(self)
         # Writes to what something is made of must be noticed from the start, not from the first call on.
         if isinstance(self, Text2ImUNet):
             self._text_stamp()
@@ -68,6 +84,7 @@ class Accelerated(_Model):
 
     def restart(self) -> None:
         """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
+        self._structure.check()
         self.start(defer=self._defer, batch=self._batch, image_size=self._image_size, features=self.features)
 
     @property
@@ -96,7 +113,12 @@ class Accelerated(_Model):
         self._torso.forget()
 
     def look(self) -> None:
-        """See whether weights that the torso keeps parts of were changed in a way that no counter shows; before each loop."""
+        """Before each loop: see whether weights that the torso keeps parts of were changed in a way that no counter shows.
+
+        Raises:
+            InvalidInputError: for layers that were replaced, hooks and the like, which a loop would not call.
+        """
+        self._structure.check_for_loop()
         self._torso.look()
 
     def step_memory(self) -> AbstractContextManager[None]:
@@ -113,8 +135,10 @@ class Accelerated(_Model):
         """
         return torch.float32 if self.dtype == torch.bfloat16 else self.dtype
 
+    @uncompiled(FUSED)
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work."""
+        self._structure.check()
         if not self.features.cached_text:
             return super().encode_text(tokens, mask)
         embedding: TextEmbedding = self._remembered_text.get(
@@ -190,6 +214,7 @@ class Accelerated(_Model):
 
     # One call.
 
+    @uncompiled(FUSED)
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The plain model's call and arguments."""
         names = self.picture_names if isinstance(self, WiderInput) else ()
@@ -209,6 +234,7 @@ class Accelerated(_Model):
         given |= kwargs
         if torch.is_grad_enabled() and x.requires_grad:
             raise InvalidInputError(NO_GRADIENTS)
+        self._structure.check()
         with torch.no_grad():
             return self._predict(x, timesteps, given, [given.get(name) for name in names])
 
@@ -314,21 +340,17 @@ class Accelerated(_Model):
 
         return plain(self)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
-        from glide_fast.runtime.accelerate import accelerate
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled and copied as the plain model, which is accelerated again; ``copy.copy`` too copies the weights."""
+        from glide_fast.runtime.accelerate import official_class, restored
 
         batch, image_size = self.accelerated_for
-        device = next(self.parameters()).device
-        twin = accelerate(
-            self.plain(),
-            dtype=self.dtype,
-            device=device,
-            batch=batch,
-            image_size=image_size,
-            take=True,
-            features=self.features,
-        )
-        assert isinstance(twin, Accelerated)
+        return restored, (self.plain(), official_class(self), self.dtype, batch, image_size, self.features)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        rebuild, arguments = self.__reduce_ex__(4)
+        twin: Accelerated = rebuild(*arguments)
+        memo[id(self)] = twin
         return twin
 
 
