@@ -202,7 +202,7 @@ def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
 def plain(model: Accelerated) -> UNetModel:
     """See :meth:`glide_fast.runtime.model.Accelerated.plain`."""
     kind = next(base for base in type(model).__mro__ if not issubclass(base, Accelerated))
-    dense = {
+    dense: dict[int, Any] = {
         id(p): nn.Parameter(
             p.dense()
             if isinstance(p, PackedWeight)
@@ -210,6 +210,8 @@ def plain(model: Accelerated) -> UNetModel:
         )
         for p in model.parameters()
     }
+    if hasattr(model, "tokenizer"):  # never written to, and slow to copy
+        dense[id(model.tokenizer)] = model.tokenizer
     twin: Any = kind.__new__(kind)
     kept = {name: value for name, value in vars(model).items() if name not in ENGINE_STATE}
     twin.__dict__ = copy.deepcopy(kept, dense)

@@ -23,8 +23,9 @@ M = TypeVar("M", bound=nn.Module)
 
 def structure_of(model: M) -> M:
     """A copy of the module tree over the same parameters and buffers: new Parameter objects, the same memory."""
-    shared = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    # A tokenizer is never written to, and its tables take longer to copy than all else.
+    shared = [*model.parameters(), *model.buffers(), getattr(model, "tokenizer", None)]
+    twin = copy.deepcopy(model, {id(item): item for item in shared})
     for module in twin.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
