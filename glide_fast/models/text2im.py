@@ -122,7 +122,12 @@ class Text2ImUNet(UNetModel):
         parts = (self.transformer, self.transformer_proj, self.token_embedding, self.final_ln)
         free = [self.positional_embedding, *([self.padding_embedding] if self.xf_padding else [])]
         return [
-            *(tensor for part in parts if part is not None for tensor in (*part.parameters(), *part.buffers())),
+            *(
+                tensor
+                for part in parts
+                if part is not None
+                for tensor in (*part.parameters(), *part.buffers())
+            ),
             *free,
         ]
 

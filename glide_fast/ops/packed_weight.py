@@ -426,9 +426,9 @@ def _checked(input_shape: Sequence[int], weight: torch.Tensor) -> tuple[int, int
 def dense_state_dict_hook(module: nn.Module) -> None:
     """Let ``state_dict()`` of this module and of every module in it give plain tensors for packed weights.
 
-    They are copies, together as large as the packed weights, and so are weights that lie in the memory of a larger tensor: what is
-    written into the dictionary's tensors reaches the model by ``load_state_dict``. With ``keep_vars=True`` the parameters
-    themselves are given, as in torch. Calling it again changes nothing.
+    They are copies, together as large as the packed weights, and so are weights that lie in the memory of a larger tensor:
+    what is written into the dictionary's tensors reaches the model by ``load_state_dict``. With ``keep_vars=True`` the
+    parameters themselves are given, as in torch. Calling it again changes nothing.
     """
     for part in module.modules():
         if _give_dense not in part._state_dict_hooks.values():

@@ -52,8 +52,9 @@ def accelerate(
         features: what to leave out, for measurements; None is nothing.
 
     Returns:
-        A model of a subclass of glide_fast's class, and of the official one where ``model`` is of that, in evaluation mode. What it remembers of prompts and pictures is known by
-        their tensors' identity and version, so a loop that passes the same tensors encodes them once.
+        A model of a subclass of glide_fast's class, and of the official one where ``model`` is of that, in evaluation mode.
+        What it remembers of prompts and pictures is known by their tensors' identity and version, so a loop that passes the
+        same tensors encodes them once.
 
     Raises:
         InvalidInputError: for a model that is not a GLIDE UNet, or one with layers that have no fused form: replaced, wrapped or

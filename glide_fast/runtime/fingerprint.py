@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from glide_fast.ops.packed_weight import PackedWeight
 
 _WORD = 8
-_ROW = 1 << 16
-"""Words in a row. The factors of a row, 1 MB, stay in a core's cache."""
-_ROWS = 16
-"""Rows at a time, so that what is computed in between takes little memory."""
+_ROW = 1 << 14
+_ROWS = 8
+"""Rows at a time, 1 MB, so that all that is computed in between stays in a core's cache."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -53,11 +52,14 @@ def _sum(tensor: torch.Tensor) -> torch.Tensor:
     low, high, by_row = _factors(words.device)
     whole = len(words) // _ROW * _ROW
     pieces = [*words[:whole].view(-1, _ROW).split(_ROWS), words[None, whole:]]
+    room = words.new_empty(max(map(len, pieces)), max(piece.shape[1] for piece in pieces if len(piece)))
     sums = []
     for piece in pieces:
         width = piece.shape[1]
         # A product modulo 2**64 loses what is high in a word (of fp64 all signs), so the high half has a factor of its own.
-        sums.append(_products(piece, low[:width]) + _products(piece >> 32, high[:width]))
+        halves = room[: len(piece), :width]
+        torch.bitwise_right_shift(piece, 32, out=halves)
+        sums.append(_products(piece, low[:width]) + _products(halves, high[:width]))
     by_rows = torch.cat(sums)
     return _products(by_rows[None], by_row[: len(by_rows)])[0]
 
@@ -70,7 +72,7 @@ def fingerprint(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
     waits for it once.
 
     Args:
-        tensors: of any types and shapes, all on one device. A packed weight counts by its version, as it has no memory of its own.
+        tensors: of any types and shapes, all on one device. A packed weight has no memory of its own and counts by its version.
     """
     listed = list(tensors)
     plain = [tensor for tensor in listed if not isinstance(tensor, PackedWeight)]

@@ -1,7 +1,7 @@
 """What a model is built of: whether it is what the fused operations compute, and whether it was changed since.
 
-An accelerated model reads the weights of its layers and does not call most of them. So a layer that was replaced or wrapped, a hook
-or a parametrisation would have no effect; each is refused instead, by the layer's name.
+An accelerated model reads the weights of its layers and does not call most of them. So a layer that was replaced or wrapped,
+a hook or a parametrisation would have no effect; each is refused instead, by the layer's name.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
     for method in ("forward", "__call__"):
         owner = next(kind for kind in type(model).__mro__ if method in vars(kind))
         if owner is not nn.Module and owner.__name__ not in official:
-            raise invalid("model", f"{owner.__name__} with a {method}() of its own", "a class of the official package's")
+            raise invalid(
+                "model", f"{owner.__name__} with a {method}() of its own", "a class of the official package's"
+            )
     for path, module in model.named_modules():
         for where, what in _unusual(path, module) if path else ():
             raise InvalidInputError(

@@ -24,7 +24,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("accelerated", [True, False])
-def test_copies_draw_the_same_and_start_without_loops(directory: Path, tmp_path: Path, accelerated: bool) -> None:
+def test_copies_draw_the_same_and_start_without_loops(
+    directory: Path, tmp_path: Path, accelerated: bool
+) -> None:
     pipe = GlidePipeline.from_pretrained(directory, device="cpu", dtype="fp32", accelerate=accelerated)
     want = pipe("a", **OPTIONS).images
     torch.save(pipe, tmp_path / "pipe.pt")
@@ -33,11 +35,15 @@ def test_copies_draw_the_same_and_start_without_loops(directory: Path, tmp_path:
         pickle.loads(pickle.dumps(pipe)),
         torch.load(tmp_path / "pipe.pt", weights_only=False),
         copy.copy(pipe),
-        GlidePipeline(copy.copy(pipe.base), pickle.loads(pickle.dumps(pipe.upsampler)), settings=pipe.settings),
+        GlidePipeline(
+            copy.copy(pipe.base), pickle.loads(pickle.dumps(pipe.upsampler)), settings=pipe.settings
+        ),
     ]
     for twin in twins[:3]:
         assert not any(len(stage.loops) for stage in twin.stages)
-        assert not any(a is b for s, t in zip(pipe.stages, twin.stages, strict=True) for a, b in [(s.model, t.model)])
+        assert not any(
+            a is b for s, t in zip(pipe.stages, twin.stages, strict=True) for a, b in [(s.model, t.model)]
+        )
     for twin in twins:
         assert twin.accelerated == accelerated and twin.settings == pipe.settings
         assert torch.equal(twin("a", **OPTIONS).images, want)

@@ -82,7 +82,9 @@ def test_a_plain_pipelines_empty_prompt_has_the_edit(own_pipe: GlidePipeline, wa
     assert torch.equal(own_pipe("a", **OPTIONS).images, fresh("a", **OPTIONS).images)
 
 
-def test_refresh_forgets_and_changes_no_picture(fast_pipe: GlidePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refresh_forgets_and_changes_no_picture(
+    fast_pipe: GlidePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert fast_pipe.base is not None
     want = fast_pipe("a", **OPTIONS).images
     encoded: list[int] = []

@@ -123,7 +123,11 @@ def test_copies_predict_the_same_and_have_weights_of_their_own(kind: str, dtype:
             parameter.zero_()
     for twin in twins:
         assert type(twin) is type(fast) and not twin.training
-        assert (twin.dtype, twin.accelerated_for, twin.features) == (fast.dtype, fast.accelerated_for, fast.features)
+        assert (twin.dtype, twin.accelerated_for, twin.features) == (
+            fast.dtype,
+            fast.accelerated_for,
+            fast.features,
+        )
         assert torch.equal(predict(twin, kind), want)
 
 

@@ -71,7 +71,9 @@ def predict(model: Any) -> torch.Tensor:
 
 def bind(model: Accelerated) -> Any:
     arguments = call_arguments("base")
-    return model.bind([3, 700], 2, (3, SIZE, SIZE), text=model.encode_text(arguments["tokens"], arguments["mask"]))
+    return model.bind(
+        [3, 700], 2, (3, SIZE, SIZE), text=model.encode_text(arguments["tokens"], arguments["mask"])
+    )
 
 
 def replace(model: nn.Module, path: str, layer: nn.Module) -> None:
@@ -167,7 +169,9 @@ def test_a_changed_layer_of_a_plain_model_is_named(
 
 
 @pytest.mark.parametrize("norm", [weight_norm, parametrizations.weight_norm, parametrizations.spectral_norm])
-def test_normed_and_pruned_weights_are_refused_and_accepted_when_made_permanent(norm: Any, fast: Accelerated) -> None:
+def test_normed_and_pruned_weights_are_refused_and_accepted_when_made_permanent(
+    norm: Any, fast: Accelerated
+) -> None:
     path = "middle_block.0.out_layers.3"
     plain = plain_model()
     for model, layer in ((m, m.get_submodule(path)) for m in (plain, fast)):
@@ -234,14 +238,16 @@ def test_the_models_own_hooks_are_called_and_loops_refuse_them(fast: Accelerated
         bound.renew()
     before.remove()
     after.remove()
-    bound.renew(text=fast.encode_text(**{k: v for k, v in call_arguments("base").items()}))
+    bound.renew(text=fast.encode_text(**call_arguments("base")))
     assert torch.equal(predict(fast), want)
 
 
 def test_what_the_plain_model_itself_may_not_carry() -> None:
     hooked_model = plain_model()
     hooked_model.register_forward_hook(lambda *_: None)
-    with pytest.raises(InvalidInputError, match=r"a forward hook on the model itself.*what accelerate\(\) returns"):
+    with pytest.raises(
+        InvalidInputError, match=r"a forward hook on the model itself.*what accelerate\(\) returns"
+    ):
         accelerate(hooked_model)
     own_forward = plain_model()
     own_forward.__class__ = type("Mine", (Text2ImUNet,), {"forward": lambda self, *args, **kwargs: None})

@@ -125,7 +125,11 @@ def names(model: torch.nn.Module) -> dict[str, str]:
     known = {name for name, _ in model.named_parameters()}
     found = {what: name for what, name in CLASSES.items() if name in known}
     upsampling = next(
-        (path for path, m in model.named_modules() if getattr(m, "updown", False) and "output_blocks" in path),
+        (
+            path
+            for path, m in model.named_modules()
+            if getattr(m, "updown", False) and "output_blocks" in path
+        ),
         None,
     )
     if upsampling is not None:

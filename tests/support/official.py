@@ -38,7 +38,9 @@ class SuperResText2ImUNet(Text2ImUNet):
 
 
 class InpaintText2ImUNet(Text2ImUNet):
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, inpaint_image: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self, x: torch.Tensor, timesteps: torch.Tensor, inpaint_image: Any = None, **kwargs: Any
+    ) -> Any:
         return super().forward(x, timesteps, **kwargs)
 
 
