@@ -98,7 +98,7 @@ def _accelerate(
         take=take,
         features=features,
     )
-    twin.__class__ = _accelerated_class(cast(Any, type(ours)), official)
+    twin.__class__ = _accelerated_class(cast(Any, type(ours)), cast(Any, official))
     assert isinstance(twin, Accelerated)
     twin.start(defer=place.type == "cuda", batch=batch, image_size=image_size, features=features)
     return twin.eval()
@@ -163,7 +163,7 @@ def official_class(model: nn.Module) -> type[nn.Module] | None:
     """The class of a model that is not of glide_fast; of an accelerated one, that of the model it was made from."""
     if isinstance(model, Accelerated):
         # Behind our own classes; see _accelerated_class.
-        last = type(model).__bases__[-1]
+        last: Any = type(model).__bases__[-1]
         return None if issubclass(last, UNetModel) else last
     return None if isinstance(model, UNetModel) else type(model)
 
