@@ -116,6 +116,22 @@ class Text2ImUNet(UNetModel):
         """What the text transformer computes in."""
         return self.dtype
 
+    def text_tensors(self) -> list[torch.Tensor]:
+        """Every parameter and buffer that :meth:`encode_text` reads."""
+        if not self.xf_width:
+            return []
+        parts = (self.transformer, self.transformer_proj, self.token_embedding, self.final_ln)
+        free = [self.positional_embedding, *([self.padding_embedding] if self.xf_padding else [])]
+        return [
+            *(
+                tensor
+                for part in parts
+                if part is not None
+                for tensor in (*part.parameters(), *part.buffers())
+            ),
+            *free,
+        ]
+
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """Encode ``tokens`` ``[N, text_ctx]``; ``mask`` ``[N, text_ctx]`` is True where a token is real."""
         if tokens.dim() != 2 or tokens.shape[1] != self.text_ctx:

@@ -426,16 +426,29 @@ def _checked(input_shape: Sequence[int], weight: torch.Tensor) -> tuple[int, int
 def dense_state_dict_hook(module: nn.Module) -> None:
     """Let ``state_dict()`` of this module and of every module in it give plain tensors for packed weights.
 
-    They are copies: together as large as the packed weights. With ``keep_vars=True`` the parameters themselves are given,
-    as in torch. Calling it again changes nothing.
+    They are copies, together as large as the packed weights, and so are weights that lie in the memory of a larger tensor:
+    what is written into the dictionary's tensors reaches the model by ``load_state_dict``. With ``keep_vars=True`` the
+    parameters themselves are given, as in torch. Calling it again changes nothing.
     """
     for part in module.modules():
         if _give_dense not in part._state_dict_hooks.values():
             part.register_state_dict_post_hook(_give_dense)
 
 
+def forget_dense_state_dict_hook(module: nn.Module) -> None:
+    """Undo :func:`dense_state_dict_hook`, of modules that hold no packed weights any more."""
+    for part in module.modules():
+        for key in [key for key, hook in part._state_dict_hooks.items() if hook is _give_dense]:
+            del part._state_dict_hooks[key]
+
+
 def _give_dense(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
     for name in (*module._parameters, *module._buffers):
         value = state.get(prefix + name)
-        if isinstance(value, PackedWeight) and not isinstance(value, nn.Parameter):
+        if isinstance(value, nn.Parameter) or not isinstance(value, torch.Tensor):
+            continue
+        if isinstance(value, PackedWeight):
             state[prefix + name] = value.dense()
+        elif value.untyped_storage().nbytes() != value.nbytes:
+            # Writers of files refuse parts of a storage, or write all of it.
+            state[prefix + name] = value.clone(memory_format=torch.preserve_format)

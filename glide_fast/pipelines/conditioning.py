@@ -8,6 +8,7 @@ import torch
 
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.runtime.derived import written
+from glide_fast.runtime.fingerprint import fingerprint
 from glide_fast.runtime.model import Accelerated
 from glide_fast.text import get_encoder, tokenize
 
@@ -39,7 +40,7 @@ class PromptEncoder:
         return _each(lambda *tensors: torch.cat(tensors).index_select(0, index), *parts)
 
     def empty(self) -> TextEmbedding:
-        """The unconditional embedding, of one prompt; computed again only when a weight was replaced or written to."""
+        """The unconditional embedding, of one prompt; computed again only when the weights that it is made of have changed."""
         key = self._weights_key()
         if self._empty is None or key != self._empty_key:
             self._empty, self._empty_key = self._run([""]), key
@@ -61,7 +62,14 @@ class PromptEncoder:
             return _each(lambda *tensors: torch.cat(tensors), *parts)
 
     def _weights_key(self) -> object:
-        return self.model.dtype, tuple((p.device, written(p)) for p in self.model.parameters())
+        # Counters miss writes through .data and raw memory; values alone miss that a weight was moved or converted.
+        tensors = self.model.text_tensors()
+        with torch.no_grad():
+            return self.model.dtype, [(t.device, written(t)) for t in tensors], fingerprint(tensors)
+
+    def refresh(self) -> None:
+        """Encode the empty prompt again when it is needed next."""
+        self._empty = None
 
 
 def doubled(conditional: TextEmbedding | None, unconditional: TextEmbedding | None) -> TextEmbedding | None:

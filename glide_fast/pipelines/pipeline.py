@@ -156,12 +156,22 @@ class GlidePipeline:
         place = self.device if device is None else resolve_device(device)
         precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
         refuse_half_on_cpu(precision, place)
-        recorder = CudaGraphs(place) if place.type == "cuda" else None
         for stage in self.stages:
             with self._at_home(stage):
                 stage.accelerate(place, precision)
-            stage.recorder = recorder
+        self._share_recorder(place)
         return self._to(place, precision)
+
+    def _share_recorder(self, device: torch.device) -> None:
+        recorder = CudaGraphs(device) if device.type == "cuda" else None
+        for stage in self.stages:
+            stage.recorder = recorder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Copied stages come without one.
+        if self.accelerated and all(stage.recorder is None for stage in self.stages):
+            self._share_recorder(self.device)
 
     @property
     def accelerated(self) -> bool:
@@ -192,6 +202,16 @@ class GlidePipeline:
         """As :meth:`release`, between the runs of a call."""
         for stage in self.stages:
             stage.release()
+
+    @_alone
+    def refresh(self) -> None:
+        """Forget all that was made of the weights, so that the next call makes it of the weights as they are then.
+
+        Calls notice changed weights by themselves, however these were written; this is for code that would rather not rely on it.
+        Captured loops are kept: each call writes their buffers anew.
+        """
+        for stage in self.stages:
+            stage.refresh()
 
     @_alone
     def enable_sequential_stages(self) -> None:

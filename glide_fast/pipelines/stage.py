@@ -65,6 +65,21 @@ class Stage:
         self.lock = _locks.setdefault(model, FairLock())
         """Held by whoever runs the stage's loops, or moves, converts or releases it: one at a time."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Loops, recordings and what was made of the weights are left out; a copy makes its own."""
+        kept = vars(self).copy()
+        for name in ("prompts", "loops", "recorder", "_processes"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.prompts = PromptEncoder(self.model)
+        self.loops = LoopCache()
+        self.recorder = None
+        self._processes = OrderedDict()
+        self.lock = _locks.setdefault(self.model, self.lock)
+
     @classmethod
     def fresh(cls, options: Mapping[str, Any]) -> Stage:
         """A stage with fresh fp32 weights on the CPU."""
@@ -203,6 +218,13 @@ class Stage:
         """Give all memory back that is kept for speed only: loops, their buffers, diffusion processes."""
         self.loops.release()
         self._processes.clear()
+
+    @takes_turns
+    def refresh(self) -> None:
+        """Forget all that was made of the weights; see :meth:`GlidePipeline.refresh`."""
+        self.prompts.refresh()
+        if isinstance(self.model, Accelerated):
+            self.model.refresh()
 
     @joins
     def process(self, respacing: str) -> SpacedDiffusion:

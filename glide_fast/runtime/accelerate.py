@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import types
+from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -13,15 +15,17 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.packed_weight import PackedWeight, forget_dense_state_dict_hook
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import lay_out, structure_of
 from glide_fast.runtime.model import ENGINE_STATE, Accelerated
 from glide_fast.runtime.placement import resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recognise import as_ours
+from glide_fast.runtime.structure import MODULE_HOOKS
 
 
+@torch.inference_mode(False)
 def accelerate(
     model: nn.Module,
     *,
@@ -30,9 +34,11 @@ def accelerate(
     batch: int | None = None,
     image_size: int | None = None,
     take: bool = False,
-    features: Features = ALL,
+    features: Features | None = None,
 ) -> UNetModel:
     """A drop-in for ``model``: same call, same arguments, same state dict, for inference.
+
+    An accelerated model is given back itself where it is as wanted, and else laid out anew from its present weights.
 
     Args:
         model: a UNet of glide_fast, or an instance of the official package's classes (recognised by its structure). It is
@@ -43,17 +49,32 @@ def accelerate(
         batch, image_size: what weights are packed for on a CPU; others work as well, perhaps a little slower. None is GLIDE's: 2
             pictures (guidance) of 64 pixels, or 1 of 256 for upsamplers.
         take: take the weights out of ``model``, which is of no use afterwards, instead of copying them: saves its memory.
-        features: what to leave out, for measurements.
+        features: what to leave out, for measurements; None is nothing.
 
     Returns:
-        A model of a subclass of glide_fast's class, in evaluation mode. What it remembers of prompts and pictures is known by
-        their tensors' identity and version, so a loop that passes the same tensors encodes them once.
+        A model of a subclass of glide_fast's class, and of the official one where ``model`` is of that, in evaluation mode.
+        What it remembers of prompts and pictures is known by their tensors' identity and version, so a loop that passes the
+        same tensors encodes them once.
 
     Raises:
-        InvalidInputError: for a model that is not a GLIDE UNet, or one with layers that have no fused form.
+        InvalidInputError: for a model that is not a GLIDE UNet, or one with layers that have no fused form: replaced, wrapped or
+            parametrised ones and hooks among them, which are named.
     """
     if isinstance(model, Accelerated):
-        raise invalid("model", "an accelerated model", "a plain one")
+        return _again(model, dtype, device, batch, image_size, features)
+    return _accelerate(model, official_class(model), dtype, device, batch, image_size, take, features or ALL)
+
+
+def _accelerate(
+    model: nn.Module,
+    official: type[nn.Module] | None,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    batch: int | None,
+    image_size: int | None,
+    take: bool,
+    features: Features,
+) -> Accelerated:
     parameter = next(model.parameters(), None)
     place = resolve_device(device if device is not None or parameter is None else parameter.device)
     kind = resolve_dtype(dtype, place) if dtype is not None else fastest_dtype(place)
@@ -77,15 +98,84 @@ def accelerate(
         take=take,
         features=features,
     )
-    twin.__class__ = _accelerated_class(cast(Any, type(ours)))
+    twin.__class__ = _accelerated_class(cast(Any, type(ours)), cast(Any, official))
     assert isinstance(twin, Accelerated)
     twin.start(defer=place.type == "cuda", batch=batch, image_size=image_size, features=features)
     return twin.eval()
 
 
+def _again(
+    model: Accelerated,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    batch: int | None,
+    image_size: int | None,
+    features: Features | None,
+) -> Accelerated:
+    """``model`` itself where it is as wanted; None is as it is."""
+    here = next(model.parameters()).device
+    place = here if device is None else resolve_device(device)
+    kind = model.dtype if dtype is None else resolve_dtype(dtype, place)
+    now = (here, model.dtype, *model.accelerated_for, model.features)
+    own_batch, own_size = model.accelerated_for
+    wanted = (place, kind, batch or own_batch, image_size or own_size, features or model.features)
+    if wanted == now:
+        return model
+    place, kind, batch, image_size, features = wanted
+    return _laid_out_again(model.plain(), official_class(model), kind, place, batch, image_size, features)
+
+
+def _laid_out_again(
+    plain: UNetModel,
+    official: type[nn.Module] | None,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    batch: int,
+    image_size: int,
+    features: Features,
+) -> Accelerated:
+    """From the plain model of an accelerated one, with the hooks that this one had."""
+    hooks = {name: vars(plain)[name] for name in MODULE_HOOKS}
+    vars(plain).update({name: OrderedDict() for name in hooks})
+    twin = _accelerate(plain, official, dtype, device, batch, image_size, True, features)
+    vars(twin).update(hooks)
+    return twin
+
+
+def restored(
+    plain: UNetModel,
+    official: type[nn.Module] | None,
+    dtype: torch.dtype,
+    batch: int,
+    image_size: int,
+    features: Features,
+) -> Accelerated:
+    """An accelerated model from its pickle: where its weights are now, in its type if that computes there."""
+    place = next(plain.parameters()).device
+    half_on_cpu = dtype == torch.float16 and place.type == "cpu"
+    with torch.inference_mode(False):
+        return _laid_out_again(
+            plain, official, None if half_on_cpu else dtype, place, batch, image_size, features
+        )
+
+
+def official_class(model: nn.Module) -> type[nn.Module] | None:
+    """The class of a model that is not of glide_fast; of an accelerated one, that of the model it was made from."""
+    if isinstance(model, Accelerated):
+        # Behind our own classes; see _accelerated_class.
+        last: Any = type(model).__bases__[-1]
+        return None if issubclass(last, UNetModel) else last
+    return None if isinstance(model, UNetModel) else type(model)
+
+
 @functools.cache
-def _accelerated_class(kind: Any) -> type[UNetModel]:
-    return type(f"Accelerated{kind.__name__}", (Accelerated, kind), {"__module__": __name__})
+def _accelerated_class(kind: Any, official: Any) -> type[UNetModel]:
+    # The official class comes last, for isinstance alone: all that a model does is found in ours before.
+    bases = (Accelerated, kind) if official is None else (Accelerated, kind, official)
+    made: type[UNetModel] = types.new_class(
+        f"Accelerated{kind.__name__}", bases, exec_body=lambda body: body.update(__module__=__name__)
+    )
+    return made
 
 
 def _check(model: UNetModel) -> None:
@@ -113,7 +203,7 @@ def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
 def plain(model: Accelerated) -> UNetModel:
     """See :meth:`glide_fast.runtime.model.Accelerated.plain`."""
     kind = next(base for base in type(model).__mro__ if not issubclass(base, Accelerated))
-    dense = {
+    dense: dict[int, Any] = {
         id(p): nn.Parameter(
             p.dense()
             if isinstance(p, PackedWeight)
@@ -121,7 +211,10 @@ def plain(model: Accelerated) -> UNetModel:
         )
         for p in model.parameters()
     }
+    if hasattr(model, "tokenizer"):  # never written to, and slow to copy
+        dense[id(model.tokenizer)] = model.tokenizer
     twin: Any = kind.__new__(kind)
     kept = {name: value for name, value in vars(model).items() if name not in ENGINE_STATE}
     twin.__dict__ = copy.deepcopy(kept, dense)
+    forget_dense_state_dict_hook(twin)
     return twin.eval()  # type: ignore[no-any-return]

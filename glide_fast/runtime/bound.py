@@ -71,6 +71,7 @@ class Bound:
 
     def _renew(self, text: TextEmbedding | None, pictures: dict[str, torch.Tensor]) -> None:
         model = self.model
+        model.look()
         names = model.picture_names if isinstance(model, WiderInput) else ()
         unknown = sorted(set(pictures) - set(names))
         if unknown:
@@ -93,6 +94,7 @@ class Bound:
                 self.batch, *self.shape, dtype=torch.float32, device=self._film.device
             )  # only its shape is read
             given = [pictures.get(name) for name in names]
+            model.forget_shares()  # made of weights that may have changed unseen
             share, beside = model.share(x, given), model.pictures_beside(x, given)
             if share is not None:
                 # Taken over, not copied (25 MB for the upsampler): nobody else may be handed it after this.

@@ -8,13 +8,20 @@ import torch
 
 from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.runtime.fingerprint import fingerprint
+from glide_fast.runtime.watched import Watched, watched
 
 
 def written(parameter: torch.Tensor) -> tuple[int, int, int]:
-    """Changes whenever ``parameter`` is another tensor or was written to in place."""
+    """Changes whenever ``parameter`` is another tensor or was written to in place.
+
+    Writes through raw memory (numpy, DLPack, storages) are not noticed, nor those through ``.data`` unless the parameter is
+    :class:`~glide_fast.runtime.watched.Watched`; see :func:`~glide_fast.runtime.fingerprint.fingerprint`.
+    """
     if isinstance(parameter, PackedWeight):
         return id(parameter), 0, parameter.version
-    return id(parameter), parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
+    name = parameter.serial if isinstance(parameter, Watched) else id(parameter)
+    return name, parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
 
 
 class Derived:
@@ -35,15 +42,43 @@ class Derived:
         self._source, self._part, self._packed = source, part, packed
         self._made_of: tuple[int, int, int] | None = None
         self._made: torch.Tensor | None = None
+        self._values: int | None = None  # the fingerprint of what the part was made of
+        watched(source())
 
     def get(self, input_shape: Sequence[int]) -> torch.Tensor:
         """What is made of the parameter's present values, packed for inputs of this shape if it has to be made."""
-        source = self._source()
+        source = watched(self._source())
         now = written(source)
         if self._made is None or now != self._made_of:
             with arena.outside():
                 part = self._part(source.detach())
                 pack = self._packed and why_not(part.dtype, part.device) is None
                 self._made = PackedWeight.pack(part, input_shape=input_shape) if pack else part
+                # A view shows every write by itself.
+                self._values = None if _is_view(self._made, source) else fingerprint([source])[0]
             self._made_of = now
         return self._made
+
+    def look(self, seen: dict[int, int]) -> None:
+        """Compare the parameter's values with those that the part was made of: it is made again if they were changed unseen.
+
+        Args:
+            seen: fingerprints taken just now, by the ids of their parameters; others are added.
+        """
+        if self._made is None or self._values is None:
+            return
+        source = self._source()
+        if id(source) not in seen:
+            seen[id(source)] = fingerprint([source])[0]
+        if seen[id(source)] != self._values:
+            self.forget()
+
+    def forget(self) -> None:
+        """Make the part again when it is asked for next."""
+        self._made = None
+
+
+def _is_view(made: torch.Tensor, source: torch.Tensor) -> bool:
+    if isinstance(made, PackedWeight) or isinstance(source, PackedWeight):
+        return False
+    return made.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()

@@ -27,7 +27,8 @@ class Films:
         self._join()
 
     def _join(self) -> None:
-        with torch.no_grad():
+        # In inference mode the parameters would become tensors whose writes nobody counts.
+        with torch.inference_mode(False), torch.no_grad():
             self.weight = torch.cat([layer.weight.detach() for layer in self._layers])
             self.bias = torch.cat([layer.bias.detach() for layer in self._layers])
             parts = zip(

@@ -23,8 +23,9 @@ M = TypeVar("M", bound=nn.Module)
 
 def structure_of(model: M) -> M:
     """A copy of the module tree over the same parameters and buffers: new Parameter objects, the same memory."""
-    shared = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    # A tokenizer is never written to, and its tables take longer to copy than all else.
+    shared = [*model.parameters(), *model.buffers(), getattr(model, "tokenizer", None)]
+    twin = copy.deepcopy(model, {id(item): item for item in shared})
     for module in twin.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -86,7 +87,9 @@ def lay_out(
             else:
                 if value.dim() == 4:
                     value = value.contiguous(memory_format=torch.channels_last)
-                if not take and value.data_ptr() == original.data_ptr():
+                shared = value.data_ptr() == original.data_ptr()
+                # Writes to a tensor made in inference mode are counted nowhere.
+                if value.is_inference() or (shared and not take):
                     value = value.clone(memory_format=torch.preserve_format)
             done[id(original)] = nn.Parameter(value, requires_grad=False)
             module._parameters[name] = done[id(original)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
-from glide_fast.models.text2im import TextEmbedding
+from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
@@ -21,7 +21,10 @@ from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
+from glide_fast.runtime.structure import Structure
 from glide_fast.runtime.torso import Given, Torso
+from glide_fast.runtime.uncompiled import uncompiled
+from glide_fast.runtime.watched import watched
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,13 +42,25 @@ LAID_OUT = (
     "or give it device= and dtype= (model.plain() is the plain model)"
 )
 
-ENGINE_STATE = ("lock", "_torso", "_films", "_remembered_text", "_remembered_keys", "_remembered_shares")
+FUSED = "an accelerated model runs on fused operations already; compile model.plain() to compare"
+
+ENGINE_STATE = (
+    "lock",
+    "_torso",
+    "_films",
+    "_structure",
+    "_remembered_text",
+    "_remembered_keys",
+    "_remembered_shares",
+    "_defer",
+    "_batch",
+    "_image_size",
+    "features",
+)
 """Attributes of an accelerated model that a plain one has not."""
 
 
 if TYPE_CHECKING:
-    from glide_fast.models.text2im import Text2ImUNet
-
     _Model = Text2ImUNet  # or one without text, of which less is asked
 else:
     _Model = UNetModel
@@ -65,10 +80,16 @@ class Accelerated(_Model):
         self._remembered_keys: Remembered[list[torch.Tensor]] = Remembered()
         self._remembered_shares: Remembered[torch.Tensor] = Remembered()
         dense_state_dict_hook(self)
+        self._structure = Structure(self)
+        # Writes to what something is made of must be noticed from the start, not from the first call on.
+        if isinstance(self, Text2ImUNet):
+            self._text_stamp()
+            self._keys_stamp()
 
     @joins
     def restart(self) -> None:
         """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
+        self._structure.check()
         self.start(defer=self._defer, batch=self._batch, image_size=self._image_size, features=self.features)
 
     @property
@@ -85,14 +106,26 @@ class Accelerated(_Model):
 
     @joins
     def refresh(self) -> None:
-        """Forget all that was remembered of prompts and pictures.
+        """Forget all that was made of weights, prompts and pictures: the next call makes it of the weights as they are then.
 
-        Weights written to in place, loaded or replaced are noticed without it; writes through ``.data`` to the text
-        transformer or the attention layers' ``encoder_kv`` are not.
+        Weights that are written to in place (through ``.data`` too), loaded or replaced are noticed without it, at the next
+        call. Writes through raw memory (``numpy()``, DLPack, ``untyped_storage()``) are noticed where a loop starts
+        (:meth:`bind`, a pipeline's call); before a direct call they need this.
         """
         for memory in (self._remembered_text, self._remembered_keys, self._remembered_shares):
             memory.clear()
+        self.cache = None
         self._films.refresh()
+        self._torso.forget()
+
+    def look(self) -> None:
+        """Before each loop: see whether weights that the torso keeps parts of were changed in a way that no counter shows.
+
+        Raises:
+            InvalidInputError: for layers that were replaced, hooks and the like, which a loop would not call.
+        """
+        self._structure.check_for_loop()
+        self._torso.look()
 
     def step_memory(self) -> AbstractContextManager[None]:
         """Where a step's tensors lie while it is computed; see :mod:`glide_fast.ops.arena`."""
@@ -108,9 +141,11 @@ class Accelerated(_Model):
         """
         return torch.float32 if self.dtype == torch.bfloat16 else self.dtype
 
+    @uncompiled(FUSED)
     @joins
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work."""
+        self._structure.check()
         if not self.features.cached_text:
             return super().encode_text(tokens, mask)
         embedding: TextEmbedding = self._remembered_text.get(
@@ -119,10 +154,19 @@ class Accelerated(_Model):
         return embedding
 
     def _text_stamp(self) -> Hashable:
-        rooms = (self.transformer, self.transformer_proj, self.token_embedding, self.final_ln)
-        free = [self.positional_embedding, *([self.padding_embedding] if self.xf_padding else [])]
-        layers = [p for room in rooms if room is not None for p in room.parameters()]
-        return tuple(written(parameter) for parameter in (*layers, *free))
+        return tuple(written(watched(tensor)) for tensor in super().text_tensors())
+
+    def text_tensors(self) -> list[torch.Tensor]:
+        """The plain model's, and those that :meth:`text_keys` reads."""
+        return [*super().text_tensors(), *self._keys_tensors()]
+
+    def _keys_tensors(self) -> Iterator[torch.Tensor]:
+        if not self.xf_width:
+            return iter(())
+        return (tensor for block in self._torso.attentions for tensor in block.encoder_kv.parameters())
+
+    def _keys_stamp(self) -> Hashable:
+        return tuple(written(watched(tensor)) for tensor in self._keys_tensors())
 
     @joins
     def text_keys(self, text: TextEmbedding | None) -> list[torch.Tensor] | list[None]:
@@ -141,8 +185,7 @@ class Accelerated(_Model):
 
         if not self.features.cached_text:
             return make()
-        stamp = tuple(written(p) for projection in projections for p in projection.parameters())
-        return self._remembered_keys.get((xf_out,), make, stamp)
+        return self._remembered_keys.get((xf_out,), make, self._keys_stamp())
 
     @joins
     def forget_shares(self) -> None:
@@ -181,6 +224,7 @@ class Accelerated(_Model):
 
     # One call.
 
+    @uncompiled(FUSED)
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The plain model's call and arguments."""
         names = self.picture_names if isinstance(self, WiderInput) else ()
@@ -200,6 +244,7 @@ class Accelerated(_Model):
         given |= kwargs
         if torch.is_grad_enabled() and x.requires_grad:
             raise InvalidInputError(NO_GRADIENTS)
+        self._structure.check()
         with torch.no_grad():
             return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])
 
@@ -297,8 +342,7 @@ class Accelerated(_Model):
         )
 
     def del_cache(self) -> None:
-        """Forget the cached prompt, as the plain model does, and all else that was remembered of prompts and pictures."""
-        self.cache = None
+        """Forget the cached prompt, as the plain model does, and all else that :meth:`refresh` forgets."""
         self.refresh()
 
     @joins
@@ -308,21 +352,17 @@ class Accelerated(_Model):
 
         return plain(self)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
-        from glide_fast.runtime.accelerate import accelerate
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled and copied as the plain model, which is accelerated again; ``copy.copy`` too copies the weights."""
+        from glide_fast.runtime.accelerate import official_class, restored
 
         batch, image_size = self.accelerated_for
-        device = next(self.parameters()).device
-        twin = accelerate(
-            self.plain(),
-            dtype=self.dtype,
-            device=device,
-            batch=batch,
-            image_size=image_size,
-            take=True,
-            features=self.features,
-        )
-        assert isinstance(twin, Accelerated)
+        return restored, (self.plain(), official_class(self), self.dtype, batch, image_size, self.features)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
+        rebuild, arguments = self.__reduce_ex__(4)
+        twin: Accelerated = rebuild(*arguments)
+        memo[id(self)] = twin
         return twin
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from glide_fast.errors import invalid
+from glide_fast.models.conditioning import InpaintInput, SuperResInpaintInput, SuperResInput, WiderInput
 from glide_fast.models.text2im import (
     InpaintText2ImUNet,
     SuperResInpaintText2ImUnet,
@@ -20,6 +21,7 @@ from glide_fast.models.unet import (
     SuperResUNetModel,
     UNetModel,
 )
+from glide_fast.runtime.structure import refuse_unusual
 
 _TEXT = (Text2ImUNet, SuperResText2ImUNet, InpaintText2ImUNet, SuperResInpaintText2ImUnet)
 _PLAIN = (UNetModel, SuperResUNetModel, InpaintUNetModel, SuperResInpaintUNetModel)
@@ -37,6 +39,9 @@ _FACTS = (
     "num_head_channels",
     "num_heads_upsample",
 )
+_INPUTS = (SuperResInput, InpaintInput, SuperResInpaintInput, WiderInput)
+_OFFICIAL = frozenset(kind.__name__ for kind in (*_TEXT, *_PLAIN, *_INPUTS))
+"""Names of the classes, the official package's and ours, whose ``forward`` is known."""
 _ROOMS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 
 
@@ -44,9 +49,10 @@ def as_ours(model: nn.Module) -> UNetModel:
     """``model`` itself where it is glide_fast's; else a model of glide_fast on the meta device, for the weights of ``model``.
 
     Raises:
-        InvalidInputError: for a model that is not built like GLIDE's UNets.
+        InvalidInputError: for a model that is not built like GLIDE's UNets, or was changed since it was built.
     """
     if isinstance(model, UNetModel):
+        refuse_unusual(model, _OFFICIAL)
         return model
     missing = [name for name in (*_ROOMS, *_FACTS) if not hasattr(model, name)]
     if missing:
@@ -55,6 +61,7 @@ def as_ours(model: nn.Module) -> UNetModel:
             type(model).__name__,
             f"a UNet of glide_fast or of the official package; this one has no {', '.join(missing)}",
         )
+    refuse_unusual(model, _OFFICIAL)
     theirs: Any = model
     facts: dict[str, Any] = {name: getattr(model, name) for name in _FACTS}
     blocks: list[Any] = [m for m in theirs.modules() if hasattr(m, "in_layers") and hasattr(m, "out_layers")]

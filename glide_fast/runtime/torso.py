@@ -17,6 +17,7 @@ from torch import nn
 
 from glide_fast.errors import invalid
 from glide_fast.models.layers import GroupNorm32
+from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetModel, Upsample
 from glide_fast.ops import arena, group_norm_act, text_attention
 from glide_fast.ops.convolution import convolution
@@ -26,6 +27,7 @@ from glide_fast.runtime.derived import Derived
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import reads_upsampled
 from glide_fast.runtime.stream import Stream
+from glide_fast.runtime.watched import watched
 
 
 @dataclass
@@ -123,6 +125,19 @@ class Convolver:
 
     def __init__(self, defer: bool, features: Features = ALL) -> None:
         self.defer, self.features = defer, features
+        self.parts: list[Derived] = []
+        """All that was made of weights."""
+
+    def derive(
+        self,
+        source: Callable[[], torch.Tensor],
+        part: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        packed: bool,
+    ) -> Derived:
+        """A part of a weight, made when it is needed; see :class:`Derived`."""
+        self.parts.append(Derived(source, part, packed))
+        return self.parts[-1]
 
     @property
     def by_places(self) -> bool:
@@ -190,9 +205,11 @@ class Residual:
         if convolve.by_places and reads_upsampled(block):
             inner: Any = block.in_layers[2]
             self._places = (
-                Derived(lambda: inner.weight, place_weights, convolve.packs),
-                Derived(lambda: inner.bias, lambda bias: bias.repeat(PLACES), False),
+                convolve.derive(lambda: inner.weight, place_weights, packed=convolve.packs),
+                convolve.derive(lambda: inner.bias, lambda bias: bias.repeat(PLACES), packed=False),
             )
+        if isinstance(block.skip_connection, CONVOLUTIONS):
+            watched(block.skip_connection.weight)  # parts of it are made at the first call
 
     def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
         block: Any = self.block
@@ -237,10 +254,10 @@ class Residual:
         """The shortcut's weight for the stream's ``channels`` and for the skip's."""
         if channels not in self._halves:
             module: Any = self.block.skip_connection
-            packed = self.convolve.packs
+            derive, packed = self.convolve.derive, self.convolve.packs
             self._halves[channels] = (
-                Derived(lambda: module.weight, lambda w: w[:, :channels], packed),
-                Derived(lambda: module.weight, lambda w: w[:, channels:], packed),
+                derive(lambda: module.weight, lambda w: w[:, :channels], packed=packed),
+                derive(lambda: module.weight, lambda w: w[:, channels:], packed=packed),
             )
         return self._halves[channels]
 
@@ -308,6 +325,8 @@ class Torso:
         self.attentions: list[AttentionBlock] = []
         first, *rest = model.input_blocks
         self.first: Any = next(first.children())
+        for parameter in self.first.parameters():  # the pictures' share, and x's part, are made of it
+            watched(parameter)
         self._shares: dict[int, Derived] = {}
         self.down = [self._layers(block) for block in rest]
         self.middle = self._layers(model.middle_block)
@@ -330,14 +349,25 @@ class Torso:
                 )
         return layers
 
+    def look(self) -> None:
+        """Have what was made of weights made again where these were changed unseen; reads those weights once."""
+        seen: dict[int, int] = {}
+        for part in self.convolve.parts:
+            part.look(seen)
+
+    def forget(self) -> None:
+        """Have all that was made of weights made again."""
+        for part in self.convolve.parts:
+            part.forget()
+
     def own_weight(self, x: torch.Tensor) -> torch.Tensor:
         """The first convolution's weight for the channels of ``x`` alone."""
         weight, channels = self.first.weight, x.shape[1]
         if weight.shape[1] == channels:
             return weight
         if channels not in self._shares:
-            self._shares[channels] = Derived(
-                lambda: self.first.weight, lambda w: w[:, :channels], self.convolve.packs
+            self._shares[channels] = self.convolve.derive(
+                lambda: self.first.weight, lambda w: w[:, :channels], packed=self.convolve.packs
             )
         return self._shares[channels].get(x.shape)
 

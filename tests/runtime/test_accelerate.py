@@ -196,8 +196,6 @@ def test_positional_arguments_are_those_of_the_plain_model() -> None:
 def test_what_is_not_accepted() -> None:
     fast = accelerated(tiny_model("base"))
     arguments = call_arguments("base")
-    with pytest.raises(InvalidInputError, match="accelerated"):
-        accelerate(fast)
     with pytest.raises(InvalidInputError, match="no_grad"):
         fast(states().requires_grad_(), TIMES, **arguments)
     with pytest.raises(InvalidInputError, match="tokens"):

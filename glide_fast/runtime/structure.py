@@ -1,0 +1,209 @@
+"""What a model is built of: whether it is what the fused operations compute, and whether it was changed since.
+
+An accelerated model reads the weights of its layers and does not call most of them. So a layer that was replaced or wrapped,
+a hook or a parametrisation would have no effect; each is refused instead, by the layer's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, repeat
+from operator import contains
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.models.precision import CONVOLUTIONS
+
+MODULE_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+)
+"""Attributes of a module that hold what its call runs beside ``forward``."""
+
+_HOOKS = {"_forward_hooks": "a forward hook", "_forward_pre_hooks": "a forward pre-hook"}
+
+# Of the official package's layers and of ours, which have the same names.
+_KNOWN = {
+    *("TimestepEmbedSequential", "ResBlock", "AttentionBlock", "QKVAttention", "Upsample", "Downsample"),
+    *("GroupNorm32", "Transformer", "ResidualAttentionBlock", "MultiheadAttention", "QKVMultiheadAttention"),
+    *("MLP", "LayerNorm", "Linear", "CompactEmbedding"),
+}
+# A wrapper has the wrapped layer in it, and may have its name.
+_LEAVES = {"GroupNorm32", "LayerNorm", "Linear", "QKVAttention", "QKVMultiheadAttention"}
+_CONVS = {kind.__name__ for kind in CONVOLUTIONS}
+_TORCHS = (
+    *(*CONVOLUTIONS, nn.Linear, nn.Embedding, nn.Sequential, nn.ModuleList),
+    *(nn.Identity, nn.SiLU, nn.GELU, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+# What the fused operations take a block's layers to be, by the names of their types.
+_LAYERS = {
+    "ResBlock": {
+        "in_layers.0": {"GroupNorm32"},
+        "in_layers.1": {"Identity"},
+        "in_layers.2": _CONVS,
+        "emb_layers.0": {"SiLU"},
+        "emb_layers.1": {"Linear"},
+        "out_layers.0": {"GroupNorm32"},
+        "out_layers.1": {"SiLU", "Identity"},
+        "out_layers.2": {"Dropout"},
+        "out_layers.3": _CONVS,
+        "skip_connection": {"Identity", *_CONVS},
+    },
+    "AttentionBlock": {
+        "norm": {"GroupNorm32"},
+        "qkv": {"Conv1d"},
+        "attention": {"QKVAttention"},
+        "encoder_kv": {"Conv1d"},
+        "proj_out": {"Conv1d"},
+    },
+}
+
+
+def _own(module: nn.Module) -> str | None:
+    """What was done to this layer that a call of it would show; None if nothing."""
+    for name, hook in _HOOKS.items():
+        if module.__dict__.get(name):
+            return hook
+    if "forward" in module.__dict__:
+        return "a forward() of the instance's own"
+    if parametrize.is_parametrized(module):
+        return f"a parametrisation of {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
+    return None
+
+
+def _geometry(layer: Any, stride: int) -> str | None:
+    """What is unusual about a convolution; None if nothing."""
+    expected = {
+        "stride": {stride},
+        "padding": {size // 2 for size in layer.kernel_size},  # keeps the size
+        "dilation": {1},
+        "groups": {1},
+        "padding_mode": {"zeros"},
+    }
+    for name, values in expected.items():
+        given = getattr(layer, name)
+        if set(given if isinstance(given, tuple) else [given]) != values:
+            return f"a {type(layer).__name__} with {name}={given}"
+    return None
+
+
+def _unusual(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Layers that the fused operations do not compute, and what they are."""
+    own = _own(module)
+    if own is not None:
+        yield path, own
+    elif isinstance(module, CONVOLUTIONS) and type(module) in _TORCHS:
+        # The official downsampling layer holds its convolution as `op`.
+        found = _geometry(module, stride=2 if path.endswith(".op") else 1)
+        if found is not None:
+            yield path, found
+    elif type(module) not in _TORCHS and (
+        type(module).__name__ not in _KNOWN or (type(module).__name__ in _LEAVES and module._modules)
+    ):
+        yield path, f"a {type(module).__module__}.{type(module).__name__}"
+    for name, kinds in _LAYERS.get(type(module).__name__, {}).items():
+        try:
+            layer = module.get_submodule(name)
+        except AttributeError:
+            continue  # attention without text has no encoder_kv
+        if type(layer).__name__ not in kinds:
+            yield f"{path}.{name}", f"a {type(layer).__name__}"
+
+
+def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
+    """Raise where ``model`` is not what its class builds, so that the fused operations would compute something else.
+
+    Args:
+        model: plain.
+        official: names of classes whose ``forward`` is known.
+
+    Raises:
+        InvalidInputError: names the layer.
+    """
+    own = _own(model)
+    if own is not None:
+        raise InvalidInputError(
+            f"model: got {own} on the model itself; accepted: a plain one. Hooks may be put on what accelerate() returns"
+        )
+    for method in ("forward", "__call__"):
+        owner = next(kind for kind in type(model).__mro__ if method in vars(kind))
+        if owner is not nn.Module and owner.__name__ not in official:
+            raise invalid(
+                "model", f"{owner.__name__} with a {method}() of its own", "a class of the official package's"
+            )
+    for path, module in model.named_modules():
+        for where, what in _unusual(path, module) if path else ():
+            raise InvalidInputError(
+                f"model: got {what} in {where}, which an accelerated model would not call; accepted: the layers that "
+                "the official package builds. Merge it into the weights first (for a parametrisation: "
+                "torch.nn.utils.parametrize.remove_parametrizations), or use the plain model"
+            )
+
+
+class Structure:
+    """Notices that layers of an accelerated model were replaced, wrapped, hooked, parametrised, added or removed.
+
+    Args:
+        model: as it is to stay.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths, self._modules = zip(*model.named_modules(), strict=True)
+        self._types = [type(module) for module in self._modules]
+        below = self._modules[1:]
+        # Looked at before each call, so all that is looked at is at hand: dictionaries that stay the same objects.
+        self._hooks = [module.__dict__[name] for module in below for name in _HOOKS]
+        self._attributes = [module.__dict__ for module in below]
+        self._inner = [module._modules for module in self._modules if module._modules]
+        self._leaves = [module._modules for module in self._modules if not module._modules]
+        self._children = self._present()
+
+    def _present(self) -> list[nn.Module | None]:
+        return list(chain.from_iterable(map(dict.values, self._inner)))
+
+    def check(self) -> None:
+        """Raises InvalidInputError, naming the layer, where the model is not as it was."""
+        if (
+            any(self._hooks)
+            or any(self._leaves)
+            or self._present() != self._children
+            or list(map(type, self._modules)) != self._types
+            or any(map(contains, self._attributes, repeat("forward")))
+        ):
+            where, what = self._difference()
+            raise InvalidInputError(
+                f"model: got {what} in {where}, which an accelerated model does not call; accepted: the layers as accelerate() "
+                "found them. model.plain() is the plain model, where it has its effect; merged into that one's weights it can "
+                "be accelerated again"
+            )
+
+    def check_for_loop(self) -> None:
+        """The same before a loop, which does not call the model itself either: its own hooks are refused too."""
+        self.check()
+        own = _own(self._modules[0])
+        if own is not None:
+            raise InvalidInputError(
+                f"model: got {own} on the model itself, which pipelines and bound loops do not call; accepted: hooks for "
+                "direct calls. model.plain() is the plain model, whose hooks are always called"
+            )
+
+    def _difference(self) -> tuple[str, str]:
+        """The layer and what happened to it."""
+        now = dict(self._modules[0].named_modules())
+        for path, module, kind in zip(self._paths, self._modules, self._types, strict=True):
+            name = path or "the model"
+            own = _own(module) if path else None
+            if own is not None:
+                return name, own
+            if path not in now:
+                return name, f"nothing, where a {kind.__name__} was"
+            if now[path] is not module:
+                return name, f"a {type(now[path]).__name__} in place of a {kind.__name__}"
+            if type(module) is not kind:
+                return name, f"a {type(module).__name__} in place of a {kind.__name__}"
+        known = set(self._paths)
+        added = next((path for path in now if path not in known), "")
+        return added or "the model", f"a {type(now[added]).__name__} that was added"
