@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
-from typing_extensions import ParamSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
