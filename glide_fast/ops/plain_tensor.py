@@ -7,6 +7,7 @@ another meaning, or where torch records what happens instead of doing it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +15,19 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-_PLAIN = frozenset({torch.Tensor, nn.Parameter})
+
+@functools.cache
+def _is_plain(kind: type[torch.Tensor]) -> bool:
+    """Whether tensors of this class are torch's own but for their name: a parameter, or a class of parameters without hooks."""
+    if kind is torch.Tensor or kind is nn.Parameter:
+        return True
+    return (
+        issubclass(kind, nn.Parameter)
+        and kind.__torch_function__ is nn.Parameter.__torch_function__
+        and kind.__torch_dispatch__ is nn.Parameter.__torch_dispatch__
+    )
+
+
 _RECORDING = (
     torch._C._TorchDispatchModeKey.FAKE,
     torch._C._TorchDispatchModeKey.PROXY,
@@ -32,7 +45,7 @@ def why_not(names: Sequence[str], tensors: Tensors) -> str | None:
         tensors: one for each name; None for an argument that is absent.
     """
     for tensor in tensors:
-        if tensor is not None and (type(tensor) not in _PLAIN or tensor.is_neg() or tensor._is_zerotensor()):
+        if tensor is not None and (not _is_plain(type(tensor)) or tensor.is_neg() or tensor._is_zerotensor()):
             break
     else:
         # What only the whole process's state tells; nothing is asked of the tensors while torch does nothing out of the ordinary.
@@ -49,7 +62,7 @@ def _more_than_memory(tensor: torch.Tensor) -> str | None:
     """What the tensor is besides its memory, behind its name."""
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return "belongs to torch.vmap or another transform of torch.func"
-    if type(tensor) not in _PLAIN:
+    if not _is_plain(type(tensor)):
         return f"is a {type(tensor).__name__}, a subclass of torch.Tensor"
     if tensor.is_neg():
         return "is a view whose values are to be negated when they are read"

@@ -185,10 +185,10 @@ class Stage:
         if self.device == device:
             return
         self.loops.release()
-        self.model.to(device)
         if isinstance(self.model, Accelerated):
-            # What the engine had made of the weights is still where they were.
-            self.model.restart()
+            self.model.move(device)
+        else:
+            self.model.to(device)
         self.prompts = PromptEncoder(self.model)
 
     @takes_turns

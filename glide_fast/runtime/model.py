@@ -335,6 +335,16 @@ class Accelerated(_Model):
                 )
         return self
 
+    @joins
+    def move(self, device: torch.device) -> None:
+        """Bring the weights to ``device`` as they are laid out, to run there or to wait there; ``to`` refuses that.
+
+        For another kind of device than the one they are laid out for this is a place to wait only.
+        """
+        torch.nn.Module._apply(self, lambda tensor: tensor.to(device))
+        # What the engine had made of the weights is still where they were.
+        self.restart()
+
     def share_memory(self) -> Self:
         """Raises InvalidInputError: packed weights cannot lie in shared memory."""
         raise invalid(

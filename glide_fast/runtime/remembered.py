@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -12,17 +13,25 @@ T = TypeVar("T")
 
 
 def identity(tensor: torch.Tensor | None) -> Hashable:
-    """Says, without reading its values, whether this is still the same tensor with the same contents."""
+    """Says, without reading its values, whether this is still the same tensor, as far as its version counter knows unchanged."""
     if tensor is None:
         return None
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
-class Remembered(Generic[T]):
-    """The latest few results, by the identity of what they were made from.
+def _copy_to_compare(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """The values as they are now, where a look at them costs little or nothing else tells of a change; else None."""
+    if tensor is None or not (tensor.device.type == "cpu" or tensor.is_inference()):
+        return None
+    return tensor.detach().clone()
 
-    A loop hands the same prompt tensor to every step; comparing its values would wait for the device, comparing identities does
-    not. The tensors are kept alive with the result, so that no other can take their place in memory.
+
+class Remembered(Generic[T]):
+    """The latest few results, by the tensors they were made from, which are kept alive with them.
+
+    A loop hands the same prompt tensor to every step. On a CPU its values are compared, however they were written. On a GPU that
+    would wait for the device, so the version counter decides (a write through ``.data`` is not seen), except for tensors of
+    inference mode, which have none.
 
     Args:
         capacity: results to keep.
@@ -30,16 +39,20 @@ class Remembered(Generic[T]):
 
     def __init__(self, capacity: int = 4) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[Hashable, tuple[Sequence[torch.Tensor | None], T]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
 
     def get(self, sources: Sequence[torch.Tensor | None], make: Callable[[], T], stamp: Hashable = None) -> T:
         """What ``make()`` gave for these ``sources`` and this ``stamp``, or gives now."""
         key = (stamp, *(identity(tensor) for tensor in sources))
-        if key in self._entries:
+        entry = self._entries.get(key)
+        if entry is not None and entry.holds():
             self._entries.move_to_end(key)
-            return self._entries[key][1]
+            return entry.result
+        with torch.inference_mode(False):
+            copies = tuple(_copy_to_compare(tensor) for tensor in sources)
         result = make()
-        self._entries[key] = (tuple(sources), result)
+        self._entries[key] = _Entry(tuple(sources), copies, result)
+        self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
         return result
@@ -47,3 +60,17 @@ class Remembered(Generic[T]):
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+
+
+@dataclass(frozen=True)
+class _Entry(Generic[T]):
+    sources: tuple[torch.Tensor | None, ...]
+    copies: tuple[torch.Tensor | None, ...]
+    result: T
+
+    def holds(self) -> bool:
+        """Whether the sources have the values that the result was made from."""
+        return all(
+            copy is None or (source is not None and torch.equal(source.detach(), copy))
+            for source, copy in zip(self.sources, self.copies, strict=True)
+        )

@@ -26,6 +26,7 @@ from glide_fast.ops import (
 )
 from glide_fast.ops.backends import force, ops
 from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
+from glide_fast.runtime.watched import Watched
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 generator = torch.Generator().manual_seed(0)
@@ -225,3 +226,20 @@ def test_plain_tensors_have_no_reason() -> None:
         assert plain_tensor.why_not(("x",), (torch.ones(2),)) is None
     with torch.device("cpu"):  # a mode for functions that make tensors
         assert plain_tensor.why_not(names, tensors) is None
+
+
+def test_classes_of_parameters_that_add_nothing_to_their_memory_are_read_by_address() -> None:
+    """A class of parameters is torch's own tensor; one that takes part in torch's dispatch is not."""
+
+    class Named(torch.nn.Parameter):
+        pass
+
+    class Counting(torch.nn.Parameter):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    plain = torch.nn.Parameter(torch.ones(2))
+    assert plain_tensor.why_not(["weight", "bias"], [Watched(torch.ones(2)), Named(torch.ones(2))]) is None
+    assert plain_tensor.why_not(["weight"], [plain]) is None
+    assert "Counting" in str(plain_tensor.why_not(["weight"], [Counting(torch.ones(2))]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from support.recorders import ClosureRecorder
@@ -97,10 +95,11 @@ def test_an_accelerated_model_works_where_it_was_moved_to(
     before = model.addresses()
     films = model._films.weight
 
-    def to_copies(device: torch.device) -> Any:
-        return model._apply(torch.clone)
+    def to_copies(device: torch.device) -> None:
+        torch.nn.Module._apply(model, torch.clone)
+        model.restart()
 
-    monkeypatch.setattr(model, "to", to_copies)
+    monkeypatch.setattr(model, "move", to_copies)
     stage.__class__ = type("Elsewhere", (Stage,), {"device": torch.device("cpu", 1)})
     stage.move(HOST)
     stage.__class__ = Stage
@@ -112,6 +111,18 @@ def test_an_accelerated_model_works_where_it_was_moved_to(
     assert layer.weight.data_ptr() == model._films.weight.data_ptr(), "joined again, not held twice"
     assert torch.equal(make(fast_pipe), want)
     assert len(recorder.recordings) == 2
+
+
+def test_weights_move_to_another_device_as_they_are_laid_out(fast_pipe: GlidePipeline) -> None:
+    """``to`` refuses that for an accelerated model; here the other device is torch's device without values."""
+    model = fast_pipe.stages[0].model
+    assert isinstance(model, Accelerated)
+    plain_weights(model)
+    before = {name: (p.shape, p.stride(), p.dtype) for name, p in model.named_parameters()}
+    model.move(torch.device("meta"))
+    assert {name: (p.shape, p.stride(), p.dtype) for name, p in model.named_parameters()} == before
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+    assert model._films.weight.device.type == "meta"
 
 
 def plain_weights(model: Accelerated) -> None:
