@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.models.precision import CONVOLUTIONS
+from glide_fast.models.strided import StridedConv1d, StridedConv2d, StridedConv3d
 
 MODULE_HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -35,7 +36,8 @@ _KNOWN = {
 _LEAVES = {"GroupNorm32", "LayerNorm", "Linear", "QKVAttention", "QKVMultiheadAttention"}
 _CONVS = {kind.__name__ for kind in CONVOLUTIONS}
 _TORCHS = (
-    *(*CONVOLUTIONS, nn.Linear, nn.Embedding, nn.Sequential, nn.ModuleList),
+    *(*CONVOLUTIONS, StridedConv1d, StridedConv2d, StridedConv3d),
+    *(nn.Linear, nn.Embedding, nn.Sequential, nn.ModuleList),
     *(nn.Identity, nn.SiLU, nn.GELU, nn.Dropout, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
 # What the fused operations take a block's layers to be, by the names of their types.

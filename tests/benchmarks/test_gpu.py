@@ -36,7 +36,7 @@ from benchmarks.gpu.table import Table
 from benchmarks.ops import Done
 from benchmarks.record import read
 from glide_fast.bench.provenance import provenance
-from glide_fast.cli import app
+from glide_fast.cli.commands import app
 from glide_fast.models.config import PRESETS
 from glide_fast.ops.backends import ops as registered
 

@@ -126,7 +126,9 @@ def test_pictures_of_an_accelerated_notebook(
         # twice as far off as another. A step's error, which says more, is held in test_accelerate.py.
         assert errors["accelerate in bf16"][stage] < 3 * errors["convert_to(bfloat16)"][stage]
     if flow == SHIPPED:
-        assert psnr(draw(flow, "accelerate in bf16")[0], want[0]) > 40
+        # How far bf16 leads depends on the starting noise, 27 to 54 dB from seed to seed; ours leads no further than torch's.
+        ours, torchs = (psnr(draw(flow, added)[0], want[0]) for added in list(ADDED)[2:])
+        assert ours > torchs - 3
 
 
 def fast_base(dtype: str = "fp32") -> Accelerated:
