@@ -519,7 +519,8 @@ def test_every_case_is_a_command_that_parses(part: Part, setting: Setting, tmp_p
         name, *arguments = case.arguments
         subcommand = group.commands[name]
         context = subcommand.make_context(name, [*arguments, "--csv", str(tmp_path / "rows.csv")])
-        for model in context.params["model"]:
+        (models,) = (each.name for each in subcommand.params if "--model" in each.opts)
+        for model in context.params[models]:
             assert model in PRESETS or model == "small" or Path(model).is_dir()
 
 
