@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test oldest-triton resolve lint bench gpu clean
+.PHONY: demo test triton-versions resolve lint bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)" --overwrite
@@ -31,8 +31,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.developed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-oldest-triton: $(VENV)/.developed
-	$(BIN)/python .ci/oldest_triton.py
+triton-versions: $(VENV)/.developed
+	$(BIN)/python .ci/triton_versions.py
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .

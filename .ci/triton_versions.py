@@ -1,7 +1,8 @@
-"""Compiles the default configurations of the Triton kernels with the oldest Triton that pyproject.toml allows.
+"""Compiles the default configurations of the Triton kernels with the oldest and the newest Triton that pyproject.toml allows.
 
-That Triton is installed beside the environment's own, into a folder that only the compiling processes look into. Nothing is run:
-the tests interpret the kernels with the environment's Triton. Needs no GPU.
+The newest is what the package index has today, so that a release which the kernels do not compile with is noticed. Both are
+installed beside the environment's own, into folders that only the compiling processes look into. Nothing is run: the tests
+interpret the kernels with the environment's Triton. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ def floor(pyproject: str) -> str:
     if len(found) != 1:
         raise SystemExit(f"pyproject.toml has {len(found)} lines with triton>=, where one was expected")
     return found[0]
+
+
+def newest() -> str:
+    """The newest release that the package index has for this Python."""
+    pip = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", "triton"]
+    listed = subprocess.run(pip, check=True, capture_output=True, text=True).stdout
+    found = re.match(r"triton \(([\d.]+)\)", listed)
+    if found is None:
+        raise SystemExit(f"pip index versions triton says {listed[:200]!r}, where a version was expected")
+    return found[1]
 
 
 def install(version: str, folder: Path) -> None:
@@ -47,10 +58,13 @@ def compile_with(folder: Path, version: str) -> int:
 
 
 def main() -> int:
-    version = floor((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    folder = ROOT / "build" / f"triton-{version}-py{sys.version_info[0]}{sys.version_info[1]}"
-    install(version, folder)
-    return compile_with(folder, version)
+    status = 0
+    for version in (floor((ROOT / "pyproject.toml").read_text(encoding="utf-8")), newest()):
+        print(f"Triton {version}:", flush=True)
+        folder = ROOT / "build" / f"triton-{version}-py{sys.version_info[0]}{sys.version_info[1]}"
+        install(version, folder)
+        status = compile_with(folder, version) or status
+    return status
 
 
 if __name__ == "__main__":
