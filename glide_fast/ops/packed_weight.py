@@ -124,7 +124,7 @@ class _Store:
         return self.packed.to_dense().view(self.like.shape)
 
     def write(self, dense: torch.Tensor) -> None:
-        """Take new values of the same shape, in whatever type and on whatever device they are."""
+        """Take new values of the same shape and type."""
         self._keep(dense)
         self.version += 1
 
@@ -181,7 +181,9 @@ class PackedWeight(torch.Tensor):
 
     - ``.data``, ``.detach()`` and views (``w[0]``, ``w.flatten(1)``) share the weight, as in torch;
     - writes in place, to the weight or through one of those, pack it anew and raise :attr:`version`: ``load_state_dict`` and
-      optimisers write like that. What would change its shape (``resize_``, ``t_``) is refused.
+      optimisers write like that. What would change its shape (``resize_``, ``t_``) is refused;
+    - ``.data = values`` binds the weight to other values, as in torch: a ``.data`` taken before keeps the old ones, and gives
+      them back when it is assigned. Another packed weight's ``.data`` is shared, other tensors are packed.
 
     ``.data = values`` and ``module.to(...)`` may change type and device; where oneDNN does not take the new ones
     (:func:`why_not`) the values are kept plain, and all works on without its speed. Gradients are those of the dense value;
@@ -228,7 +230,7 @@ class PackedWeight(torch.Tensor):
 
     @property
     def version(self) -> int:
-        """Rises each time the weight is packed anew: whoever wrote to it, or for a convolution of another size."""
+        """Rises each time the weight is packed anew (whoever wrote to it, or for a convolution of another size) or bound anew."""
         return self._store.version
 
     @property
@@ -269,13 +271,19 @@ class PackedWeight(torch.Tensor):
         if values.shape != self.shape or self._path:
             whole = "the whole weight, not a view" if self._path else f"a tensor of shape {tuple(self.shape)}"
             raise invalid("data", tuple(values.shape), f"{whole}: a packed weight keeps its shape")
-        if isinstance(values, PackedWeight):
-            if values._store is self._store:
-                return
-            values = values.dense()
-        self._store.write(values.detach())
+        old = self._store
+        if isinstance(values, PackedWeight) and not values._path:
+            store = values._store
+        else:
+            dense = values.dense() if isinstance(values, PackedWeight) else values.detach()
+            store = _Store(dense, old.geometry, old.tile)
+        if store is old:
+            return
         # From another wrapper, which has no storage: torch would keep that of the values.
-        torch.Tensor.data.__set__(self, _whole(self._store))  # type: ignore[attr-defined]
+        torch.Tensor.data.__set__(self, _whole(store))  # type: ignore[attr-defined]
+        # Never a version that this weight had before, also where it gets an earlier store back.
+        store.version = max(old.version, store.version) + 1
+        self._store = store
 
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
         """The dense value, read-only: what is written to the array could not reach the weight."""

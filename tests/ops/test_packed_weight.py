@@ -337,3 +337,26 @@ def test_what_onednn_does_not_take_is_not_packed(dtype: torch.dtype) -> None:
     with pytest.raises(BackendError, match="cannot be packed for oneDNN"):
         PackedWeight.pack(values(dtype=dtype), input_shape=SHAPE)
     assert why_not(dtype) is not None and why_not(torch.float32, "cuda") is not None
+
+
+def test_assigned_data_leaves_a_handle_with_the_old_values() -> None:
+    """The undo of an edit, as scripts write it for any parameter."""
+    w = packed()
+    saved, before, versions = w.data, w.dense(), [w.version]
+    for assigned in (w.data * 1.3, saved, w[:] * 2, saved):
+        w.data = assigned
+        versions.append(w.version)
+    assert torch.equal(w.dense(), before) and torch.equal(saved.dense(), before)
+    assert sorted(set(versions)) == versions, "every one is noticed"
+    saved.zero_()
+    assert not w.dense().any(), "what was assigned is shared"
+
+
+def test_two_weights_swap_their_data() -> None:
+    a, b = packed(), PackedWeight.pack(values(seed=1), input_shape=SHAPE)
+    values_a, values_b, version = a.dense(), b.dense(), a.version
+    a.data, b.data = b.data, a.data
+    assert torch.equal(a.dense(), values_b) and torch.equal(b.dense(), values_a)
+    assert a.version > version
+    x = torch.randn(SHAPE)
+    torch.testing.assert_close(convolution(x, a), F.conv2d(x, values_b, padding=1), rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ import torch
 from support.edits import COUNTED, RAW, Edit, delta_for, in_plain_memory, names
 from support.small_unets import SIZE, call_arguments, states, tiny_model
 
+from glide_fast.ops.packed_weight import PackedWeight
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.fingerprint import fingerprint
 from glide_fast.runtime.model import Accelerated
@@ -205,3 +206,27 @@ def test_fingerprints_of_any_layout() -> None:
         assert fingerprint([tensor]) == before
     pair = [whole[0].clone(), whole[1].clone()]
     assert fingerprint(pair) != fingerprint(pair[::-1])
+
+
+def test_an_edit_is_undone_by_the_data_saved_before_it() -> None:
+    fast, _ = fast_and_plain("upsampler")
+    arguments = call_arguments("upsampler")
+    before, addresses = predict(fast, arguments), [fast.addresses()]
+    saved = [parameter.data for parameter in fast.parameters()]
+    for parameter in fast.parameters():
+        parameter.data = parameter.data * 1.3
+    addresses.append(fast.addresses())
+    assert not torch.equal(predict(fast, arguments), before)
+    for parameter, data in zip(fast.parameters(), saved, strict=True):
+        parameter.data = data
+    addresses.append(fast.addresses())
+    assert torch.equal(predict(fast, arguments), before)
+    assert len(set(addresses)) == 3, "captured loops notice both"
+
+
+def test_where_packed_weights_are_is_noticed_when_one_is_bound_anew() -> None:
+    fast, _ = fast_and_plain("base")
+    before = fast.addresses()
+    weight = next(p for p in fast.parameters() if isinstance(p, PackedWeight))
+    weight.data = weight.data * 1
+    assert fast.addresses() != before
