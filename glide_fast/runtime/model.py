@@ -100,7 +100,7 @@ class Accelerated(_Model):
     def addresses(self) -> Hashable:
         """Where every weight is; a recording of kernels holds good as long as this stays the same."""
         return tuple(
-            id(tensor) if isinstance(tensor, PackedWeight) else tensor.data_ptr()
+            (id(tensor), tensor.version) if isinstance(tensor, PackedWeight) else tensor.data_ptr()
             for tensor in (*self.parameters(), *self.buffers())
         )
 
@@ -144,14 +144,17 @@ class Accelerated(_Model):
     @uncompiled(FUSED)
     @joins
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
-        """As the plain model's; the same tensors give the same result without any work."""
+        """As the plain model's; the same tensors give the same result without any work, until it is written to."""
         self._structure.check()
         if not self.features.cached_text:
             return super().encode_text(tokens, mask)
         embedding: TextEmbedding = self._remembered_text.get(
-            (tokens, mask), lambda: super(Accelerated, self).encode_text(tokens, mask), self._text_stamp()
+            (tokens, mask),
+            lambda: super(Accelerated, self).encode_text(tokens, mask),
+            self._text_stamp(),
+            shown=lambda made: (made["xf_proj"], made["xf_out"]),
         )
-        return embedding
+        return embedding.copy()
 
     def _text_stamp(self) -> Hashable:
         return tuple(written(watched(tensor)) for tensor in super().text_tensors())

@@ -41,8 +41,22 @@ class Remembered(Generic[T]):
         self._capacity = capacity
         self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
 
-    def get(self, sources: Sequence[torch.Tensor | None], make: Callable[[], T], stamp: Hashable = None) -> T:
-        """What ``make()`` gave for these ``sources`` and this ``stamp``, or gives now."""
+    def get(
+        self,
+        sources: Sequence[torch.Tensor | None],
+        make: Callable[[], T],
+        stamp: Hashable = None,
+        shown: Callable[[T], Sequence[torch.Tensor]] = lambda result: (),
+    ) -> T:
+        """What ``make()`` gave for these ``sources`` and this ``stamp``, or gives now.
+
+        Args:
+            sources: the tensors that ``make`` reads.
+            make: computes the result.
+            stamp: what else the result depends on.
+            shown: the result's tensors that callers can write to. A result that was written to is made again; writes are
+                noticed as those to the sources are.
+        """
         key = (stamp, *(identity(tensor) for tensor in sources))
         entry = self._entries.get(key)
         if entry is not None and entry.holds():
@@ -51,7 +65,12 @@ class Remembered(Generic[T]):
         with torch.inference_mode(False):
             copies = tuple(_copy_to_compare(tensor) for tensor in sources)
         result = make()
-        self._entries[key] = _Entry(tuple(sources), copies, result)
+        # Tensors, not the result: its caller may put others into a list or dictionary.
+        tensors = tuple(shown(result))
+        with torch.inference_mode(False):
+            copies += tuple(_copy_to_compare(tensor) for tensor in tensors)
+        versions = tuple(map(identity, tensors))
+        self._entries[key] = _Entry(tuple(sources), tensors, versions, copies, result)
         self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
@@ -65,12 +84,14 @@ class Remembered(Generic[T]):
 @dataclass(frozen=True)
 class _Entry(Generic[T]):
     sources: tuple[torch.Tensor | None, ...]
+    shown: tuple[torch.Tensor, ...]
+    versions: tuple[Hashable, ...]  # of those shown; the sources' are in the entry's key
     copies: tuple[torch.Tensor | None, ...]
     result: T
 
     def holds(self) -> bool:
-        """Whether the sources have the values that the result was made from."""
-        return all(
-            copy is None or (source is not None and torch.equal(source.detach(), copy))
-            for source, copy in zip(self.sources, self.copies, strict=True)
+        """Whether the sources have the values that the result was made from, and the result those that were made."""
+        return self.versions == tuple(map(identity, self.shown)) and all(
+            copy is None or (tensor is not None and torch.equal(tensor.detach(), copy))
+            for tensor, copy in zip((*self.sources, *self.shown), self.copies, strict=True)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -52,3 +53,31 @@ def test_a_model_sees_prompts_and_pictures_that_were_written_to(
             WRITES[write](arguments[name])
             got, want = (m(states(), TIMES, **arguments) for m in (fast, model))
             torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("name", ["xf_proj", "xf_out"])
+def test_a_callers_write_to_an_encoded_prompt_is_not_handed_out_again(
+    name: str, write: str, inference: bool
+) -> None:
+    fast: Any = accelerate(tiny_model("base"), dtype="fp32", image_size=SIZE)
+    arguments = call_arguments("base")
+    with torch.inference_mode(inference), torch.no_grad():
+        first = fast.encode_text(**arguments)
+        assert fast.encode_text(**arguments)[name] is first[name], "remembered"
+        want, picture = first[name].clone(), fast(states(), TIMES, **arguments)
+        WRITES[write](first[name])
+        assert torch.equal(fast.encode_text(**arguments)[name], want)
+        assert torch.equal(fast(states(), TIMES, **arguments), picture)
+
+
+def test_an_encoded_prompt_may_be_given_other_tensors() -> None:
+    fast: Any = accelerate(tiny_model("base"), dtype="fp32", image_size=SIZE)
+    arguments = call_arguments("base")
+    with torch.no_grad():
+        first = fast.encode_text(**arguments)
+        want = first.pop("xf_out")
+        first["xf_proj"] = torch.zeros(3)
+        again = fast.encode_text(**arguments)
+    assert again["xf_out"] is want and again["xf_proj"].shape != (3,)
