@@ -1,17 +1,18 @@
 """What a model is built of: whether it is what the fused operations compute, and whether it was changed since.
 
 An accelerated model reads the weights of its layers and does not call most of them. So a layer that was replaced or wrapped,
-a hook or a parametrisation would have no effect; each is refused instead, by the layer's name.
+a hook, a parametrisation or another padding would have no effect; each is refused instead, by the layer's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain, repeat
-from operator import contains
+from operator import contains, itemgetter
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as torchs_module
 from torch.nn.utils import parametrize
 
 from glide_fast.errors import InvalidInputError, invalid
@@ -25,6 +26,18 @@ MODULE_HOOKS = (
 """Attributes of a module that hold what its call runs beside ``forward``."""
 
 _HOOKS = {"_forward_hooks": "a forward hook", "_forward_pre_hooks": "a forward pre-hook"}
+
+# What torch runs around the call of every module.
+_GLOBAL_HOOKS = {
+    "register_module_forward_hook": torchs_module._global_forward_hooks,
+    "register_module_forward_pre_hook": torchs_module._global_forward_pre_hooks,
+}
+
+_GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode")
+_geometry_of = itemgetter(*_GEOMETRY)
+
+# Methods that patches put on a layer itself, as those for seamless tiling do.
+_METHODS = ("forward", "_conv_forward")
 
 # Of the official package's layers and of ours, which have the same names.
 _KNOWN = {
@@ -69,8 +82,9 @@ def _own(module: nn.Module) -> str | None:
     for name, hook in _HOOKS.items():
         if module.__dict__.get(name):
             return hook
-    if "forward" in module.__dict__:
-        return "a forward() of the instance's own"
+    for method in _METHODS:
+        if method in module.__dict__:
+            return f"a {method}() of the instance's own"
     if parametrize.is_parametrized(module):
         return f"a parametrisation of {', '.join(module.parametrizations)}"  # type: ignore[arg-type]
     return None
@@ -115,6 +129,15 @@ def _unusual(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
             yield f"{path}.{name}", f"a {type(layer).__name__}"
 
 
+def _refuse_global_hooks() -> None:
+    for register, hooks in _GLOBAL_HOOKS.items():
+        if hooks:
+            raise InvalidInputError(
+                f"model: got a hook for all modules (torch.nn.modules.module.{register}), and an accelerated model does not "
+                "call most of its layers; accepted: no such hook. model.plain() is the plain model, which calls every layer"
+            )
+
+
 def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
     """Raise where ``model`` is not what its class builds, so that the fused operations would compute something else.
 
@@ -146,7 +169,7 @@ def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
 
 
 class Structure:
-    """Notices that layers of an accelerated model were replaced, wrapped, hooked, parametrised, added or removed.
+    """Notices that an accelerated model's layers were replaced, wrapped, hooked, parametrised, added, removed or set otherwise.
 
     Args:
         model: as it is to stay.
@@ -159,6 +182,8 @@ class Structure:
         # Looked at before each call, so all that is looked at is at hand: dictionaries that stay the same objects.
         self._hooks = [module.__dict__[name] for module in below for name in _HOOKS]
         self._attributes = [module.__dict__ for module in below]
+        self._convolutions = [module.__dict__ for module in below if isinstance(module, CONVOLUTIONS)]
+        self._geometries = self._geometry()
         self._inner = [module._modules for module in self._modules if module._modules]
         self._leaves = [module._modules for module in self._modules if not module._modules]
         self._children = self._present()
@@ -166,14 +191,20 @@ class Structure:
     def _present(self) -> list[nn.Module | None]:
         return list(chain.from_iterable(map(dict.values, self._inner)))
 
+    def _geometry(self) -> list[tuple[Any, ...]]:
+        return list(map(_geometry_of, self._convolutions))
+
     def check(self) -> None:
         """Raises InvalidInputError, naming the layer, where the model is not as it was."""
+        _refuse_global_hooks()
         if (
             any(self._hooks)
             or any(self._leaves)
             or self._present() != self._children
             or list(map(type, self._modules)) != self._types
             or any(map(contains, self._attributes, repeat("forward")))
+            or any(map(contains, self._convolutions, repeat("_conv_forward")))
+            or self._geometry() != self._geometries
         ):
             where, what = self._difference()
             raise InvalidInputError(
@@ -195,11 +226,17 @@ class Structure:
     def _difference(self) -> tuple[str, str]:
         """The layer and what happened to it."""
         now = dict(self._modules[0].named_modules())
+        geometries = iter(self._geometries)
         for path, module, kind in zip(self._paths, self._modules, self._types, strict=True):
             name = path or "the model"
             own = _own(module) if path else None
             if own is not None:
                 return name, own
+            if isinstance(module, CONVOLUTIONS):
+                for attribute, before in zip(_GEOMETRY, next(geometries), strict=True):
+                    value = getattr(module, attribute)
+                    if value != before:
+                        return name, f"{attribute}={value!r} instead of {before!r}"
             if path not in now:
                 return name, f"nothing, where a {kind.__name__} was"
             if now[path] is not module:

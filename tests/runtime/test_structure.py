@@ -273,3 +273,49 @@ def test_layers_that_fit_but_compute_something_else(path: str, layer: nn.Module,
     replace(model, path, layer)
     with pytest.raises(InvalidInputError, match=rf"{what} in {path}"):
         accelerate(model)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("padding_mode", "circular"),
+        ("padding", (0, 0)),
+        ("dilation", (2, 2)),
+        ("stride", (2, 2)),
+        ("groups", 2),
+    ],
+)
+def test_a_convolution_that_is_set_otherwise_is_named(
+    fast: Accelerated, attribute: str, value: object
+) -> None:
+    bound, want = bind(fast), predict(fast)
+    path = "middle_block.0.in_layers.2"
+    layer = fast.get_submodule(path)
+    before = getattr(layer, attribute)
+    setattr(layer, attribute, value)
+    refused_by_name(fast, bound, path)
+    with pytest.raises(InvalidInputError, match=rf"got {attribute}=.* instead of .* in {path}"):
+        predict(fast)
+    setattr(layer, attribute, before)
+    assert torch.equal(predict(fast), want)
+
+
+def test_a_convolution_with_a_conv_forward_of_its_own_is_named(fast: Accelerated) -> None:
+    bound = bind(fast)
+    layer: Any = fast.get_submodule(LAYERS[0])
+    layer._conv_forward = lambda *args: None
+    refused_by_name(fast, bound, LAYERS[0])
+
+
+@pytest.mark.parametrize("register", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+def test_hooks_for_all_modules_are_refused(fast: Accelerated, register: str) -> None:
+    bound, want = bind(fast), predict(fast)
+    handle = getattr(nn.modules.module, register)(lambda *_: None)
+    try:
+        for call in (lambda: predict(fast), bound.renew, lambda: bind(fast)):
+            with pytest.raises(InvalidInputError, match=rf"{register}\).*model\.plain\(\)"):
+                call()
+        predict(fast.plain())  # type: ignore[operator]
+    finally:
+        handle.remove()
+    assert torch.equal(predict(fast), want)
