@@ -122,24 +122,15 @@ def _again(
     if wanted == now:
         return model
     place, kind, batch, image_size, features = wanted
-    return _laid_out_again(model.plain(), official_class(model), kind, place, batch, image_size, features)
-
-
-def _laid_out_again(
-    plain: UNetModel,
-    official: type[nn.Module] | None,
-    dtype: torch.dtype | None,
-    device: torch.device,
-    batch: int,
-    image_size: int,
-    features: Features,
-) -> Accelerated:
-    """From the plain model of an accelerated one, with the hooks that this one had."""
-    hooks = {name: vars(plain)[name] for name in MODULE_HOOKS}
-    vars(plain).update({name: OrderedDict() for name in hooks})
-    twin = _accelerate(plain, official, dtype, device, batch, image_size, True, features)
-    vars(twin).update(hooks)
+    bare = model.lock.join(plain, model, hooks=False)
+    twin = _accelerate(bare, official_class(model), kind, place, batch, image_size, True, features)
+    vars(twin).update(copy.deepcopy(own_hooks(model), {id(model): twin}))
     return twin
+
+
+def own_hooks(model: nn.Module) -> dict[str, Any]:
+    """The attributes that hold what a call of this module runs beside ``forward``."""
+    return {name: vars(model)[name] for name in MODULE_HOOKS}
 
 
 def restored(
@@ -154,8 +145,8 @@ def restored(
     place = next(plain.parameters()).device
     half_on_cpu = dtype == torch.float16 and place.type == "cpu"
     with torch.inference_mode(False):
-        return _laid_out_again(
-            plain, official, None if half_on_cpu else dtype, place, batch, image_size, features
+        return _accelerate(
+            plain, official, None if half_on_cpu else dtype, place, batch, image_size, True, features
         )
 
 
@@ -200,8 +191,10 @@ def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
             room._buffers[leaf] = tensor.detach()
 
 
-def plain(model: Accelerated) -> UNetModel:
-    """See :meth:`glide_fast.runtime.model.Accelerated.plain`."""
+@torch.inference_mode(False)
+@torch.no_grad()
+def plain(model: Accelerated, hooks: bool = True) -> UNetModel:
+    """See :meth:`glide_fast.runtime.model.Accelerated.plain`; on request without the model's own hooks."""
     kind = next(base for base in type(model).__mro__ if not issubclass(base, Accelerated))
     dense: dict[int, Any] = {
         id(p): nn.Parameter(
@@ -214,7 +207,10 @@ def plain(model: Accelerated) -> UNetModel:
     if hasattr(model, "tokenizer"):  # never written to, and slow to copy
         dense[id(model.tokenizer)] = model.tokenizer
     twin: Any = kind.__new__(kind)
+    dense[id(model)] = twin  # for hooks whose objects hold the model
     kept = {name: value for name, value in vars(model).items() if name not in ENGINE_STATE}
+    if not hooks:
+        kept |= {name: OrderedDict() for name in own_hooks(model)}
     twin.__dict__ = copy.deepcopy(kept, dense)
     forget_dense_state_dict_hook(twin)
     return twin.eval()  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -367,15 +368,19 @@ class Accelerated(_Model):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled and copied as the plain model, which is accelerated again; ``copy.copy`` too copies the weights."""
-        from glide_fast.runtime.accelerate import official_class, restored
+        from glide_fast.runtime.accelerate import official_class, own_hooks, plain, restored
 
         batch, image_size = self.accelerated_for
-        return restored, (self.plain(), official_class(self), self.dtype, batch, image_size, self.features)
+        bare = self.lock.join(plain, self, hooks=False)
+        # Apart, as the state: hooks may hold the model, which is known by then.
+        hooks = {name: held.copy() for name, held in own_hooks(self).items()}
+        return restored, (bare, official_class(self), self.dtype, batch, image_size, self.features), hooks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
-        rebuild, arguments = self.__reduce_ex__(4)
+        rebuild, arguments, hooks = self.__reduce_ex__(4)
         twin: Accelerated = rebuild(*arguments)
         memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(hooks, memo))
         return twin
 
 

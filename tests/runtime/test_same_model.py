@@ -157,7 +157,7 @@ def test_fp16_of_a_gpu_is_restored_on_a_cpu_in_a_type_it_computes() -> None:
     from glide_fast.runtime.precision import fastest_dtype
 
     fast = accelerated()
-    _, arguments = fast.__reduce_ex__(4)
+    _, arguments, _ = fast.__reduce_ex__(4)
     plain, official, _, *rest = arguments
     plain.convert_to_fp16()
     again = restored(plain, official, torch.float16, *rest)
@@ -250,3 +250,59 @@ def test_hooks_of_a_plain_model_are_still_refused() -> None:
     plain.register_forward_hook(doubling)
     with pytest.raises(InvalidInputError, match="forward hook"):
         accelerate(plain)
+
+
+class Recorder:
+    """Holds the model that it hooks, as feature extractors do."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.calls = 0
+
+    def hook(self, module: nn.Module, args: Any, out: Any) -> None:
+        self.calls += 1
+
+
+def recorder_of(module: nn.Module) -> Any:
+    (hook,) = module._forward_hooks.values()
+    return hook.__self__  # type: ignore[attr-defined]
+
+
+def test_a_hook_whose_object_holds_the_model_comes_along() -> None:
+    fast: Any = accelerated()
+    mine = Recorder(fast)
+    fast.register_forward_hook(mine.hook)
+    want = predict(fast)
+    pair = copy.deepcopy([fast, mine])
+    assert recorder_of(pair[0]) is pair[1]
+    for twin in (
+        pair[0],
+        pickle.loads(pickle.dumps(fast)),
+        accelerate(fast, batch=1),
+        fast.plain(),
+    ):
+        theirs = recorder_of(twin)
+        assert theirs is not mine and theirs.model is twin
+        torch.testing.assert_close(predict(twin), want, rtol=2e-5, atol=2e-5)
+        assert theirs.calls == 2
+    assert mine.calls == 1
+    shallow = copy.copy(fast)
+    shallow.register_forward_hook(lambda *_: None)
+    assert len(fast._forward_hooks) == 1
+
+
+def test_a_hooked_layer_whose_hook_holds_the_model_comes_along_to_the_plain_model() -> None:
+    fast: Any = accelerated()
+    fast.middle_block[0].register_forward_hook(Recorder(fast).hook)
+    plain = fast.plain()
+    predict(plain)
+    recorder = recorder_of(plain.middle_block[0])
+    assert recorder.model is plain and recorder.calls == 1
+
+
+def test_the_plain_model_made_in_inference_mode_is_an_ordinary_one() -> None:
+    fast: Any = accelerated()
+    with torch.inference_mode():
+        plain = fast.plain()
+    assert not any(tensor.is_inference() for tensor in (*plain.parameters(), *plain.buffers()))
+    assert all(parameter.requires_grad for parameter in plain.parameters())
