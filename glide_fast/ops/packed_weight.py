@@ -185,6 +185,10 @@ class PackedWeight(torch.Tensor):
     - ``.data = values`` binds the weight to other values, as in torch: a ``.data`` taken before keeps the old ones, and gives
       them back when it is assigned. Another packed weight's ``.data`` is shared, other tensors are packed.
 
+    An ordinary parameter cannot take it the other way: ``e.data = w.data`` raises torch's RuntimeError (incompatible tensor
+    type). Write ``e.data.copy_(w.data)`` or ``e.data = w.dense()``. Never ``e.data = w`` or ``e.data = w.detach()``: torch
+    accepts both, and reading ``e`` ends the process.
+
     ``.data = values`` and ``module.to(...)`` may change type and device; where oneDNN does not take the new ones
     (:func:`why_not`) the values are kept plain, and all works on without its speed. Gradients are those of the dense value;
     while they are wanted, convolutions unpack at every call: train the model that was not accelerated.
@@ -264,7 +268,8 @@ class PackedWeight(torch.Tensor):
     @property
     def data(self) -> torch.Tensor:  # type: ignore[override]
         """As in torch: shares the weight, outside of autograd."""
-        return self.detach()
+        # torch does not let an ordinary tensor take the data of one of another backend. This one has no memory to take.
+        return _wrapper(self._store, self._path, self, torch.device("meta"), dispatch_device=True)
 
     @data.setter
     def data(self, values: torch.Tensor) -> None:
@@ -335,7 +340,9 @@ class PackedWeight(torch.Tensor):
     ) -> Any:
         if func in _ALIASES:
             (shared,) = args
-            return _wrapper(shared._store, shared._path, shared, shared.device)
+            return _wrapper(shared._store, shared._path, shared, shared._store.device)
+        if func is torch.ops.prim.device.default:  # of a `.data`
+            return args[0]._store.device
         flat, spec = tree_flatten((args, kwargs or {}))
         # Views of one weight that meet in a call meet on one dense value.
         bases = {id(item._store): item._store.dense() for item in flat if isinstance(item, PackedWeight)}
@@ -386,9 +393,13 @@ def _walk(path: tuple[_View, ...], dense: torch.Tensor) -> torch.Tensor:
 
 
 def _wrapper(
-    store: _Store, path: tuple[_View, ...], like: torch.Tensor, device: torch.device
+    store: _Store,
+    path: tuple[_View, ...],
+    like: torch.Tensor,
+    device: torch.device,
+    dispatch_device: bool = False,
 ) -> PackedWeight:
-    """A tensor without storage that looks like ``like``."""
+    """A tensor without storage that looks like ``like``; with ``dispatch_device`` it says that it is where ``store`` is."""
     # A view of a tensor made outside of inference mode must not be an inference tensor.
     with torch.inference_mode(False):
         made: PackedWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
@@ -398,6 +409,7 @@ def _wrapper(
             storage_offset=like.storage_offset(),
             dtype=like.dtype,
             device=device,
+            dispatch_device=dispatch_device,
         )
     made._store, made._path = store, path
     return made

@@ -360,3 +360,25 @@ def test_two_weights_swap_their_data() -> None:
     assert a.version > version
     x = torch.randn(SHAPE)
     torch.testing.assert_close(convolution(x, a), F.conv2d(x, values_b, padding=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("data", [lambda w: w.data, lambda w: w.data.data, lambda w: w[:].data])
+def test_an_ordinary_parameter_cannot_take_memory_that_is_not_there(
+    data: Callable[[PackedWeight], torch.Tensor],
+) -> None:
+    """Reading it would end the process."""
+    w = nn.Parameter(packed(), requires_grad=False)
+    e = nn.Parameter(torch.zeros(w.shape))
+    with pytest.raises(RuntimeError, match="incompatible tensor type"):
+        e.data = data(w)  # type: ignore[arg-type]
+    assert not e.any()
+    e.data.copy_(data(w))  # type: ignore[arg-type]
+    assert torch.equal(e, w.dense())
+
+
+def test_data_is_where_the_weight_is() -> None:
+    w = packed()
+    for data in (w.data, w.data.detach(), w.data[0], nn.Parameter(w.data, requires_grad=False)):
+        assert data.device == torch.device("cpu") and not data.is_meta and data.is_cpu
+    assert torch.zeros_like(w.data).device == (w.data * 2).device == torch.device("cpu")
+    assert w.data.to(torch.bfloat16).dtype == torch.bfloat16 and w.data.stride() == w.stride()
