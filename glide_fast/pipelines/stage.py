@@ -68,8 +68,8 @@ class Stage:
 
     @property
     def model(self) -> Text2ImUNet:
-        """The network. Another one, plain or accelerated, may take its place: it is put into evaluation mode, and what was kept of
-        the former (loops, the empty prompt) is given up.
+        """The network. Another one, plain or accelerated, may take its place: it is put into evaluation mode, and what was kept
+        of the former (loops, the empty prompt) is given up.
 
         Raises InvalidInputError for what is no UNet with text conditioning of glide_fast, and ReentrantCallError in a callback of
         a call that runs the former.
