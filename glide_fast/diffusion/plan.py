@@ -26,11 +26,8 @@ def check_interval(interval: Interval | None, argument: str = "guidance_interval
     """``interval`` as two floats; InvalidInputError unless it is None, or in order two numbers 0 <= low < high <= 1."""
     if interval is None:
         return None
-    try:
-        # By place: a set has no order, and neither has one that can be read only once.
-        bounds = [interval[place] for place in range(len(interval))]
-    except (TypeError, LookupError):
-        bounds = []
+    # A set or a dict has no order, and an iterator can be read only once.
+    bounds = interval if isinstance(interval, (list, tuple)) else ()
     numbers = all(isinstance(bound, Real) and not isinstance(bound, bool) for bound in bounds)
     if len(bounds) != 2 or not numbers or not 0 <= bounds[0] < bounds[1] <= 1:
         raise invalid(argument, interval, "two numbers (low, high) with 0 <= low < high <= 1, or None")

@@ -30,6 +30,7 @@ from glide_fast.pipelines.stage import Stage
 from glide_fast.pipelines.text_to_image import text_to_image
 from glide_fast.pipelines.upsample import upsample
 from glide_fast.pipelines.words import unknown_words, vocabulary
+from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
@@ -485,6 +486,7 @@ class GlidePipeline:
         """
         return self._measured(upsample, image, prompt, **options)
 
+    @without_autocast
     def _measured(self, run: Callable[..., PipelineOutput], *args: Any, **options: Any) -> PipelineOutput:
         """What ``run(self, ...)`` makes, with the memory it took."""
         start_measuring(self.device)

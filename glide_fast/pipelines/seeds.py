@@ -10,12 +10,16 @@ import torch
 from glide_fast.diffusion.noise import SEED_LIMIT
 from glide_fast.errors import invalid
 from glide_fast.pipelines.checks import require_integer
+from glide_fast.runtime.fair_lock import FairLock
 
 Seed: TypeAlias = int | Sequence[int]
 Generator: TypeAlias = torch.Generator | Sequence[torch.Generator]
 
 # Drawn seeds stay exact in JSON readers that keep numbers in double precision.
 _DRAWN_LIMIT = 2**53
+
+_drawing = FairLock()
+"""Held while the seeds of one call are drawn: two pipelines may share a generator, or draw from torch's global one."""
 
 
 def resolve_seeds(seed: Seed | None, generator: Generator | None, count: int) -> list[int]:
@@ -34,7 +38,7 @@ def resolve_seeds(seed: Seed | None, generator: Generator | None, count: int) ->
     if generator is not None:
         return _drawn(generator, count)
     if seed is None:
-        return [_draw(None) for _ in range(count)]
+        return _draw([None] * count)
     if isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)):
         if len(seed) != count:
             raise invalid("seed", seed, f"one seed an image: {count}")
@@ -45,16 +49,21 @@ def resolve_seeds(seed: Seed | None, generator: Generator | None, count: int) ->
 
 def _drawn(generator: Generator, count: int) -> list[int]:
     if isinstance(generator, torch.Generator):
-        return [_draw(generator) for _ in range(count)]
+        return _draw([generator] * count)
     if not isinstance(generator, Sequence) or not all(
         isinstance(item, torch.Generator) for item in generator
     ):
         raise invalid("generator", generator, "a torch.Generator or a list of them")
     if len(generator) != count:
         raise invalid("generator", f"{len(generator)} generators", f"one an image: {count}")
-    return [_draw(item) for item in generator]
+    return _draw(generator)
 
 
-def _draw(generator: torch.Generator | None) -> int:
+def _draw(generators: Sequence[torch.Generator | None]) -> list[int]:
+    """A seed from each, in a row; None is torch's global generator."""
+    return _drawing.join(lambda: [_draw_one(generator) for generator in generators])
+
+
+def _draw_one(generator: torch.Generator | None) -> int:
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(_DRAWN_LIMIT, (), generator=generator, device=device, dtype=torch.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,10 @@ _PROCESSES = 8
 """Diffusion processes that a stage keeps, the latest; one of 1,000 steps takes 95 KB."""
 
 _locks: WeakKeyDictionary[nn.Module, FairLock] = WeakKeyDictionary()
-"""Of the models that stages were made with: stages that share a model share its lock."""
+"""Of the models that stages have: stages that share a model share its lock."""
+
+_sharers: WeakKeyDictionary[nn.Module, WeakSet[Stage]] = WeakKeyDictionary()
+"""The stages that have a model."""
 
 
 class Stage:
@@ -49,11 +52,8 @@ class Stage:
     """
 
     def __init__(self, model: Text2ImUNet, options: Mapping[str, Any]) -> None:
-        if not isinstance(model, Text2ImUNet):
-            raise invalid("model", type(model).__name__, "a model built by glide_fast.models.factory")
-        self.model = model.eval()
+        _require_unet(model)
         self.options: Options = complete(options)
-        self.prompts = PromptEncoder(model)
         self.loops = LoopCache()
         self.recorder: Recorder | None = None
         """What captures the loops; the stages of a pipeline share one."""
@@ -62,23 +62,52 @@ class Stage:
         self.part_size: int | None = None
         """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
         self._processes: OrderedDict[str, SpacedDiffusion] = OrderedDict()
-        self.lock = _locks.setdefault(model, FairLock())
+        self.lock = FairLock()
         """Held by whoever runs the stage's loops, or moves, converts or releases it: one at a time."""
+        self._use(model)
+
+    @property
+    def model(self) -> Text2ImUNet:
+        """The network. Another one, plain or accelerated, may take its place: it is put into evaluation mode, and what was kept
+        of the former (loops, the empty prompt) is given up.
+
+        Raises InvalidInputError for what is no UNet with text conditioning of glide_fast, and ReentrantCallError in a callback of
+        a call that runs the former.
+        """
+        return self._model
+
+    @model.setter
+    @takes_turns
+    def model(self, model: Text2ImUNet) -> None:
+        _require_unet(model)
+        self._replace(model)
+
+    def _replace(self, model: Text2ImUNet) -> None:
+        self.loops.release()
+        self.part_size = None
+        _sharers[self._model].discard(self)
+        self._use(model)
+
+    def _use(self, model: Text2ImUNet) -> None:
+        self._model = model.eval()
+        self.prompts = PromptEncoder(model)
+        self.lock = _locks.setdefault(model, self.lock)
+        _sharers.setdefault(model, WeakSet()).add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Loops, recordings and what was made of the weights are left out; a copy makes its own."""
         kept = vars(self).copy()
+        kept["model"] = kept.pop("_model")
         for name in ("prompts", "loops", "recorder", "_processes"):
             del kept[name]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.prompts = PromptEncoder(self.model)
+        vars(self).update({name: value for name, value in state.items() if name != "model"})
         self.loops = LoopCache()
         self.recorder = None
         self._processes = OrderedDict()
-        self.lock = _locks.setdefault(self.model, self.lock)
+        self._use(state["model"])
 
     @classmethod
     def fresh(cls, options: Mapping[str, Any]) -> Stage:
@@ -193,25 +222,26 @@ class Stage:
 
     @takes_turns
     def accelerate(self, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Put the model on the fast runtime, with its weights taken over; see :func:`glide_fast.runtime.accelerate`."""
+        """Put the model on the fast runtime; see :func:`glide_fast.runtime.accelerate`.
+
+        The weights are taken out of the plain model, which is of no use afterwards; where another stage has it too, they are
+        copied.
+        """
         if not isinstance(self.model, Accelerated):
             self._accelerate(self.model, device, dtype)
 
     def _accelerate(self, plain: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
-        self.loops.release()
-        self.part_size = None
+        self.loops.release()  # their memory, before more is taken
         model = accelerate(
             plain,
             dtype=dtype,
             device=device,
             batch=1 if self.upsamples else 2,
             image_size=self.image_size,
-            take=True,
+            take=len(_sharers.get(plain, ())) <= 1,
         )
         assert isinstance(model, Text2ImUNet)
-        self.model = model
-        _locks[model] = self.lock
-        self.prompts = PromptEncoder(model)
+        self._replace(model)
 
     @takes_turns
     def release(self) -> None:
@@ -237,3 +267,8 @@ class Stage:
                 self._processes.popitem(last=False)
         self._processes.move_to_end(respacing)
         return self._processes[respacing]
+
+
+def _require_unet(model: object) -> None:
+    if not isinstance(model, Text2ImUNet):
+        raise invalid("model", type(model).__name__, "a model built by glide_fast.models.factory")

@@ -10,6 +10,7 @@ import torch
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
+from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.torso import Deep, Given
 
@@ -58,7 +59,13 @@ class Bound:
         """The model's: what is bound to one model runs one at a time."""
         return self.model.lock
 
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers are."""
+        return self._film.device
+
     @joins
+    @without_autocast
     def renew(self, *, text: TextEmbedding | None = None, **pictures: torch.Tensor) -> None:
         """Compute everything again for these prompts and pictures (of the same shapes) and the weights as they are now.
 
@@ -91,7 +98,7 @@ class Bound:
         self.tell(text)
         if names:
             x = torch.empty(
-                self.batch, *self.shape, dtype=torch.float32, device=self._film.device
+                self.batch, *self.shape, dtype=torch.float32, device=self.device
             )  # only its shape is read
             given = [pictures.get(name) for name in names]
             model.forget_shares()  # made of weights that may have changed unseen
@@ -124,10 +131,11 @@ class Bound:
     def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
         """Memory for the network's input, as it reads it fastest: ``[count, C, H, W]``."""
         return torch.empty(
-            count, *shape, dtype=self.model.dtype, device=self._film.device, memory_format=torch.channels_last
+            count, *shape, dtype=self.model.dtype, device=self.device, memory_format=torch.channels_last
         )
 
     @joins
+    @without_autocast
     def __call__(
         self,
         inputs: torch.Tensor,

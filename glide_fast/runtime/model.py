@@ -17,6 +17,7 @@ from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops import arena
 from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
+from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.derived import written
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
@@ -94,6 +95,11 @@ class Accelerated(_Model):
         self.start(defer=self._defer, batch=self._batch, image_size=self._image_size, features=self.features)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._films.bias.device
+
+    @property
     def accelerated_for(self) -> tuple[int, int]:
         """Batch and image size that the weights are packed for; others work as well."""
         return self._batch, self._image_size
@@ -130,7 +136,7 @@ class Accelerated(_Model):
 
     def step_memory(self) -> AbstractContextManager[None]:
         """Where a step's tensors lie while it is computed; see :mod:`glide_fast.ops.arena`."""
-        return arena.scope(self._films.bias.device) if self.features.arena else nullcontext()
+        return arena.scope(self.device) if self.features.arena else nullcontext()
 
     # The conditioning, made once for each prompt and picture.
 
@@ -144,6 +150,7 @@ class Accelerated(_Model):
 
     @uncompiled(FUSED)
     @joins
+    @without_autocast
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work, until it is written to."""
         self._structure.check()
@@ -173,6 +180,7 @@ class Accelerated(_Model):
         return tuple(written(watched(tensor)) for tensor in self._keys_tensors())
 
     @joins
+    @without_autocast
     def text_keys(self, text: TextEmbedding | None) -> list[torch.Tensor] | list[None]:
         """Every attention block's keys and values of the text: ``[N, 2 C, S]``, channels side by side."""
         blocks = self._torso.attentions
@@ -252,6 +260,7 @@ class Accelerated(_Model):
         with torch.no_grad():
             return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])
 
+    @without_autocast
     def _predict(
         self,
         x: torch.Tensor,

@@ -66,6 +66,8 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"guidance_interval": {0.2, 0.8}}, "guidance_interval"),
     ({"guidance_interval": {0.2: 1, 0.8: 2}}, "guidance_interval"),
     ({"guidance_interval": iter((0.2, 0.8))}, "guidance_interval"),
+    ({"guidance_interval": {0: 0.1, 1: 0.5}}, "guidance_interval"),
+    ({"guidance_interval": range(10**30)}, "guidance_interval"),
     ({"guidance_interval": "01"}, "guidance_interval"),
     ({"guidance_interval": (0.2, "0.8")}, "guidance_interval"),
     ({"guidance_interval": (False, True)}, "guidance_interval"),

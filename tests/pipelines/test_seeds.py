@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.threads import in_threads
 
 from glide_fast.errors import InvalidInputError
 from glide_fast.pipelines.seeds import resolve_seeds
@@ -29,6 +30,18 @@ def test_one_generator_or_several() -> None:
     several = resolve_seeds(None, [torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)], 2)
     assert several == [one[0]] * 2
     assert all(0 <= seed < 2**53 for seed in one)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_draw_the_seeds_of_a_call_in_a_row(shared: bool) -> None:
+    """From a generator that they share, or from torch's global one."""
+    calls, count = 40, 20
+    torch.manual_seed(4)
+    want = resolve_seeds(None, torch.Generator().manual_seed(4) if shared else None, calls * count)
+    torch.manual_seed(4)
+    generator = torch.Generator().manual_seed(4) if shared else None
+    got = in_threads(4, [lambda: resolve_seeds(None, generator, count)] * calls)
+    assert sorted(got) == sorted(want[i : i + count] for i in range(0, calls * count, count))
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,22 @@ def test_recorded_loops_in_several_threads(fast_pipe: GlidePipeline) -> None:
     assert [same(*pair) for pair in zip(got, alone, strict=True)] == [True] * 8
 
 
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_autocast_changes_no_call_and_no_later_one(
+    fast_pipe: GlidePipeline, pipe: GlidePipeline, accelerated: bool
+) -> None:
+    tried = fast_pipe if accelerated else pipe
+    arguments = calls(3 if accelerated else 2)  # the third caches features
+    want = [tried(**options) for options in arguments]
+    tried.release()
+    tried.refresh()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = [tried(**options) for options in arguments]
+        assert torch.is_autocast_enabled("cpu")
+    after = [tried(**options) for options in arguments]
+    assert [same(*pair) for pair in zip(within + after, want * 2, strict=True)] == [True] * 2 * len(want)
+
+
 def test_modes_of_a_thread_stay_its_own(fast_pipe: GlidePipeline) -> None:
     """What is kept between calls serves callers of every mode: no buffer of the first one's is an inference tensor."""
     options = calls(1)[0]

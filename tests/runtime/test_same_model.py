@@ -194,6 +194,39 @@ def test_safetensors_saves_and_loads_it(dtype: str, tmp_path: Path) -> None:
         torch.testing.assert_close(predict(plain), want, rtol=2e-5, atol=2e-5)
 
 
+# Under autocast.
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("base", "fp32"), ("base", "bf16"), ("upsampler-inpaint", "fp32"), ("no-text", "fp32")],
+)
+def test_autocast_changes_nothing(kind: str, dtype: str) -> None:
+    fast, arguments = accelerated(kind, dtype=dtype), call_arguments(kind)
+    other = torch.bfloat16 if dtype == "fp32" else torch.float16
+    want = predict(fast, kind)
+    fast.refresh()
+    with torch.autocast("cpu", dtype=other):
+        made = accelerated(kind, dtype=dtype)
+        assert torch.equal(predict(fast, kind), want)
+        text = None
+        if "tokens" in arguments:
+            tokens, mask = arguments.pop("tokens"), arguments.pop("mask")
+            text = fast.encode_text(tokens, mask)
+            assert text["xf_out"].dtype == fast.text_dtype
+            text = text | {"keys": fast.text_keys(text)}  # type: ignore[assignment]
+        bound = fast.bind([900, 3], 2, (3, SIZE, SIZE), text=text, **arguments)
+        inputs = bound.empty_inputs(2, (3, SIZE, SIZE)).copy_(states())
+        rows = torch.tensor([1, 1])
+        with torch.no_grad():
+            got = bound(inputs, TIMES, rows).clone()
+    with torch.no_grad():
+        again = fast.bind([900, 3], 2, (3, SIZE, SIZE), text=text, **arguments)
+        assert torch.equal(again(inputs, TIMES, rows), got)
+    assert torch.equal(predict(fast, kind), want)
+    assert torch.equal(predict(made, kind), want)
+
+
 # Compiled.
 
 
