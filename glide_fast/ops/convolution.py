@@ -194,6 +194,9 @@ def convolution(
     known = facts(*operands, made.stride, made.padding)
     if known.unreadable is not None and plain_tensor.as_one_node(operands):
         return _custom_op(*operands, made.stride, made.padding)
+    if known.unreadable is not None and isinstance(weight, PackedWeight):
+        weight = plain_tensor.outside_of_traces(weight.dense)
+        operands = x, weight, bias, residual
     backend = OP.choose(known, *operands, made.stride, made.padding)
     if not known.alike:
         arguments.together(_TENSORS, operands, x.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -86,6 +86,21 @@ def _recording() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 and any(
         torch._C._get_dispatch_mode(mode) is not None for mode in _RECORDING
     )
+
+
+def outside_of_traces(make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What ``make`` returns, with torch.jit.trace paused: a trace then holds its values as a constant.
+
+    Under the dispatch of a subclass the tracer would not see which of torch's operators read them, and would hold the results.
+    """
+    state = torch._C._get_tracing_state()
+    if state is None:
+        return make()
+    torch._C._set_tracing_state(None)
+    try:
+        return make()
+    finally:
+        torch._C._set_tracing_state(state)
 
 
 def as_one_node(tensors: Iterable[torch.Tensor | None]) -> bool:

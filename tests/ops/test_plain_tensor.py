@@ -25,6 +25,7 @@ from glide_fast.ops import (
     text_attention,
 )
 from glide_fast.ops.backends import force, ops
+from glide_fast.ops.packed_weight import PackedWeight
 from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
 from glide_fast.runtime.watched import Watched
 
@@ -142,6 +143,30 @@ def test_a_trace_holds_the_maths(case: str) -> None:
         traced = torch.jit.trace(run, (x,), check_trace=False)
     assert any(node.kind() not in ("aten::empty", "prim::Constant") for node in traced.graph.nodes())
     close(traced(2 * x), run(2 * x))
+
+
+@pytest.mark.parametrize("kept", ["packed", "tiled", "plain"])
+@pytest.mark.parametrize("upsampled", [False, True])
+def test_a_trace_holds_the_maths_of_a_packed_weight(kept: str, upsampled: bool) -> None:
+    dtype = torch.bfloat16 if kept == "tiled" else torch.float32
+    x, dense = pixels(1, 32, 8, 8).to(dtype), normal(16, 32, 3, 3).to(dtype)
+    op: Callable[..., torch.Tensor] = convolution
+    if upsampled:
+        op, dense = upsampled_convolution, place_weights(dense)
+    bias = normal(len(dense)).to(dtype)
+    packed = PackedWeight.pack(
+        dense,
+        input_shape=x.shape,
+        padding=1,
+        tile=kept == "tiled",
+        **({"stride": 3} if kept == "plain" else {}),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(lambda t: op(t, packed, bias), (x,), check_trace=False)
+    with force("reference"):
+        want = op(2 * x, dense, bias)
+    torch.testing.assert_close(traced(2 * x), want)
 
 
 @cases

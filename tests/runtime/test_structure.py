@@ -13,7 +13,7 @@ from support.small_unets import SIZE, call_arguments, states, tiny_model
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
-from glide_fast.errors import InvalidInputError
+from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.model import Accelerated
@@ -273,3 +273,10 @@ def test_layers_that_fit_but_compute_something_else(path: str, layer: nn.Module,
     replace(model, path, layer)
     with pytest.raises(InvalidInputError, match=rf"{what} in {path}"):
         accelerate(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is on its way out of torch
+def test_a_trace_is_refused(accelerated: Accelerated) -> None:
+    given = call_arguments("base")
+    with pytest.raises(BackendError, match=r"trace model\.plain\(\)"):
+        torch.jit.trace(lambda x: accelerated(x, TIMES, **given), (states(),), check_trace=False)
