@@ -95,11 +95,13 @@ def number(name: str, value: object, accepted: str = "a number") -> float:
     raise invalid(name, value, accepted)
 
 
-def epsilon(name: str, value: object) -> None:
-    """Refuse what cannot be added to a variance."""
+def epsilon(name: str, value: object) -> float:
+    """The value as a float; refuse what cannot be added to a variance."""
     accepted = "a finite number >= 0"
-    if not 0 <= number(name, value, accepted) < math.inf:
+    found = number(name, value, accepted)
+    if not 0 <= found < math.inf:
         raise invalid(name, value, accepted)
+    return found
 
 
 def flag(name: str, value: object) -> None:

@@ -63,7 +63,9 @@ def check_arguments(call: Call) -> None:
             raise invalid(name, tuple(film.shape), f"a tensor of shape {(n, channels)}")
     if call.resample is not None:
         _check_resampling(call.resample, x)
-    arguments.epsilon("eps", call.eps)
+    eps = arguments.epsilon("eps", call.eps)
+    if not torch.compiler.is_compiling():  # which has a symbol for it
+        call.eps = eps
     arguments.flag("silu", call.silu)
     arguments.flag("keep_sum", call.keep_sum)
     if call.out_dtype is not None and call.out_dtype is not x.dtype and call.out_dtype is not torch.float32:
