@@ -16,7 +16,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # classes made in a loop must not stay for ever
 def _is_plain(kind: type[torch.Tensor]) -> bool:
     """Whether tensors of this class are torch's own but for their name: a parameter, or a class of parameters without hooks."""
     if kind is torch.Tensor or kind is nn.Parameter:
@@ -44,8 +44,15 @@ def why_not(names: Sequence[str], tensors: Tensors) -> str | None:
         names: of the arguments, for the reason.
         tensors: one for each name; None for an argument that is absent.
     """
+    own = torch.Tensor
     for tensor in tensors:
-        if tensor is not None and (not _is_plain(type(tensor)) or tensor.is_neg() or tensor._is_zerotensor()):
+        if tensor is None:
+            continue
+        if (
+            (type(tensor) is not own and not _is_plain(type(tensor)))
+            or tensor.is_neg()
+            or tensor._is_zerotensor()
+        ):
             break
     else:
         # What only the whole process's state tells; nothing is asked of the tensors while torch does nothing out of the ordinary.

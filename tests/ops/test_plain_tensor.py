@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -268,3 +270,14 @@ def test_classes_of_parameters_that_add_nothing_to_their_memory_are_read_by_addr
     assert plain_tensor.why_not(["weight", "bias"], [Watched(torch.ones(2)), Named(torch.ones(2))]) is None
     assert plain_tensor.why_not(["weight"], [plain]) is None
     assert "Counting" in str(plain_tensor.why_not(["weight"], [Counting(torch.ones(2))]))
+
+
+def test_classes_made_in_a_loop_are_not_kept_for_ever() -> None:
+    made = []
+    for _ in range(300):
+        kind = type("Made", (torch.Tensor,), {})
+        plain_tensor.why_not(("x",), (torch.zeros(1).as_subclass(kind),))
+        made.append(weakref.ref(kind))
+    del kind
+    gc.collect()
+    assert sum(reference() is not None for reference in made) <= 256
