@@ -187,7 +187,9 @@ def check_arguments(call: Call) -> None:
             raise invalid("out", shapes, "the shapes of x, x and history")
         if out.x is out.x0:
             raise invalid("out", "the same tensor for x and x0", "a tensor for each")
-    overlap = None if inputs is None else arguments.overlapping("inputs", inputs)
+    overlap = None
+    if inputs is not None and not inputs.is_contiguous():
+        overlap = arguments.overlapping("inputs", inputs)
     if overlap is not None:
         raise overlap
 
