@@ -82,7 +82,7 @@ def philox_normal(
     """Standard normals for N images.
 
     Args:
-        seeds: int64 ``[N]``, each in [0, 2^63).
+        seeds: int64 ``[N]``; the 64 bits of each count, so a negative one is the unsigned number of the same bits.
         step: which draw, in [0, 2^32); an integer tensor (``[]`` or ``[N]``) is read on its device, without a synchronisation.
         shape: of one image, usually (C, H, W).
         stream: in [0, 2^32); see :class:`Streams`.
@@ -101,7 +101,7 @@ def philox_normal(
     block = torch.arange((elements + 3) // 4, device=seeds.device)[None]
     zero = torch.zeros_like(block)
     draw = step.to(seeds).view(-1, 1) if isinstance(step, torch.Tensor) else zero + step
-    key = ((seeds & _MASK)[:, None], (seeds >> 32)[:, None])
+    key = ((seeds & _MASK)[:, None], ((seeds >> 32) & _MASK)[:, None])  # >> keeps the sign
     r0, r1, r2, r3 = philox4x32((block, draw, zero + stream, zero), key)
     normals = torch.stack(_pair(r0, r1) + _pair(r2, r3), dim=-1)
     return normals.flatten(1)[:, :elements].reshape(-1, *shape)

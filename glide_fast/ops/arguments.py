@@ -20,14 +20,17 @@ MOST = 2**31 - 1
 
 def tensors(names: Sequence[str], given: Sequence[object], needed: int) -> None:
     """Refuse what is no dense tensor; the first ``needed`` may not be None either."""
-    strided, none_yet = torch.strided, needed
-    for tensor in given:
+    strided, own = torch.strided, torch.Tensor
+    for position, tensor in enumerate(given):
         if tensor is None:
-            if none_yet > 0:
+            if position < needed:
                 break
-        elif not isinstance(tensor, torch.Tensor) or tensor.layout is not strided or tensor.is_nested:
+        elif (
+            (type(tensor) is not own and not isinstance(tensor, torch.Tensor))
+            or tensor.layout is not strided
+            or tensor.is_nested
+        ):
             break
-        none_yet -= 1
     else:
         return
     for position, tensor in enumerate(given):
@@ -95,11 +98,13 @@ def number(name: str, value: object, accepted: str = "a number") -> float:
     raise invalid(name, value, accepted)
 
 
-def epsilon(name: str, value: object) -> None:
-    """Refuse what cannot be added to a variance."""
+def epsilon(name: str, value: object) -> float:
+    """The value as a float; refuse what cannot be added to a variance."""
     accepted = "a finite number >= 0"
-    if not 0 <= number(name, value, accepted) < math.inf:
+    found = number(name, value, accepted)
+    if not 0 <= found < math.inf:
         raise invalid(name, value, accepted)
+    return found
 
 
 def flag(name: str, value: object) -> None:

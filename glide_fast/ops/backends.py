@@ -25,6 +25,8 @@ ENVIRONMENT = "GLIDE_FAST_BACKEND"
 
 Facts = TypeVar("Facts", bound=Hashable)
 _ANY = "*"
+_CHOICES = 1000
+"""Choices that an op remembers; facts hold sizes, and a process that runs for long may see ever new ones."""
 
 _forced: ContextVar[Mapping[str, str] | None] = ContextVar("glide_fast_forced_backends", default=None)
 
@@ -127,7 +129,10 @@ class Op(Generic[Facts]):
         try:
             backend = self._choices[facts, forced]
         except KeyError:
-            backend = self._choices.setdefault((facts, forced), self._decide(facts, forced))
+            backend = self._decide(facts, forced)
+            if len(self._choices) >= _CHOICES:
+                self._choices.clear()
+            self._choices[facts, forced] = backend
         listener = _listener.get()
         if listener is None:
             return backend

@@ -120,7 +120,16 @@ def facts(
     padding: int | Sequence[int] | None = None,
 ) -> Call:
     """The facts of a call with these (checked) arguments, for ``OP.choose`` and ``OP.explain``."""
-    made = window(weight, stride, padding)
+    return _facts(x, weight, bias, residual, window(weight, stride, padding))
+
+
+def _facts(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    made: Window,
+) -> Call:
     # The copies that a PackedWeight holds are read, not its address.
     plain_weight = None if isinstance(weight, PackedWeight) else weight
     operands = [x, weight, *(o for o in (bias, residual) if o is not None)]
@@ -191,9 +200,12 @@ def convolution(
         run = _custom_op if x.is_cuda else reference if _wrong(x, made) else convolution_cudnn.run
         return run(x, weight, bias, residual, made.stride, made.padding)
     operands = x, weight, bias, residual
-    known = facts(*operands, made.stride, made.padding)
+    known = _facts(*operands, made)
     if known.unreadable is not None and plain_tensor.as_one_node(operands):
         return _custom_op(*operands, made.stride, made.padding)
+    if known.unreadable is not None and isinstance(weight, PackedWeight):
+        weight = plain_tensor.outside_of_traces(weight.dense)
+        operands = x, weight, bias, residual
     backend = OP.choose(known, *operands, made.stride, made.padding)
     if not known.alike:
         arguments.together(_TENSORS, operands, x.device)

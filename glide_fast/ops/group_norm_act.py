@@ -7,6 +7,7 @@ Replaces the official chain: concatenation of the skip connection, cast to fp32,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
@@ -62,7 +63,9 @@ def check_arguments(call: Call) -> None:
             raise invalid(name, tuple(film.shape), f"a tensor of shape {(n, channels)}")
     if call.resample is not None:
         _check_resampling(call.resample, x)
-    arguments.epsilon("eps", call.eps)
+    eps = arguments.epsilon("eps", call.eps)
+    if not torch.compiler.is_compiling():  # which has a symbol for it
+        call.eps = eps
     arguments.flag("silu", call.silu)
     arguments.flag("keep_sum", call.keep_sum)
     if call.out_dtype is not None and call.out_dtype is not x.dtype and call.out_dtype is not torch.float32:
@@ -115,7 +118,9 @@ def _group_norm(
     x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
 ) -> torch.Tensor:
     """``torch.group_norm`` in any layout under ``torch.vmap`` and forward-mode differentiation, exact for a single value."""
-    values = x.reshape(x.shape[0], groups, -1)
+    values = x.reshape(
+        x.shape[0], groups, math.prod(x.shape[1:]) // groups
+    )  # -1 would be unknown for an empty batch
     centred = values - values.mean(-1, keepdim=True)
     y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
     per_channel = (-1, *([1] * (x.dim() - 2)))
@@ -147,7 +152,7 @@ def reference(
     total = reference_sum(x, residual, x_bias).to(wide)
     if x2 is not None:
         total = torch.cat([total, x2.to(wide)], dim=1)
-    if total.numel() == total.shape[0] * groups:
+    if total.numel() and total.numel() == total.shape[0] * groups:
         norm = _group_norm  # torch's takes the mean off last, and leaves a rounding of the large products of a single value
     y = norm(total, groups, weight.to(wide), bias.to(wide), eps)
     if scale is not None and shift is not None:

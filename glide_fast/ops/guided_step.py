@@ -135,7 +135,9 @@ def check_types(call: Call) -> None:
         raise invalid("out", out, "a Step of tensors, or None")
     arguments.tensors(TENSORS, call.tensors, 4)
     if scale is not None and not isinstance(scale, torch.Tensor):
-        arguments.number("guidance_scale", scale, "a number, a tensor or None")
+        number = arguments.number("guidance_scale", scale, "a number, a tensor or None")
+        if not torch.compiler.is_compiling():  # which has a symbol for it
+            call.guidance_scale = number
     arguments.integer("stream", call.stream, 0, 2**32 - 1)
     arguments.flag("clip", call.clip)
     arguments.flag("remember_eps", call.remember_eps)
@@ -148,6 +150,8 @@ def check_arguments(call: Call) -> None:
         raise invalid("x", tuple(full), "a tensor of shape [N, C, H, W]")
     arguments.floating("x", call.x)
     count, channels, *positions = full
+    if not channels:
+        raise invalid("x", tuple(full), "a tensor with at least one channel")
     copies = 1 if call.guidance_scale is None else 2
     if model_out.shape != (copies * count, 2 * channels, *positions):
         accepted = f"shape {(copies * count, 2 * channels, *positions)}"
@@ -183,7 +187,9 @@ def check_arguments(call: Call) -> None:
             raise invalid("out", shapes, "the shapes of x, x and history")
         if out.x is out.x0:
             raise invalid("out", "the same tensor for x and x0", "a tensor for each")
-    overlap = None if inputs is None else arguments.overlapping("inputs", inputs)
+    overlap = None
+    if inputs is not None and not inputs.is_contiguous():
+        overlap = arguments.overlapping("inputs", inputs)
     if overlap is not None:
         raise overlap
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # classes made in a loop must not stay for ever
 def _is_plain(kind: type[torch.Tensor]) -> bool:
     """Whether tensors of this class are torch's own but for their name: a parameter, or a class of parameters without hooks."""
     if kind is torch.Tensor or kind is nn.Parameter:
@@ -44,8 +44,15 @@ def why_not(names: Sequence[str], tensors: Tensors) -> str | None:
         names: of the arguments, for the reason.
         tensors: one for each name; None for an argument that is absent.
     """
+    own = torch.Tensor
     for tensor in tensors:
-        if tensor is not None and (not _is_plain(type(tensor)) or tensor.is_neg() or tensor._is_zerotensor()):
+        if tensor is None:
+            continue
+        if (
+            (type(tensor) is not own and not _is_plain(type(tensor)))
+            or tensor.is_neg()
+            or tensor._is_zerotensor()
+        ):
             break
     else:
         # What only the whole process's state tells; nothing is asked of the tensors while torch does nothing out of the ordinary.
@@ -86,6 +93,21 @@ def _recording() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 and any(
         torch._C._get_dispatch_mode(mode) is not None for mode in _RECORDING
     )
+
+
+def outside_of_traces(make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What ``make`` returns, with torch.jit.trace paused: a trace then holds its values as a constant.
+
+    Under the dispatch of a subclass the tracer would not see which of torch's operators read them, and would hold the results.
+    """
+    state = torch._C._get_tracing_state()
+    if state is None:
+        return make()
+    torch._C._set_tracing_state(None)
+    try:
+        return make()
+    finally:
+        torch._C._set_tracing_state(state)
 
 
 def as_one_node(tensors: Iterable[torch.Tensor | None]) -> bool:

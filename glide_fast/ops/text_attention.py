@@ -80,7 +80,9 @@ def reference(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None = N
     head_size = width // (3 * heads)
     q, k, v = qkv.reshape(n * heads, 3 * head_size, tokens).split(head_size, dim=1)
     if encoder_kv is not None:
-        text_k, text_v = encoder_kv.reshape(n * heads, 2 * head_size, -1).split(head_size, dim=1)
+        text_k, text_v = encoder_kv.reshape(n * heads, 2 * head_size, encoder_kv.shape[2]).split(
+            head_size, dim=1
+        )
         k = torch.cat([text_k, k], dim=-1)
         v = torch.cat([text_v, v], dim=-1)
     # Scaling both factors by head_size ** -1/4 keeps fp16 logits in range; scaling the product would overflow first.

@@ -73,11 +73,8 @@ def _interleave(places: torch.Tensor) -> torch.Tensor:
     n, channels, height, width = places.shape
     outputs, height, width = channels // PLACES, height - 1, width - 1
     pixels = places.permute(0, 2, 3, 1)
-    parts = [
-        pixels[:, down : down + height, right : right + width, place * outputs : (place + 1) * outputs]
-        for place, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)))
-    ]
     if _needs_torch(places):
+        parts = _parts(pixels)
         upper, lower = torch.stack(parts[:2], 3), torch.stack(parts[2:], 3)
         together = torch.stack([upper, lower], 2).reshape(n, 2 * height, 2 * width, outputs)
         return together.permute(0, 3, 1, 2)
@@ -92,9 +89,18 @@ def _interleave(places: torch.Tensor) -> torch.Tensor:
             torch.get_num_threads(),
         )
     else:
-        for place, part in enumerate(parts):
+        for place, part in enumerate(_parts(pixels)):
             y[:, :, place // 2, :, place % 2].copy_(part)
     return y.view(n, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+
+
+def _parts(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Of ``[N, H + 1, W + 1, 4 O]`` the ``[N, H, W, O]`` that each place keeps; views."""
+    height, width, outputs = pixels.shape[1] - 1, pixels.shape[2] - 1, pixels.shape[3] // PLACES
+    return [
+        pixels[:, down : down + height, right : right + width, place * outputs : (place + 1) * outputs]
+        for place, (down, right) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)))
+    ]
 
 
 def _needs_torch(places: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.errors import BackendError, InvalidInputError, invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
@@ -256,6 +256,10 @@ class Accelerated(_Model):
         given |= kwargs
         if torch.is_grad_enabled() and x.requires_grad:
             raise InvalidInputError(NO_GRADIENTS)
+        if (
+            torch._C._get_tracing_state() is not None
+        ):  # it would hold what was computed of the prompt and the weights before
+            raise BackendError("torch.jit.trace: an accelerated model cannot be traced; trace model.plain()")
         self._structure.check()
         with torch.no_grad():
             return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])

@@ -142,3 +142,12 @@ def test_bad_seeds(seeds: torch.Tensor) -> None:
 def test_bad_shape() -> None:
     with pytest.raises(InvalidInputError, match="shape"):
         philox_normal(torch.tensor([1]), 0, (3, 0, 4))
+
+
+def test_a_negative_seed_is_its_64_bits() -> None:
+    zero = torch.zeros(1, dtype=torch.int64)
+    high = torch.tensor([0xFFFFFFFF])
+    bits = philox4x32((zero, zero, zero, zero), (high, high))
+    want = math.sqrt(-2 * math.log(int(bits[0]) * 2**-32 + 2**-33))
+    drawn = philox_normal(torch.tensor([-1]), 0, (2,))[0]
+    assert math.hypot(*drawn.tolist()) == pytest.approx(want, rel=1e-5)

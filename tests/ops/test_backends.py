@@ -46,6 +46,11 @@ def test_a_choice_is_made_once_for_the_same_facts(op: Op[int]) -> None:
     assert sorted(asked) == [9, 16]
 
 
+def test_choices_of_ever_new_facts_do_not_pile_up(op: Op[int]) -> None:
+    assert {op.choose(width).name for width in range(2500)} <= set(op.names)
+    assert len(op._choices) <= 1000
+
+
 def test_a_later_registration_is_seen(op: Op[int]) -> None:
     late: Op[int] = Op("late")
     with pytest.raises(BackendError, match="none is registered"):

@@ -133,3 +133,14 @@ def test_bad_arguments_are_named(change: dict[str, Any], argument: str) -> None:
     group_norm_act(**good)
     with pytest.raises(InvalidInputError, match=rf"^{argument}: got .*; accepted: "):
         group_norm_act(**{**good, **change})
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_an_empty_batch(single: bool) -> None:
+    x = normal(0, 8, 1, 1) if single else normal(0, 8, 2, 3)
+    groups = 8 if single else 2
+    for gradients in (False, True):
+        y = group_norm_act(x.requires_grad_(gradients), normal(8), normal(8), groups)
+        assert y.shape == x.shape
+    batches, weight = normal(3, *x.shape), normal(8)
+    assert torch.vmap(lambda x: group_norm_act(x, weight, weight, groups))(batches).shape == batches.shape

@@ -26,6 +26,14 @@ def test_seeds_stand_for_the_noise_of_their_step() -> None:
     assert torch.equal(drawn.x, given.x)
 
 
+def test_negative_seeds_are_64_bits_for_every_backend() -> None:
+    arguments = steps.arguments() | {"seeds": torch.tensor([-1, -(2**63)])}
+    arguments.pop("noise", None)
+    with force("reference"):
+        want = guided_step(**arguments)
+    torch.testing.assert_close(guided_step(**arguments).x, want.x, rtol=1e-5, atol=1e-5)
+
+
 def test_without_noise_none_is_added() -> None:
     arguments = steps.arguments(noise="none")
     with force("reference"):
@@ -122,6 +130,15 @@ def test_guidance_of_half_precision_is_mixed_in_fp32() -> None:
     ("change", "named"),
     [
         ({"x": torch.zeros(4)}, "x"),
+        (
+            {
+                "x": torch.zeros(2, 0, 8, 8),
+                "model_out": torch.zeros(4, 0, 8, 8),
+                "known": None,
+                "known_mask": None,
+            },
+            "x",
+        ),
         ({"model_out": torch.zeros(2, 6, 8, 8)}, "model_out"),
         ({"table": torch.zeros(5, 3)}, "table"),
         ({"step": torch.tensor(0.0)}, "step"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,7 @@ from glide_fast.ops import (
     text_attention,
 )
 from glide_fast.ops.backends import force, ops
+from glide_fast.ops.packed_weight import PackedWeight
 from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
 from glide_fast.runtime.watched import Watched
 
@@ -144,6 +147,30 @@ def test_a_trace_holds_the_maths(case: str) -> None:
     close(traced(2 * x), run(2 * x))
 
 
+@pytest.mark.parametrize("kept", ["packed", "tiled", "plain"])
+@pytest.mark.parametrize("upsampled", [False, True])
+def test_a_trace_holds_the_maths_of_a_packed_weight(kept: str, upsampled: bool) -> None:
+    dtype = torch.bfloat16 if kept == "tiled" else torch.float32
+    x, dense = pixels(1, 32, 8, 8).to(dtype), normal(16, 32, 3, 3).to(dtype)
+    op: Callable[..., torch.Tensor] = convolution
+    if upsampled:
+        op, dense = upsampled_convolution, place_weights(dense)
+    bias = normal(len(dense)).to(dtype)
+    packed = PackedWeight.pack(
+        dense,
+        input_shape=x.shape,
+        padding=1,
+        tile=kept == "tiled",
+        **({"stride": 3} if kept == "plain" else {}),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(lambda t: op(t, packed, bias), (x,), check_trace=False)
+    with force("reference"):
+        want = op(2 * x, dense, bias)
+    torch.testing.assert_close(traced(2 * x), want)
+
+
 @cases
 @pytest.mark.parametrize(
     "options",
@@ -243,3 +270,14 @@ def test_classes_of_parameters_that_add_nothing_to_their_memory_are_read_by_addr
     assert plain_tensor.why_not(["weight", "bias"], [Watched(torch.ones(2)), Named(torch.ones(2))]) is None
     assert plain_tensor.why_not(["weight"], [plain]) is None
     assert "Counting" in str(plain_tensor.why_not(["weight"], [Counting(torch.ones(2))]))
+
+
+def test_classes_made_in_a_loop_are_not_kept_for_ever() -> None:
+    made = []
+    for _ in range(300):
+        kind = type("Made", (torch.Tensor,), {})
+        plain_tensor.why_not(("x",), (torch.zeros(1).as_subclass(kind),))
+        made.append(weakref.ref(kind))
+    del kind
+    gc.collect()
+    assert sum(reference() is not None for reference in made) <= 256

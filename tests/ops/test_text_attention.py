@@ -164,3 +164,8 @@ def test_under_torch_compile_the_custom_op_breaks_no_graph() -> None:
     qkv, heads, text = arguments()
     run = torch.compile(lambda a, b: op._custom_op(a * 2, heads, b) + 1, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(run(qkv, text), op.reference(qkv * 2, heads, text) + 1)
+
+
+def test_an_empty_batch_with_text() -> None:
+    with force("reference"):
+        assert text_attention(torch.empty(0, 12, 5), 2, torch.empty(0, 8, 3)).shape == (0, 4, 5)

@@ -6,6 +6,8 @@ import math
 import random
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from glide_fast.ops import (
     resample,
     text_attention,
 )
+from glide_fast.ops.backends import force
 from glide_fast.ops.guided_step import Step
 from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
 
@@ -117,6 +120,16 @@ def test_every_error_names_the_argument(op: Callable[..., Any]) -> None:
                 given = {name: repr(arguments[name])[:80] for name in names}
                 raise AssertionError(f"{type(error).__name__} for {given}: {error}") from error
     assert refused > CALLS // 3
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("number", [Fraction(3, 2), 10**30, np.float32(0.5), np.int64(2)], ids=repr)
+def test_numbers_of_every_sort_are_those_they_stand_for(number: Any, backend: str | None) -> None:
+    with force(backend) if backend else nullcontext():
+        normed = [group_norm_act(**right_again(group_norm_act) | {"eps": e}) for e in (number, float(number))]
+        guided = [guided_step(**steps.arguments() | {"guidance_scale": s}).x for s in (number, float(number))]
+    for got, want in (normed, guided):
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
 
 
 def right_again(op: Callable[..., Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from support.small_unets import SIZE, call_arguments, states, tiny_model
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
-from glide_fast.errors import InvalidInputError
+from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.model import Accelerated
@@ -319,3 +319,10 @@ def test_hooks_for_all_modules_are_refused(fast: Accelerated, register: str) -> 
     finally:
         handle.remove()
     assert torch.equal(predict(fast), want)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is on its way out of torch
+def test_a_trace_is_refused(fast: Accelerated) -> None:
+    given = call_arguments("base")
+    with pytest.raises(BackendError, match=r"trace model\.plain\(\)"):
+        torch.jit.trace(lambda x: fast(x, TIMES, **given), (states(),), check_trace=False)
