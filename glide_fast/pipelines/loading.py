@@ -22,7 +22,7 @@ from glide_fast.checkpoints.directory import (
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
-from glide_fast.pipelines.agreement import clip_config, unet_options
+from glide_fast.pipelines.agreement import clip_config, require_unet_weights, unet_options
 from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.pipelines.stage import Ready, Stage
 
@@ -101,7 +101,10 @@ def _directory(path: Path, ready: Ready | None) -> Parts:
         # Not above: few need it, and it brings all of training.
         from glide_fast.train.state import RunDirectory
 
-        options, state, settings["training_step"] = RunDirectory(folder).newest_model()
+        run = RunDirectory(folder)
+        options, state, settings["training_step"] = run.newest_model()
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        require_unet_weights(options, shapes, run.config_path, run.checkpoint_path)
         stage = Stage.from_state(options, state, source=str(path), ready=ready)
     else:
         stage = Stage.from_directory(open_directory(path), ready=ready)
