@@ -119,6 +119,7 @@ class Trainer:
         self._saved = self.step
         self.files.start(config)
         self.files.rewind_log(self.step)
+        self.files.drop_samples(self.step)
         self.forward: Callable[..., torch.Tensor] = (
             torch.compile(self.model, dynamic=False) if config.compile else self.model
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from glide_fast.checkpoints import atomic_write, write_text
-from glide_fast.checkpoints.directory import RUN_CHECKPOINT_NAME, RUN_LOCK_NAME, naming
+from glide_fast.checkpoints.directory import RUN_CHECKPOINT_NAME, RUN_LOCK_NAME, RUN_MODEL_NAME, naming
 from glide_fast.checkpoints.json_text import MAX_BYTES, parse_json
 from glide_fast.checkpoints.paths import open_regular, read_small
 from glide_fast.errors import CheckpointError, InvalidInputError, invalid
@@ -39,7 +40,7 @@ class RunDirectory:
         self.checkpoint_path = self.path / RUN_CHECKPOINT_NAME
         self.lock_path = self.path / RUN_LOCK_NAME
         self.samples_path = self.path / "samples"
-        self.export_path = self.path / "model"
+        self.export_path = self.path / RUN_MODEL_NAME
 
     def config(self) -> TrainConfig | None:
         """The run's settings, or None where no run has started here."""
@@ -170,6 +171,12 @@ class RunDirectory:
             except (json.JSONDecodeError, KeyError, TypeError):
                 break
         write_text(self.log_path, "".join(kept))
+
+    def drop_samples(self, step: int) -> None:
+        """Remove the sample grids of steps after ``step``: an extended run may never have the weights they were drawn with."""
+        for file in self.samples_path.glob("*.png"):
+            if re.fullmatch("[0-9]{7,}", file.stem) and int(file.stem) > step and file.is_file():
+                file.unlink()
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line."""

@@ -615,3 +615,24 @@ def test_a_runs_settings_are_checked_against_its_weights_before_anything_is_buil
     monkeypatch.setattr("glide_fast.pipelines.stage.build", built)
     with pytest.raises(CheckpointError, match=rf"config\.json: .*({said})"):
         GlidePipeline.from_pretrained(changed_run, device="cpu")
+
+
+def test_samples_of_steps_that_the_checkpoint_does_not_cover_are_dropped(changed_run: Path) -> None:
+    samples = changed_run / "samples"
+    samples.mkdir()
+    names = [
+        "0000000.png",
+        "0000001.png",
+        "0000002.png",
+        "0000010.png",
+        "10000000.png",
+        "notes.png",
+        "2.png",
+        "0000003.txt",
+    ]
+    for name in names:
+        (samples / name).touch()
+    (samples / "0000009.png").mkdir()
+    resume(changed_run).close()
+    left = {"0000000.png", "0000001.png", "notes.png", "2.png", "0000003.txt", "0000009.png"}
+    assert {file.name for file in samples.iterdir()} == left
