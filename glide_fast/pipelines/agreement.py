@@ -44,6 +44,15 @@ def unet_options(directory: ModelDirectory) -> Options:
     return options
 
 
+def require_stage(directory: ModelDirectory, component: str, *, super_res: bool) -> None:
+    """CheckpointError, as :func:`unet_options`, where a UNet's directory cannot be a pipeline's base, or its upsampler."""
+    if unet_options(directory)["super_res"] != super_res:
+        wanted = "true" if super_res else "false"
+        raise CheckpointError(
+            f"{directory.config_file}: super_res is not {wanted}, as the component {component!r} needs"
+        )
+
+
 def require_unet_weights(options: Options, shapes: Shapes, config_file: Path, weights_file: Path) -> None:
     """CheckpointError naming the files and the option where checked options make a model of other sizes than ``shapes``.
 
