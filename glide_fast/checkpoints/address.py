@@ -37,6 +37,7 @@ def parse_address(url: str) -> Address:
     if any(ord(character) < 32 or ord(character) == 127 for character in url):
         raise invalid("url", shown, f"{_ACCEPTED}, without control characters")
     try:
+        url.encode()
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
         name = unquote(parts.path).rpartition("/")[2]

@@ -29,8 +29,8 @@ VERSION = 1
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PIPELINE_NAME = "pipeline.json"
-RUN_CHECKPOINT_NAME, RUN_LOCK_NAME = "checkpoint.pt", "train.lock"
-"""What a training run's directory holds besides a config.json of its own."""
+RUN_CHECKPOINT_NAME, RUN_LOCK_NAME, RUN_MODEL_NAME = "checkpoint.pt", "train.lock", "model"
+"""What a training run's directory holds besides a config.json of its own; the last, its model, once the run has ended."""
 
 _COMPONENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -88,6 +88,11 @@ def naming(file: Path) -> Iterator[None]:
         yield
     except InvalidInputError as error:
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def is_training_run(folder: Path) -> bool:
+    """Whether a directory is that of a training run, ended or not."""
+    return any(os.path.exists(folder / name) for name in (RUN_CHECKPOINT_NAME, RUN_LOCK_NAME))
 
 
 def open_directory(path: str | os.PathLike[str]) -> ModelDirectory:
@@ -302,6 +307,11 @@ def _read_config(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
+        if is_training_run(file.parent):
+            raise CheckpointError(
+                f"{file.parent} is the directory of a training run; the model is in {file.parent / RUN_MODEL_NAME} once the "
+                "run has ended"
+            )
         raise CheckpointError(f'{file} was not written by glide_fast: it does not say "format": "{FORMAT}"')
     version = config.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:

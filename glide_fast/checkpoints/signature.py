@@ -34,11 +34,25 @@ _PAGE_NAMES = {
 }
 """Files that may well be what is an error in place of another."""
 
+_WEIGHT_NAMES = (".pt", ".safetensors")
+"""Files that are no text, so that any tag at their start is a page's."""
+
 _LONGEST_HEADER = (
     100_000_000  # bytes that safetensors files may use for it; text in that place is a far larger number
 )
 
-_MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<error")
+_MARKUP = (
+    b"<!doctype",
+    b"<html",
+    b"<?xml",
+    b"<head",
+    b"<body",
+    b"<error",
+    b"<!--",
+    b"<title",
+    b"<script",
+    b"<meta",
+)
 _JSON = re.compile(rb'(\{\s*("|\}|$)|\[\s*("|\{|\[|\]|-?\d|true|false|null|$))')
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first of the five pickles that torch.save wrote before torch 1.6, in front of the tensors' own bytes."""
@@ -56,7 +70,15 @@ def looks_like_json(head: bytes) -> bool:
 
 def error_page(head: bytes, name: str = "") -> str | None:
     """What a file that starts with `head` is, where that is neither weights nor what its `name` says; else None."""
-    page = "a web page" if looks_like_markup(head) else "a JSON document" if looks_like_json(head) else None
+    # The length at the start of a safetensors file may begin with the byte of a bracket too; it ends with zeros.
+    tag = name.lower().endswith(_WEIGHT_NAMES) and b"\0" not in head and _text(head).startswith(b"<")
+    page = (
+        "a web page"
+        if tag or looks_like_markup(head)
+        else "a JSON document"
+        if looks_like_json(head)
+        else None
+    )
     return page if page is not None and not name.lower().endswith(_PAGE_NAMES[page]) else None
 
 

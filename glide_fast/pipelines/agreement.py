@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from glide_fast.checkpoints.directory import ModelDirectory, naming
@@ -39,23 +40,42 @@ def unet_options(directory: ModelDirectory) -> Options:
     with naming(directory.config_file):
         options = complete(directory.options)
         check_options(options)
-    shapes = directory.shapes()
-    found = _inferred(directory, shapes, UNET)
+    require_unet_weights(options, directory.shapes(), directory.config_file, directory.weights_file)
+    return options
+
+
+def require_stage(directory: ModelDirectory, component: str, *, super_res: bool) -> None:
+    """CheckpointError, as :func:`unet_options`, where a UNet's directory cannot be a pipeline's base, or its upsampler."""
+    if unet_options(directory)["super_res"] != super_res:
+        wanted = "true" if super_res else "false"
+        raise CheckpointError(
+            f"{directory.config_file}: super_res is not {wanted}, as the component {component!r} needs"
+        )
+
+
+def require_unet_weights(options: Options, shapes: Shapes, config_file: Path, weights_file: Path) -> None:
+    """CheckpointError naming the files and the option where checked options make a model of other sizes than ``shapes``.
+
+    Args:
+        options: complete.
+        shapes: of every tensor of the weights, by name.
+        config_file, weights_file: where options and weights come from.
+    """
+    found = _inferred(weights_file, shapes, UNET)
     sizes = {name: _comparable(name, options) for name in found}
     weights = {name: _comparable(name, options | found) for name in found}
     # Stored rows leave a trace, the whole vocabulary leaves none.
     sizes["vocab_rows"], weights["vocab_rows"] = options["vocab_rows"], found.get("vocab_rows", 0)
     if not options["xf_width"]:
         del sizes["vocab_rows"]
-    _require_equal(directory, sizes, weights)
+    _require_equal(config_file, weights_file, sizes, weights)
     if options["xf_width"] and bool(options["xf_ar"]) != ("unemb.weight" in shapes):
         has = "has" if "unemb.weight" in shapes else "lacks"
         raise CheckpointError(
-            f"{directory.config_file}: xf_ar is {options['xf_ar']!r}, and {directory.weights_file.name} {has} the weights of "
+            f"{config_file}: xf_ar is {options['xf_ar']!r}, and {weights_file.name} {has} the weights of "
             "an autoregressive head (unemb)"
         )
-    _require_count(directory, shapes, parameters_about(options))
-    return options
+    _require_count(config_file, weights_file, shapes, parameters_about(options))
 
 
 def clip_config(directory: ModelDirectory) -> dict[str, Any]:
@@ -70,8 +90,8 @@ def clip_config(directory: ModelDirectory) -> dict[str, Any]:
             for name, shape in shapes.items()
             if name.startswith(prefix + ".")
         }
-        found = _inferred(directory, own, kind)
-        _require_equal(directory, config, found)
+        found = _inferred(directory.weights_file, own, kind)
+        _require_equal(directory.config_file, directory.weights_file, config, found)
         side = kind.removeprefix("clip_")
         width = own["blocks.input.w_pos"][-1]
         heads, size = config[f"n_head_{side}"], config[f"n_head_state_{side}"]
@@ -80,7 +100,7 @@ def clip_config(directory: ModelDirectory) -> dict[str, Any]:
                 f"{directory.config_file}: n_head_{side} {heads} times n_head_state_{side} {size} is not {width}, the width "
                 f"that {directory.weights_file.name} has"
             )
-    _require_count(directory, shapes, clip_parameters_about(config))
+    _require_count(directory.config_file, directory.weights_file, shapes, clip_parameters_about(config))
     return config
 
 
@@ -91,13 +111,13 @@ def _require_kind(directory: ModelDirectory, kind: str) -> None:
         )
 
 
-def _inferred(directory: ModelDirectory, shapes: Shapes, kind: str) -> dict[str, Any]:
+def _inferred(weights_file: Path, shapes: Shapes, kind: str) -> dict[str, Any]:
     if infer_kind(shapes) != kind:
-        raise CheckpointError(f"{directory.weights_file} does not hold the weights of a {kind!r}")
+        raise CheckpointError(f"{weights_file} does not hold the weights of a {kind!r}")
     try:
         return infer_from_shapes(shapes)
     except CheckpointError as error:
-        raise CheckpointError(f"{directory.weights_file}: {error}") from error
+        raise CheckpointError(f"{weights_file}: {error}") from error
 
 
 def _comparable(name: str, options: Options) -> Any:
@@ -110,21 +130,23 @@ def _comparable(name: str, options: Options) -> Any:
     return options[name]
 
 
-def _require_equal(directory: ModelDirectory, said: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _require_equal(
+    config_file: Path, weights_file: Path, said: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
     for name, value in found.items():
         if name in said and said[name] != value:
             raise CheckpointError(
-                f"{directory.config_file}: {name} is {said[name]!r}, and {directory.weights_file.name} has the weights of a "
+                f"{config_file}: {name} is {said[name]!r}, and {weights_file.name} has the weights of a "
                 f"model with {value!r}"
             )
 
 
-def _require_count(directory: ModelDirectory, shapes: Shapes, about: int) -> None:
+def _require_count(config_file: Path, weights_file: Path, shapes: Shapes, about: int) -> None:
     """Tensors without elements state any size for nothing, and one that no model has may have any size."""
     count = sum(math.prod(shape) for shape in shapes.values())
     most = 2 * about + 1_000_000
     if not about <= count <= most:
         raise CheckpointError(
-            f"{directory.config_file}: the sizes are of a model with {about:,} to {most:,} parameters, and "
-            f"{directory.weights_file.name} has {count:,}"
+            f"{config_file}: the sizes are of a model with {about:,} to {most:,} parameters, and "
+            f"{weights_file.name} has {count:,}"
         )

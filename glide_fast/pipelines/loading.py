@@ -14,15 +14,14 @@ from glide_fast.checkpoints.atomic import current_directory
 from glide_fast.checkpoints.directory import (
     CONFIG_NAME,
     PIPELINE_NAME,
-    RUN_CHECKPOINT_NAME,
-    RUN_LOCK_NAME,
+    is_training_run,
     naming,
     open_directory,
 )
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
-from glide_fast.pipelines.agreement import clip_config, unet_options
+from glide_fast.pipelines.agreement import clip_config, require_stage, require_unet_weights
 from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.pipelines.stage import Ready, Stage
 
@@ -97,11 +96,14 @@ def _directory(path: Path, ready: Ready | None) -> Parts:
     if not os.path.exists(folder / CONFIG_NAME) or os.path.exists(folder / PIPELINE_NAME):
         return _pipeline(path, ready)
     settings: dict[str, Any] = {}
-    if any(os.path.exists(folder / name) for name in (RUN_CHECKPOINT_NAME, RUN_LOCK_NAME)):
+    if is_training_run(folder):
         # Not above: few need it, and it brings all of training.
         from glide_fast.train.state import RunDirectory
 
-        options, state, settings["training_step"] = RunDirectory(folder).newest_model()
+        run = RunDirectory(folder)
+        options, state, settings["training_step"] = run.newest_model()
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        require_unet_weights(options, shapes, run.config_path, run.checkpoint_path)
         stage = Stage.from_state(options, state, source=str(path), ready=ready)
     else:
         stage = Stage.from_directory(open_directory(path), ready=ready)
@@ -124,11 +126,8 @@ def _pipeline(path: Path, ready: Ready | None) -> Parts:
     for name, part in parts.items():
         if name == CLIP:
             clip_config(part)
-        elif unet_options(part)["super_res"] != (name == UPSAMPLER):
-            wanted = "true" if name == UPSAMPLER else "false"
-            raise CheckpointError(
-                f"{part.config_file}: super_res is not {wanted}, as the component {name!r} needs"
-            )
+        else:
+            require_stage(part, name, super_res=name == UPSAMPLER)
 
     def stage(name: str) -> Stage | None:
         return Stage.from_directory(parts[name], ready=ready) if name in parts else None

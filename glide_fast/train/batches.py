@@ -142,7 +142,7 @@ class Batches:
 def _low_res_factor(config: TrainConfig) -> int:
     """How many times larger an upsampler's output is than its input."""
     size, small = config.options()["image_size"], config.model.get("low_res_size")
-    if not isinstance(small, int) or not 0 < small < size or size % small:
+    if type(small) is not int or not 0 < small < size or size % small:
         raise invalid(
             "low_res_size", small, f"the side of the upsampler's input, a divisor of image_size {size}"
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from typing import Any
 
 from glide_fast.errors import InvalidInputError, invalid
-from glide_fast.models.config import complete
+from glide_fast.models.config import check_options, complete
+from glide_fast.models.fields import whole
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 WEIGHTINGS = ("eps", "v")
@@ -28,7 +29,7 @@ class TrainConfig:
     """Settings of a run.
 
     Attributes:
-        model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` below 0 asks for one row a token of the
+        model: options of :func:`glide_fast.models.factory.build`; ``vocab_rows`` -1 asks for one row a token of the
             captions, and an upsampler's ``low_res_size`` is the side of its input.
         data: directory of a data set (see :mod:`glide_fast.data`).
         steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them. A run that is
@@ -104,6 +105,16 @@ class TrainConfig:
             raise invalid("weighting", self.weighting, " or ".join(WEIGHTINGS))
         if self.precision not in PRECISIONS:
             raise invalid("precision", self.precision, ", ".join(PRECISIONS))
+        whole(-1, 100_000).check("model['vocab_rows']", options["vocab_rows"])
+        if (
+            "low_res_size" in self.model and not options["super_res"]
+        ):  # an upsampler's is checked with its data
+            whole(1, 4096).check("model['low_res_size']", self.model["low_res_size"])
+        try:
+            check_options(self.build_options(1))
+        except InvalidInputError as error:
+            name, colon, rest = str(error).partition(":")
+            raise InvalidInputError(f"model[{name!r}]{colon}{rest}") from error
 
     def options(self) -> dict[str, Any]:
         """The model's options, completed with the defaults of its kind."""
@@ -147,7 +158,12 @@ class TrainConfig:
 
 def _check_type(name: str, value: object, kind: type) -> None:
     if kind is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # No NaN, no infinity, and no integer that is too large for a float.
+        good = (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
     else:
         good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not good:

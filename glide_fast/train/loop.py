@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from glide_fast.checkpoints import load_into, save_directory
 from glide_fast.data.dataset import SceneDataset
 from glide_fast.diffusion.respacing import SpacedDiffusion
-from glide_fast.errors import GlideFastError, invalid
+from glide_fast.errors import CheckpointError, GlideFastError, invalid
 from glide_fast.models.factory import build, create_gaussian_diffusion
 from glide_fast.models.layers import CompactEmbedding
 from glide_fast.runtime.placement import resolve_device
@@ -119,6 +119,7 @@ class Trainer:
         self._saved = self.step
         self.files.start(config)
         self.files.rewind_log(self.step)
+        self.files.drop_samples(self.step)
         self.forward: Callable[..., torch.Tensor] = (
             torch.compile(self.model, dynamic=False) if config.compile else self.model
         )
@@ -145,8 +146,13 @@ class Trainer:
         source = str(self.files.checkpoint_path)
         load_into(self.model, state["model"], source=source)
         load_into(self.average.model, state["average"], source=source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name, part in (("optimizer", self.optimizer), ("scaler", self.scaler)):
+            try:
+                part.load_state_dict(state[name])
+            except Exception as error:  # both take what they are given apart unchecked
+                raise CheckpointError(
+                    f"{source}: its {name} does not fit the run's ({type(error).__name__}: {error})"
+                ) from error
         self.step = state["step"]
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from glide_fast.checkpoints import atomic_write, write_text
-from glide_fast.checkpoints.directory import RUN_CHECKPOINT_NAME, RUN_LOCK_NAME
+from glide_fast.checkpoints.directory import RUN_CHECKPOINT_NAME, RUN_LOCK_NAME, RUN_MODEL_NAME, naming
 from glide_fast.checkpoints.json_text import MAX_BYTES, parse_json
 from glide_fast.checkpoints.paths import open_regular, read_small
 from glide_fast.errors import CheckpointError, InvalidInputError, invalid
+from glide_fast.models.config import check_options
 from glide_fast.train.config import TrainConfig
 
 STATE = ("step", "model", "average", "optimizer", "scaler")
@@ -36,7 +40,7 @@ class RunDirectory:
         self.checkpoint_path = self.path / RUN_CHECKPOINT_NAME
         self.lock_path = self.path / RUN_LOCK_NAME
         self.samples_path = self.path / "samples"
-        self.export_path = self.path / "model"
+        self.export_path = self.path / RUN_MODEL_NAME
 
     def config(self) -> TrainConfig | None:
         """The run's settings, or None where no run has started here."""
@@ -50,7 +54,10 @@ class RunDirectory:
             raise InvalidInputError(f"{self.config_path} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise invalid(str(self.config_path), values, "the settings of a training run, by name")
-        return TrainConfig.from_json(values)
+        try:
+            return TrainConfig.from_json(values)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.config_path}: {error}") from error
 
     def lock(self) -> FileLock:
         """Make the directory and lock it for this trainer; the lock ends with ``release()``, or with the process however it ends.
@@ -116,15 +123,27 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.checkpoint_path} is not a training checkpoint: it has no {', '.join(missing)}"
             )
+        fault = _fault(state)
+        if fault is not None:
+            raise CheckpointError(f"{self.checkpoint_path} is not a training checkpoint: {fault}")
         return state
 
     def newest_model(self) -> tuple[dict[str, Any], dict[str, torch.Tensor], int]:
-        """Options, averaged weights and step of the run's newest checkpoint, also while the run goes on."""
-        config, state = self.config(), self.load()
+        """Checked options, averaged weights and step of the run's newest checkpoint, also while the run goes on.
+
+        CheckpointError naming the file where settings or checkpoint cannot be read, or are none that a run writes.
+        """
+        try:
+            config = self.config()
+        except InvalidInputError as error:  # which names the file
+            raise CheckpointError(str(error)) from error
+        state = self.load()
         if config is None or state is None:
             raise CheckpointError(f"{self.path} holds a training run that has not saved a checkpoint yet")
         average = state["average"]
         options = config.build_options(len(average["token_embedding.weight"]))
+        with naming(self.config_path):
+            check_options(options)
         return options, average, state["step"]
 
     def save(self, state: dict[str, Any]) -> None:
@@ -153,10 +172,33 @@ class RunDirectory:
                 break
         write_text(self.log_path, "".join(kept))
 
+    def drop_samples(self, step: int) -> None:
+        """Remove the sample grids of steps after ``step``: an extended run may never have the weights they were drawn with."""
+        for file in self.samples_path.glob("*.png"):
+            if re.fullmatch("[0-9]{7,}", file.stem) and int(file.stem) > step and file.is_file():
+                file.unlink()
+
     def log(self, record: dict[str, Any]) -> None:
         """Append one line."""
         with self.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _fault(state: dict[str, Any]) -> str | None:
+    """What in a checkpoint no run has written; None where all has the types that it is used with."""
+    step = state["step"]
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        return f"its step is {reprlib.repr(step)}, not an integer of at least 0"
+    for name in STATE[1:]:
+        if not isinstance(state[name], Mapping):
+            return f"its {name} is of type {type(state[name]).__name__}, not a mapping"
+    average = state["average"]
+    if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in average.items()):
+        return "its average is not made of tensors by name"
+    embedding = average.get("token_embedding.weight")
+    if embedding is None or embedding.dim() != 2:
+        return "its average has no token_embedding.weight of two dimensions"
+    return None
 
 
 def _errno(error: BaseException | None) -> int | None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from glide_fast.checkpoints import read_directory, save_pipeline_directory
+from glide_fast.checkpoints import save_pipeline_directory
+from glide_fast.checkpoints.directory import open_directory
 from glide_fast.errors import invalid
+from glide_fast.pipelines.agreement import require_stage
 from glide_fast.pipelines.saved_settings import check_settings
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -36,10 +38,14 @@ def bundle(
     if storage not in STORAGE:
         raise invalid("storage", storage, ", ".join(STORAGE))
     check_settings(settings or {})
+    parts = {"base": open_directory(base)}
+    if upsampler is not None:
+        parts["upsampler"] = open_directory(upsampler)
+    for name, part in parts.items():
+        require_stage(part, name, super_res=name == "upsampler")
     components = {}
-    for name, directory in (("base", base), ("upsampler", upsampler)):
-        if directory is not None:
-            kind, options, state = read_directory(directory)
-            packed = {k: v.to(STORAGE[storage]) if v.is_floating_point() else v for k, v in state.items()}
-            components[name] = (kind, options, packed)
+    for name, part in parts.items():
+        state = part.read()
+        packed = {k: v.to(STORAGE[storage]) if v.is_floating_point() else v for k, v in state.items()}
+        components[name] = (part.kind, part.options, packed)
     save_pipeline_directory(out, dict(settings or {}), components)

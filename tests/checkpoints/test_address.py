@@ -54,6 +54,9 @@ def test_addresses_are_told_apart_by_all_but_the_user():
             "http://ho\nst/x.pt",
             "http://host/x\0.pt",
             "http://host/\ud800.pt",
+            "http://ho\ud800st/x.pt",
+            "http://host/x.pt?\ud800",
+            "http://u\ud800@host/x.pt",
         ),
         *(
             "http://[::1/base.pt",

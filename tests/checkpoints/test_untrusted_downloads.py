@@ -256,6 +256,7 @@ def test_error_pages_by_content_type(site, tmp_path, content_type):
             b"[1, 2]",
         ),
         *(b"<Error><Code>AccessDenied</Code></Error>", b"[null]"),
+        *(b"<!-- busy --><p>", b" <TITLE>no</TITLE>", b"<script>", b"<meta charset=x>", b"\n<p>sorry</p>"),
     ],
 )
 @pytest.mark.parametrize("length", [-1, None])
@@ -284,6 +285,12 @@ def test_pages_that_are_what_was_asked_for(site, tmp_path):
         ].ljust(123)
         safe += bytes(4)
     assert fetch(site.put("/w.safetensors", safe), tmp_path).read_bytes() == safe
+    # The length of this header is 15392, a space and an opening angle bracket as bytes.
+    safe = safetensors.torch.save({"a": torch.ones(1)}, {"pad": "x" * 15_000})
+    safe = safe[8 : 8 + int.from_bytes(safe[:8], "little")].ljust(15_392) + safe[-4:]
+    safe = (15_392).to_bytes(8, "little") + safe
+    assert safe.startswith(b" <")
+    assert fetch(site.put("/x.safetensors", safe), tmp_path).read_bytes() == safe
 
 
 @pytest.mark.parametrize("port", ["closed", "open"])

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -518,3 +519,120 @@ def test_a_run_that_goes_on_is_drawn_with_as_its_newest_checkpoint_is(data: Path
         for folder in (run, run / "model")
     ]
     assert (pictures[0] == pictures[1]).all()
+
+
+@pytest.fixture(scope="module")
+def saved_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step, with its checkpoint."""
+    run = tmp_path_factory.mktemp("saved") / "run"
+    trainer = Trainer(train_config(data), run)
+    trainer.train_step()
+    trainer.save()
+    trainer.close()
+    return run
+
+
+@pytest.fixture
+def changed_run(saved_run: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(saved_run, tmp_path / "run"))
+
+
+TENSOR = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"step": "four"}, "its step is 'four', not an integer of at least 0"),
+        ({"step": -1}, "its step is -1"),
+        ({"step": True}, "its step is True"),
+        ({"model": [1]}, "its model is of type list, not a mapping"),
+        ({"optimizer": 3}, "its optimizer is of type int"),
+        ({"scaler": None}, "its scaler is of type NoneType"),
+        ({"average": {"a": TENSOR}}, "its average has no token_embedding.weight"),
+        (
+            {"average": {"token_embedding.weight": torch.tensor(1.0)}},
+            "its average has no token_embedding.weight",
+        ),
+        ({"average": {"a": 1}}, "its average is not made of tensors by name"),
+        ({"average": {1: TENSOR}}, "its average is not made of tensors by name"),
+    ],
+)
+def test_a_checkpoint_that_no_run_wrote_is_refused_by_name(
+    changed_run: Path, change: dict[str, Any], said: str
+) -> None:
+    checkpoint = changed_run / "checkpoint.pt"
+    torch.save(torch.load(checkpoint, weights_only=True) | change, checkpoint)
+    for load in (resume, RunDirectory.load):
+        with pytest.raises(CheckpointError, match=rf"checkpoint\.pt is not a training checkpoint: {said}"):
+            load(RunDirectory(changed_run) if load is RunDirectory.load else changed_run)
+    with pytest.raises(CheckpointError, match=said):
+        GlidePipeline.from_pretrained(changed_run, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{}, {"state": {}, "param_groups": []}, {"state": 3, "param_groups": [{"params": None}]}]
+)
+def test_an_optimizer_of_another_model_is_refused(changed_run: Path, optimizer: dict[str, Any]) -> None:
+    checkpoint = changed_run / "checkpoint.pt"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"optimizer": optimizer}, checkpoint)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: its optimizer does not fit the run's"):
+        resume(changed_run)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "said"),
+    [
+        (
+            {"num_channels": 2048},
+            {},
+            "num_channels is 2048, and checkpoint.pt has the weights of a model with 16",
+        ),
+        ({"num_channels": 3200}, {}, "num_channels is 3200|above|parameters"),
+        ({"xf_layers": 60}, {}, "xf_layers is 60"),
+        ({"norm_groups": 3}, {}, "norm_groups"),
+        ({"image_size": 0}, {}, "image_size"),
+        ({"dropout": 10**400}, {}, "dropout"),
+        ({"chanels": 1}, {}, "chanels"),
+        ({}, {"learning_rate": 10**400}, "learning_rate"),
+    ],
+)
+def test_a_runs_settings_are_checked_against_its_weights_before_anything_is_built(
+    changed_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    said: str,
+) -> None:
+    file = changed_run / "config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"model": values["model"] | model} | settings))
+
+    def built(*_: object, **__: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr("glide_fast.pipelines.stage.build", built)
+    with pytest.raises(CheckpointError, match=rf"config\.json: .*({said})"):
+        GlidePipeline.from_pretrained(changed_run, device="cpu")
+
+
+def test_samples_of_steps_that_the_checkpoint_does_not_cover_are_dropped(changed_run: Path) -> None:
+    samples = changed_run / "samples"
+    samples.mkdir()
+    names = [
+        "0000000.png",
+        "0000001.png",
+        "0000002.png",
+        "0000010.png",
+        "10000000.png",
+        "notes.png",
+        "2.png",
+        "0000003.txt",
+    ]
+    for name in names:
+        (samples / name).touch()
+    (samples / "0000009.png").mkdir()
+    resume(changed_run).close()
+    left = {"0000000.png", "0000001.png", "notes.png", "2.png", "0000003.txt", "0000009.png"}
+    assert {file.name for file in samples.iterdir()} == left

@@ -12,8 +12,9 @@ from support import tiny
 from typer.testing import CliRunner
 
 from glide_fast.checkpoints import read_pipeline_directory, save_directory
+from glide_fast.checkpoints.directory import ModelDirectory
 from glide_fast.cli import app
-from glide_fast.errors import InvalidInputError
+from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.factory import build
 from glide_fast.pipelines import GlidePipeline
 from glide_fast.weights.bundle import bundle
@@ -65,3 +66,26 @@ def test_bad_input_leaves_nothing(models: tuple[Path, Path], tmp_path: Path) -> 
     missing = CliRunner().invoke(app, ["bundle", str(tmp_path / "nothing"), str(out)])
     assert missing.exit_code == 3
     assert not out.exists()
+
+
+def test_models_in_each_others_place_are_refused_before_any_is_read(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, upsampler = models
+    monkeypatch.setattr(ModelDirectory, "read", lambda *_, **__: pytest.fail("weights were read"))
+    for first, second, wanted in ((base, base, "true"), (upsampler, None, "false")):
+        with pytest.raises(
+            CheckpointError, match=rf"config\.json: super_res is not {wanted}, as the component"
+        ):
+            bundle(first, tmp_path / "out", second)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_run_is_called_that(models: tuple[Path, Path], tmp_path: Path) -> None:
+    for number, name in enumerate(("checkpoint.pt", "train.lock")):
+        run = tmp_path / f"run{number}"
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        (run / name).touch()
+        with pytest.raises(CheckpointError, match=rf"run{number} is .* a training run; .*run{number}/model"):
+            bundle(run, tmp_path / "out")
