@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from glide_fast.pipelines.plan import Plan
     from glide_fast.pipelines.stage import Stage
 
-_ALL = "all of them: pipe.known_words, or glide-fast words"
+_SHIPPED = "small"  # what ``glide-fast words`` lists without an option
 
 
 def vocabulary(stages: Iterable[Stage]) -> Vocabulary | None:
@@ -51,7 +52,7 @@ def find_unknown_words(
         if known is None:
             continue
         for text in dict.fromkeys(texts):
-            warning = known.warning(text, _length(stages), _ALL)
+            warning = known.warning(text, _length(stages), _all_words(pipeline))
             if warning is not None:
                 found.setdefault(text, warning)
     return found
@@ -61,6 +62,15 @@ def warn_about_unknown_words(pipeline: GlidePipeline, plan: Plan, *, base: bool 
     """Give one :class:`UnknownWordsWarning` for each different prompt with unknown words; as :func:`find_unknown_words`."""
     for warning in find_unknown_words(pipeline, plan, base=base).values():
         warnings.warn(warning, stacklevel=2)
+
+
+def _all_words(pipeline: GlidePipeline) -> str:
+    """How to list all words that the pipeline knows; the command line can only load one that has a name."""
+    listed = "all of them: pipe.known_words"
+    if pipeline.name is None:
+        return listed
+    model = "" if pipeline.name == _SHIPPED else f" --model {shlex.quote(pipeline.name)}"
+    return f"{listed}, or glide-fast words{model}"
 
 
 def _length(stages: Sequence[Stage]) -> int:

@@ -100,3 +100,16 @@ def test_the_shipped_model_knows_the_words_of_its_data_set() -> None:
     pipe = GlidePipeline.from_pretrained("small", accelerate=False)
     assert pipe.known_words == WORDS
     assert pipe.unknown_words("a corgi, not on top of a cube") == ["corgi", ",", "not"]
+
+
+def test_the_warning_says_how_to_list_the_words_of_this_model(pipe: GlidePipeline) -> None:
+    def says(made: GlidePipeline) -> str:
+        with pytest.warns(UnknownWordsWarning) as caught:
+            made("a corgi", **QUICK)
+        return str(caught[0].message)
+
+    assert says(pipe).endswith("(all of them: pipe.known_words, or glide-fast words --model pipeline)")
+    unnamed = GlidePipeline(pipe.base, pipe.upsampler, settings=pipe.settings)
+    assert says(unnamed).endswith("(all of them: pipe.known_words)")
+    unnamed.name = "small"
+    assert says(unnamed).endswith("(all of them: pipe.known_words, or glide-fast words)")
