@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from glide_fast.checkpoints import read_directory, save_pipeline_directory
-from glide_fast.errors import invalid
+from glide_fast.errors import invalid, naming_entries
 from glide_fast.pipelines.saved_settings import check_settings
 
 STORAGE = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -35,7 +35,8 @@ def bundle(
     """
     if storage not in STORAGE:
         raise invalid("storage", storage, ", ".join(STORAGE))
-    check_settings(settings or {})
+    with naming_entries("settings", settings or {}):
+        check_settings(settings or {})
     components = {}
     for name, directory in (("base", base), ("upsampler", upsampler)):
         if directory is not None:
