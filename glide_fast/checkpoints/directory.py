@@ -223,7 +223,8 @@ def convert_official(
 
     The kind and the options that shapes decide come from :func:`infer_options`; `options` adds those that
     leave no trace in shapes (num_head_channels, noise_schedule, ...) and may repeat the others only where
-    they agree. `key` picks the state dict out of a file that holds several things. Dtypes are kept. Returns (kind, options) as written. Raises CheckpointError, also for a UNet with
+    they agree. `key` picks the state dict out of a file that holds several things. Dtypes are kept.
+    Returns (kind, options) as written. Raises CheckpointError, also for a UNet with
     missing or unexpected keys, and InvalidInputError, also for options that no model can be built with.
     """
     _check_replaceable(checked_path(out_dir, "out_dir"))

@@ -168,6 +168,14 @@ def test_anything_else_ends_with_1_and_a_traceback_only_on_request(
     assert os.listdir(tmp_path) == []
 
 
+def test_want_of_memory_ends_with_6_in_any_command(invoke: Any, model: Path) -> None:
+    rows = 10**12  # more bytes than an address can name
+    result = invoke("explain", "--model", model, "--batch", rows)
+    assert result.exit_code == 6
+    assert result.stderr.startswith("error: out of memory; ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_full_disk_is_said_and_leaves_no_half_picture(
     invoke: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
