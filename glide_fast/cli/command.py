@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperCommand
 
 from glide_fast.cli import signals
-from glide_fast.cli.paths import require_name
 from glide_fast.errors import GlideFastError, InvalidInputError, OutOfMemoryError
+from glide_fast.file_names import require_name
 
 
 class Command(TyperCommand):
