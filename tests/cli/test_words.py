@@ -65,3 +65,14 @@ def test_a_model_that_is_none_is_an_error_about_the_option(invoke: Any) -> None:
     result = invoke("words", "--model", "nosuch")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --model: got 'nosuch'")
+
+
+def test_a_prompt_that_is_cut_is_said_once_for_all_batches_and_not_when_quiet(
+    invoke: Any, model: Path
+) -> None:
+    asked = ("sample", "a red square " * 200, "--model", model, "--num-images", 2, "--batch-size", 1, *QUICK)
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("cut off") == 1
+    result = invoke(*asked, "--quiet", "--overwrite")
+    assert (result.exit_code, result.output) == (0, "")

@@ -16,7 +16,7 @@ from glide_fast import GlidePipeline
 from glide_fast.data.vocabulary import WORDS
 from glide_fast.errors import InvalidInputError
 from glide_fast.pipelines import Stage
-from glide_fast.text import UnknownWordsWarning
+from glide_fast.text import PromptTruncatedWarning, UnknownWordsWarning
 
 PICTURE = np.full((16, 16, 3), 0.5)
 
@@ -113,3 +113,13 @@ def test_the_warning_says_how_to_list_the_words_of_this_model(pipe: GlidePipelin
     assert says(unnamed).endswith("(all of them: pipe.known_words)")
     unnamed.name = "small"
     assert says(unnamed).endswith("(all of them: pipe.known_words, or glide-fast words)")
+
+
+def test_a_prompt_that_is_cut_is_named_once_a_call(pipe: GlidePipeline) -> None:
+    long = "a red square " * 200
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe([long, long, "a red square"], negative_prompt="", **QUICK)
+        pipe.upsample(PICTURE, long, **QUICK)
+    said = [item for item in caught if isinstance(item.message, PromptTruncatedWarning)]
+    assert len(said) == 2
