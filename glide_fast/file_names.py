@@ -1,4 +1,4 @@
-"""Names that no file can have, and names made for pictures."""
+"""Names that no file can have, and fields in the names of pictures."""
 
 from __future__ import annotations
 

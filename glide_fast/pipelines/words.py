@@ -83,7 +83,9 @@ def warn_about_prompts(pipeline: GlidePipeline, plan: Plan, *, base: bool = True
 
 def _reading(pipeline: GlidePipeline, plan: Plan, base: bool) -> list[tuple[list[str], Sequence[Stage]]]:
     """Texts of a call, each with the stages that read them."""
-    reading = [(plan.prompts, pipeline.stages if base else pipeline.stages[-1:])]
+    reading: list[tuple[list[str], Sequence[Stage]]] = [
+        (plan.prompts, pipeline.stages if base else pipeline.stages[-1:])
+    ]
     if base and plan.guidance_scale != 1.0:  # only then is a negative prompt read, and only by the base model
         reading.append((plan.negative_prompts, pipeline.stages[:1]))
     return reading
