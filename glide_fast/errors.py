@@ -6,6 +6,9 @@ argument (or file) is wrong, what was given and what is accepted.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -67,3 +70,21 @@ def invalid(argument: str, given: object, accepted: str) -> InvalidInputError:
     if len(text) > 200:
         text = text[:197] + "..."
     return InvalidInputError(f"{argument}: got {text}; accepted: {accepted}")
+
+
+@contextmanager
+def naming_entries(argument: str, entries: Collection[str]) -> Iterator[None]:
+    """Let an InvalidInputError about one of a mapping's ``entries`` name the mapping that was given as ``argument``, too.
+
+    >>> with naming_entries("settings", {"guidance_scale"}):
+    ...     raise invalid("guidance_scale", -1.0, "a number >= 0")
+    Traceback (most recent call last):
+    glide_fast.errors.InvalidInputError: settings['guidance_scale']: got -1.0; accepted: a number >= 0
+    """
+    try:
+        yield
+    except InvalidInputError as error:
+        found = re.match(r"(\w+)(?=(\[[^]]*\])?: )", str(error))
+        if found is None or found[1] not in entries:
+            raise
+        raise InvalidInputError(f"{argument}[{found[1]!r}]{str(error)[found.end() :]}") from error

@@ -22,7 +22,7 @@ from glide_fast.checkpoints.fit import require_fit
 from glide_fast.checkpoints.infer import infer_kind, infer_options
 from glide_fast.checkpoints.json_text import MAX_BYTES, MAX_DEPTH, parse_json
 from glide_fast.checkpoints.paths import checked_path, read_small
-from glide_fast.errors import CheckpointError, InvalidInputError, invalid
+from glide_fast.errors import CheckpointError, InvalidInputError, invalid, naming_entries
 
 FORMAT = "glide_fast"
 VERSION = 1
@@ -218,17 +218,22 @@ def read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
 
 
 def convert_official(
-    pt_path: str | os.PathLike[str], out_dir: str | os.PathLike[str], options: Mapping[str, Any] | None = None
+    pt_path: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+    *,
+    key: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Convert an official .pt file (or any file :func:`read_state_dict` takes) to the directory format.
 
     The kind and the options that shapes decide come from :func:`infer_options`; `options` adds those that
     leave no trace in shapes (num_head_channels, noise_schedule, ...) and may repeat the others only where
-    they agree. Dtypes are kept. Returns (kind, options) as written. Raises CheckpointError, also for a UNet with
+    they agree. `key` picks the state dict out of a file that holds several things. Dtypes are kept.
+    Returns (kind, options) as written. Raises CheckpointError, also for a UNet with
     missing or unexpected keys, and InvalidInputError, also for options that no model can be built with.
     """
     _check_replaceable(checked_path(out_dir, "out_dir"))
-    state = read_state_dict(pt_path)
+    state = read_state_dict(pt_path, key=key)
     try:
         inferred = infer_options(state)
     except CheckpointError as error:
@@ -240,12 +245,13 @@ def convert_official(
                 f"options[{name!r}]", merged[name], f"{value!r}, which the checkpoint's shapes decide"
             )
     kind = str(infer_kind(state))
-    if kind == "unet":
-        _require_whole_unet(merged, state, os.fspath(pt_path))
-    else:
-        from glide_fast.models.clip_config import complete_clip_config
+    with naming_entries("options", merged):
+        if kind == "unet":
+            _require_whole_unet(merged, state, os.fspath(pt_path))
+        else:
+            from glide_fast.models.clip_config import complete_clip_config
 
-        complete_clip_config(merged)
+            complete_clip_config(merged)
     save_directory(out_dir, kind, merged, state)
     return kind, merged
 
@@ -330,7 +336,8 @@ def _existing_directory(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{os.fspath(path)} does not exist")
     if not os.path.isdir(folder):
         raise CheckpointError(
-            f"{os.fspath(path)} is a file; a directory is needed (convert_official makes one of a .pt)"
+            f"{os.fspath(path)} is a file; a directory is needed (glide-fast convert makes one of a .pt, and so does "
+            "glide_fast.checkpoints.convert_official)"
         )
     return folder
 

@@ -170,7 +170,8 @@ def _as_state_dict(content: object, file: Path, key: str | None) -> dict[str, Te
     if foreign:
         nested = nested_state_dicts(content)
         where = (
-            f"; a state dict is nested under {' and '.join(map(repr, nested))}: pass key={nested[0]!r}"
+            f"; a state dict is nested under {' and '.join(map(repr, nested))}: pass key={nested[0]!r}, or "
+            f"--key {nested[0]} to glide-fast convert"
             if nested
             else ""
         )

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperCommand
 
 from glide_fast.cli import signals
-from glide_fast.cli.paths import require_name
-from glide_fast.errors import GlideFastError, InvalidInputError
+from glide_fast.errors import GlideFastError, InvalidInputError, OutOfMemoryError
+from glide_fast.file_names import require_name
 
 
 class Command(TyperCommand):
@@ -83,7 +83,17 @@ def describe(error: BaseException, options: Mapping[str, str]) -> tuple[int, str
         return GlideFastError.exit_code, f"error: {place}{reason}"
     kind, text = type(error).__name__, str(error).strip()
     first = text.splitlines()[0] if text else "no message"
+    if _ran_out_of_memory(error):
+        return OutOfMemoryError.exit_code, f"error: out of memory; accepted: less at once ({first})"
     return GlideFastError.exit_code, f"error: {kind}: {first} (glide-fast --debug shows where)"
+
+
+def _ran_out_of_memory(error: BaseException) -> bool:
+    if not isinstance(error, (MemoryError, RuntimeError)):
+        return False
+    from glide_fast.pipelines.parts import ran_out_of_memory  # brings torch, which most errors do without
+
+    return ran_out_of_memory(error)
 
 
 def _with_options(error: InvalidInputError, options: Mapping[str, str]) -> str:

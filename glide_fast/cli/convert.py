@@ -20,6 +20,10 @@ def convert(
         Path | None,
         typer.Option(help="JSON file with options that shapes do not show, such as num_head_channels."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the weights are in a file that holds several things, such as ema."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -33,7 +37,7 @@ def convert(
     extra = None if options is None else read_json_object(options, "options")
     from glide_fast.checkpoints import convert_official
 
-    kind, merged = convert_official(checkpoint, out_dir, extra)
+    kind, merged = convert_official(checkpoint, out_dir, extra, key=key)
     if as_json:
         typer.echo(json.dumps({"directory": str(out_dir), "kind": kind, "options": merged}, indent=2))
     elif not quiet:

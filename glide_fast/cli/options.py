@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from glide_fast.errors import invalid
+from glide_fast.limits import MOST_IMAGES
 
 Output = Annotated[
     Path,
@@ -40,7 +41,7 @@ GuidanceScale = Annotated[
     typer.Option(help="How strongly to follow the prompt; 1 is no guidance.", show_default="the model's own"),
 ]
 NegativePrompt = Annotated[str | None, typer.Option(help="What to steer away from.")]
-NumImages = Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")]
+NumImages = Annotated[int, typer.Option(min=1, max=MOST_IMAGES, help="Pictures of each prompt.")]
 Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Of the first picture; the others count up.", show_default="drawn, and printed"),

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from glide_fast.errors import InvalidInputError, invalid
-
-_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
-
-
-def require_name(argument: str, path: Path) -> None:
-    """InvalidInputError where no file can have this name."""
-    try:
-        os.lstat(path)
-    except ValueError as error:  # a NUL
-        raise invalid(argument, str(path), f"the name of a file ({error})") from error
-    except OSError as error:
-        if error.errno in _NO_NAME:
-            raise invalid(argument, str(path), f"the name of a file ({error.strerror})") from error
+from glide_fast.file_names import require_name
 
 
 def read(argument: str, file: Path, accepted: str, limit: int | None = None) -> bytes:

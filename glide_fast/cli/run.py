@@ -23,7 +23,6 @@ from glide_fast.png import low_res_file, record, write_png
 
 if TYPE_CHECKING:
     from glide_fast.pipelines import GlidePipeline
-    from glide_fast.text import UnknownWordsWarning
 
 
 def run(request: Request, *, as_json: bool, quiet: bool) -> None:
@@ -35,12 +34,12 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
     start = time.perf_counter()
     pipeline = _load(request, progress=not quiet)
     loaded = time.perf_counter()
-    settings, steps, pictures, unknown = _plan(request, pipeline)
+    settings, steps, pictures, said = _plan(request, pipeline)
     waiting = [picture for picture in pictures if not picture.skipped]
     if not quiet:
-        _warn(unknown, waiting)
+        _warn(said, waiting)
     peak: int | None = None
-    with PictureBar(len(waiting), steps, enabled=not quiet) as bar, _already_warned():
+    with PictureBar(len(waiting), steps, enabled=not quiet) as bar, _already_warned(quiet):
         for first in range(0, len(waiting), request.batch_size):
             batch = waiting[first : first + request.batch_size]
             bar.start(len(batch))
@@ -94,38 +93,46 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
     return pipeline
 
 
-def _warn(unknown: dict[str, UnknownWordsWarning], pictures: list[Picture]) -> None:
-    """Say once, before the first picture, which words of the prompts the model does not know."""
+def _warn(said: dict[str, list[UserWarning]], pictures: list[Picture]) -> None:
+    """Say once, before the first picture, what of the prompts the model does not know or does not read."""
     for text in dict.fromkeys(text for picture in pictures for text in picture.texts):
-        if text in unknown:
-            warnings.warn(unknown[text], stacklevel=2)
+        for warning in said.get(text, ()):
+            warnings.warn(warning, stacklevel=2)
 
 
 @contextlib.contextmanager
-def _already_warned() -> Iterator[None]:
-    """The pipeline's calls say nothing more about unknown words."""
-    from glide_fast.text import UnknownWordsWarning
+def _already_warned(quiet: bool) -> Iterator[None]:
+    """The pipeline's calls say nothing more about prompts."""
+    from glide_fast.text import PromptTruncatedWarning, UnknownWordsWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownWordsWarning)
+        # A CLIP reads prompts of another length, and says so itself.
+        reads = "" if quiet else r"(?s:.*) and the model reads"
+        warnings.filterwarnings("ignore", reads, PromptTruncatedWarning)
         yield
 
 
 def _plan(
     request: Request, pipeline: GlidePipeline
-) -> tuple[dict[str, Any], dict[str, int], list[Picture], dict[str, UnknownWordsWarning]]:
+) -> tuple[dict[str, Any], dict[str, int], list[Picture], dict[str, list[UserWarning]]]:
     """All that decides the pictures besides prompt and seed, with the model's own defaults; the steps that each stage takes; each
     picture with its seed, those that are there already marked; and what to say about prompts. Raises InvalidInputError as the
     pipeline's call would."""
     from glide_fast.pipelines.plan import make_plan
     from glide_fast.pipelines.settings import settings_of, steps_of
-    from glide_fast.pipelines.words import find_unknown_words
+    from glide_fast.pipelines.words import find_cut_prompts, find_unknown_words
 
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
     plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
     settings = settings_of(pipeline, plan, request.stages) | (request.about or {})
     unknown = find_unknown_words(pipeline, plan, base="base" in request.stages)
+    cut = find_cut_prompts(pipeline, plan, base="base" in request.stages)
+    said: dict[str, list[UserWarning]] = {}
+    for warnings_by_text in (unknown, cut):
+        for text, warning in warnings_by_text.items():
+            said.setdefault(text, []).append(warning)
     pictures = []
     for number, file in enumerate(request.layout.pictures):
         texts = (plan.prompts[number], plan.negative_prompts[number])
@@ -133,7 +140,7 @@ def _plan(
         pictures.append(Picture(request.prompts[number], seeds[number], file, texts, words))
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
-    return settings, steps_of(pipeline, plan, request.stages), pictures, unknown
+    return settings, steps_of(pipeline, plan, request.stages), pictures, said
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:

@@ -11,7 +11,7 @@ from glide_fast.cli import options as opt
 
 
 def words(
-    model: opt.Model = "small",
+    name: opt.Model = "small",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a list as JSON; null where any word will do.")
     ] = False,
@@ -19,10 +19,10 @@ def words(
     """List the words that a model was trained on, one a line."""
     from glide_fast.pipelines import GlidePipeline
 
-    known = GlidePipeline.from_pretrained(model, device="cpu", accelerate=False).known_words
+    known = GlidePipeline.from_pretrained(name, device="cpu", accelerate=False).known_words
     if as_json:
         typer.echo(json.dumps(known))
     elif known is None:
-        typer.echo(f"{model} has no list: it was trained on any words.", err=True)
+        typer.echo(f"{name} has no list: it was trained on any words.", err=True)
     else:
         typer.echo("\n".join(known))

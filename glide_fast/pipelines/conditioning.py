@@ -22,8 +22,8 @@ class PromptEncoder:
         self._empty_key: object = None
 
     def tokens(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and mask on the CPU; warns about prompts that are cut, without any work of the model."""
-        return tokenize(list(prompts), get_encoder(), self.model.text_ctx)
+        """Tokens and mask on the CPU; the pipeline has warned about prompts that are cut, once a call."""
+        return tokenize(list(prompts), get_encoder(), self.model.text_ctx, warn=False)
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding | None:
         """Embedding of N prompts, in order; None for a model without text."""

@@ -10,7 +10,7 @@ from glide_fast.pipelines.images import ImageInput, read_images, require_square,
 from glide_fast.pipelines.output import PipelineOutput
 from glide_fast.pipelines.plan import make_plan
 from glide_fast.pipelines.two_stage import finish, run_base, run_upsampler
-from glide_fast.pipelines.words import warn_about_unknown_words
+from glide_fast.pipelines.words import warn_about_prompts
 
 if TYPE_CHECKING:
     from glide_fast.pipelines.pipeline import GlidePipeline
@@ -25,7 +25,7 @@ def image_to_image(
     pictures = read_images(image)
     require_square(pictures, "image")
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
-    warn_about_unknown_words(pipeline, plan)
+    warn_about_prompts(pipeline, plan)
     start = resize_images(pictures, base.image_size)[plan.sources]
     low_res = run_base(pipeline, plan, image=start, strength=strength)
     images = run_upsampler(pipeline, plan, low_res)

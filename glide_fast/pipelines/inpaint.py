@@ -12,7 +12,7 @@ from glide_fast.pipelines.images import ImageInput, read_images, read_masks, req
 from glide_fast.pipelines.output import PipelineOutput
 from glide_fast.pipelines.plan import make_plan
 from glide_fast.pipelines.two_stage import Known, finish, run_base, run_upsampler
-from glide_fast.pipelines.words import warn_about_unknown_words
+from glide_fast.pipelines.words import warn_about_prompts
 
 if TYPE_CHECKING:
     from glide_fast.pipelines.pipeline import GlidePipeline
@@ -32,7 +32,7 @@ def inpaint(
     require_square(pictures, "image")
     masks = _keep(pictures, keep_mask, repaint_mask)
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
-    warn_about_unknown_words(pipeline, plan)
+    warn_about_prompts(pipeline, plan)
     known = Known(pictures[plan.sources], masks[plan.sources])
     low_res = run_base(pipeline, plan, known=known)
     return finish(pipeline, plan, low_res, run_upsampler(pipeline, plan, low_res, known=known))

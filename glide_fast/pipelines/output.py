@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import torch
 
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.file_names import fields_of, require_name
 from glide_fast.pipelines.checks import require_flag
 from glide_fast.pipelines.images import as_pil
 from glide_fast.png import low_res_file, numbered, record, write_png
@@ -46,7 +46,8 @@ class PipelineOutput:
         """Write the pictures as PNG files with prompt, seed, settings and version in them, as the command line does.
 
         Args:
-            file: ends in ``.png``, in a directory that exists. ``{seed}`` and ``{index}`` (from 1) in it stand for the picture's.
+            file: ends in ``.png``, in a directory that exists. ``{seed}`` and ``{index}`` (from 1) in it stand for the picture's,
+                padded as in ``{index:04d}``.
                 Several pictures for one name are numbered: ``cube-1.png``, ``cube-2.png``.
             low_res: also write the base model's pictures, to ``cube.low-res.png`` beside ``cube.png``.
             overwrite: replace files that exist.
@@ -59,6 +60,8 @@ class PipelineOutput:
         """
         files = self._files(file)
         small = [low_res_file(each) for each in files] if require_flag("low_res", low_res) else []
+        for each in files + small:
+            require_name("file", each)
         if not require_flag("overwrite", overwrite):
             for each in files + small:
                 if os.path.lexists(each):
@@ -77,18 +80,20 @@ class PipelineOutput:
         return files
 
     def _files(self, file: str | os.PathLike[str]) -> list[Path]:
-        accepted = "the name of a .png file in a directory that exists; {seed} and {index} in it stand for the picture's"
+        accepted = (
+            "the name of a .png file in a directory that exists; {seed} and {index} in it, or with a width as in {index:04d}, "
+            "stand for the picture's"
+        )
         try:
             pattern = os.fspath(file)
-            varies = any(name is not None for _, name, *_ in Formatter().parse(pattern))
+            varies = bool(fields_of(pattern))
             names = [pattern.format(seed=seed, index=i) for i, seed in enumerate(self.seeds, start=1)]
             files = [Path(name) for name in names]
-            fits = "\0" not in pattern and all(
-                each.suffix.lower() == ".png" and each.parent.is_dir() for each in files
-            )
-        except (TypeError, ValueError, LookupError, AttributeError):
-            fits = False
-        if not fits:
+        except (TypeError, ValueError) as error:
+            raise invalid("file", file, accepted) from error
+        for each in files:
+            require_name("file", each)
+        if not all(each.suffix.lower() == ".png" and each.parent.is_dir() for each in files):
             raise invalid("file", file, accepted)
         if len(files) > 1 and not varies:
             return numbered(files[0], len(files))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from glide_fast.diffusion.plan import Interval, check_interval
 from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import invalid
+from glide_fast.limits import MOST_IMAGES
 from glide_fast.pipelines.checks import (
     require_choice,
     require_flag,
@@ -39,7 +40,6 @@ DEFAULTS: Mapping[str, Any] = {
 """What a pipeline's settings may override: GLIDE's usual values (Nichol et al. 2021, and its released notebooks)."""
 
 _CLIP_SCALE = 3.0
-_MOST_IMAGES = 100_000  # of a prompt in one call, all of which the result holds
 
 
 class Clip(Protocol):
@@ -132,7 +132,7 @@ def make_plan(
     )
     if len(negatives) not in (1, pairs):
         raise invalid("negative_prompt", negatives, f"one string, or one for each of {pairs} prompts")
-    each = require_integer("num_images_per_prompt", num_images_per_prompt, 1, _MOST_IMAGES)
+    each = require_integer("num_images_per_prompt", num_images_per_prompt, 1, MOST_IMAGES)
 
     settings = {**DEFAULTS, **pipeline.settings}
 

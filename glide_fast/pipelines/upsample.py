@@ -10,7 +10,7 @@ from glide_fast.pipelines.images import ImageInput, quantise, read_images, requi
 from glide_fast.pipelines.output import PipelineOutput
 from glide_fast.pipelines.plan import make_plan
 from glide_fast.pipelines.two_stage import finish, run_upsampler
-from glide_fast.pipelines.words import warn_about_unknown_words
+from glide_fast.pipelines.words import warn_about_prompts
 
 if TYPE_CHECKING:
     from glide_fast.pipelines.pipeline import GlidePipeline
@@ -29,7 +29,7 @@ def upsample(
     size = pipeline.base.image_size if pipeline.base is not None else stage.image_size // _ENLARGES
     require_size(pictures, (size, size), "image", "what the upsampler reads")
     plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
-    warn_about_unknown_words(pipeline, plan, base=False)
+    warn_about_prompts(pipeline, plan, base=False)
     low_res = quantise(pictures[plan.sources])
     images = run_upsampler(pipeline, plan, low_res)
     return finish(pipeline, plan, low_res, images, stages=("upsampler",))

@@ -1,12 +1,15 @@
-"""Words of a prompt that a pipeline's models do not know: looked up before any work, and warned about."""
+"""What of a prompt a pipeline's models do not know or do not read: looked up before any work, and warned about."""
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from glide_fast.models.layers import CompactEmbedding
+from glide_fast.text import get_encoder
+from glide_fast.text.prompts import PromptTruncatedWarning, truncation
 from glide_fast.text.vocabulary import UnknownWordsWarning, Vocabulary
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from glide_fast.pipelines.plan import Plan
     from glide_fast.pipelines.stage import Stage
 
-_ALL = "all of them: pipe.known_words, or glide-fast words"
+_SHIPPED = "small"  # what ``glide-fast words`` lists without an option
 
 
 def vocabulary(stages: Iterable[Stage]) -> Vocabulary | None:
@@ -42,25 +45,59 @@ def find_unknown_words(
     pipeline: GlidePipeline, plan: Plan, *, base: bool = True
 ) -> dict[str, UnknownWordsWarning]:
     """What to warn about before a call, by prompt or negative prompt; ``base`` is False where only the upsampler runs."""
-    reading = [(plan.prompts, pipeline.stages if base else pipeline.stages[-1:])]
-    if base and plan.guidance_scale != 1.0:  # only then is a negative prompt read, and only by the base model
-        reading.append((plan.negative_prompts, pipeline.stages[:1]))
     found: dict[str, UnknownWordsWarning] = {}
-    for texts, stages in reading:
+    for texts, stages in _reading(pipeline, plan, base):
         known = vocabulary(stages)
         if known is None:
             continue
         for text in dict.fromkeys(texts):
-            warning = known.warning(text, _length(stages), _ALL)
+            warning = known.warning(text, _length(stages), _all_words(pipeline))
             if warning is not None:
                 found.setdefault(text, warning)
     return found
 
 
-def warn_about_unknown_words(pipeline: GlidePipeline, plan: Plan, *, base: bool = True) -> None:
-    """Give one :class:`UnknownWordsWarning` for each different prompt with unknown words; as :func:`find_unknown_words`."""
-    for warning in find_unknown_words(pipeline, plan, base=base).values():
-        warnings.warn(warning, stacklevel=2)
+def find_cut_prompts(
+    pipeline: GlidePipeline, plan: Plan, *, base: bool = True
+) -> dict[str, PromptTruncatedWarning]:
+    """As :func:`find_unknown_words`, about prompts that are longer than what one of the models reads."""
+    encoder = get_encoder()
+    found: dict[str, PromptTruncatedWarning] = {}
+    for texts, stages in _reading(pipeline, plan, base):
+        lengths = [stage.model.text_ctx for stage in stages if stage.model.xf_width]
+        if not lengths:
+            continue
+        for text in dict.fromkeys(texts):
+            warning = truncation(text, encoder.encode(text), encoder, min(lengths))
+            if warning is not None:
+                found.setdefault(text, warning)
+    return found
+
+
+def warn_about_prompts(pipeline: GlidePipeline, plan: Plan, *, base: bool = True) -> None:
+    """Give what :func:`find_unknown_words` and :func:`find_cut_prompts` say, once for each different prompt."""
+    for find in (find_unknown_words, find_cut_prompts):
+        for warning in find(pipeline, plan, base=base).values():
+            warnings.warn(warning, stacklevel=2)
+
+
+def _reading(pipeline: GlidePipeline, plan: Plan, base: bool) -> list[tuple[list[str], Sequence[Stage]]]:
+    """Texts of a call, each with the stages that read them."""
+    reading: list[tuple[list[str], Sequence[Stage]]] = [
+        (plan.prompts, pipeline.stages if base else pipeline.stages[-1:])
+    ]
+    if base and plan.guidance_scale != 1.0:  # only then is a negative prompt read, and only by the base model
+        reading.append((plan.negative_prompts, pipeline.stages[:1]))
+    return reading
+
+
+def _all_words(pipeline: GlidePipeline) -> str:
+    """How to list all words that the pipeline knows; the command line can only load one that has a name."""
+    listed = "all of them: pipe.known_words"
+    if pipeline.name is None:
+        return listed
+    model = "" if pipeline.name == _SHIPPED else f" --model {shlex.quote(pipeline.name)}"
+    return f"{listed}, or glide-fast words{model}"
 
 
 def _length(stages: Sequence[Stage]) -> int:

@@ -30,7 +30,12 @@ def validate_prompts(prompt: str | Sequence[str], *, argument: str = "prompt") -
 
 
 def tokenize(
-    prompts: str | Sequence[str], encoder: Encoder, text_ctx: int, *, argument: str = "prompt"
+    prompts: str | Sequence[str],
+    encoder: Encoder,
+    text_ctx: int,
+    *,
+    argument: str = "prompt",
+    warn: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and mask of N prompts, each cut or padded to `text_ctx` tokens.
 
@@ -38,7 +43,7 @@ def tokenize(
         tokens: int64 [N, text_ctx] on the CPU, padded with `encoder.end_token`.
         mask: bool [N, text_ctx] on the CPU, True on the prompt's own tokens.
 
-    Warns with PromptTruncatedWarning for each prompt that does not fit.
+    Warns with PromptTruncatedWarning for each prompt that does not fit, unless `warn` is False: the caller has done it then.
     Raises InvalidInputError for bad prompts (see :func:`validate_prompts`) and a negative `text_ctx`.
     """
     texts = validate_prompts(prompts, argument=argument)
@@ -46,8 +51,9 @@ def tokenize(
     rows = []
     for text in texts:
         tokens = encoder.encode(text)
-        if len(tokens) > text_ctx:
-            _warn_truncated(text, tokens, encoder, text_ctx)
+        warning = truncation(text, tokens, encoder, text_ctx) if warn else None
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)  # the caller of tokenize
         rows.append(encoder.padded_tokens_and_mask(tokens, text_ctx))
     return (
         torch.tensor([tokens for tokens, _ in rows], dtype=torch.long, device="cpu"),
@@ -55,13 +61,16 @@ def tokenize(
     )
 
 
-def _warn_truncated(text: str, tokens: list[int], encoder: Encoder, text_ctx: int) -> None:
+def truncation(
+    text: str, tokens: list[int], encoder: Encoder, text_ctx: int
+) -> PromptTruncatedWarning | None:
+    """What to say about a prompt of these `tokens` that is cut; None for one that fits."""
+    if len(tokens) <= text_ctx:
+        return None
     lost = encoder.decode(tokens[text_ctx:])
-    warnings.warn(
+    return PromptTruncatedWarning(
         f"prompt {shorten(text, 40)!r} has {len(tokens)} tokens and the model reads {text_ctx}; "
-        f"cut off: {shorten(lost, 200)!r}",
-        PromptTruncatedWarning,
-        stacklevel=3,  # the caller of tokenize
+        f"cut off: {shorten(lost, 200)!r}"
     )
 
 

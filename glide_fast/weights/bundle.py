@@ -10,7 +10,7 @@ import torch
 
 from glide_fast.checkpoints import save_pipeline_directory
 from glide_fast.checkpoints.directory import open_directory
-from glide_fast.errors import invalid
+from glide_fast.errors import invalid, naming_entries
 from glide_fast.pipelines.agreement import require_stage
 from glide_fast.pipelines.saved_settings import check_settings
 
@@ -37,7 +37,8 @@ def bundle(
     """
     if storage not in STORAGE:
         raise invalid("storage", storage, ", ".join(STORAGE))
-    check_settings(settings or {})
+    with naming_entries("settings", settings or {}):
+        check_settings(settings or {})
     parts = {"base": open_directory(base)}
     if upsampler is not None:
         parts["upsampler"] = open_directory(upsampler)

@@ -168,6 +168,14 @@ def test_anything_else_ends_with_1_and_a_traceback_only_on_request(
     assert os.listdir(tmp_path) == []
 
 
+def test_want_of_memory_ends_with_6_in_any_command(invoke: Any, model: Path) -> None:
+    rows = 10**12  # more bytes than an address can name
+    result = invoke("explain", "--model", model, "--batch", rows)
+    assert result.exit_code == 6
+    assert result.stderr.startswith("error: out of memory; ")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_full_disk_is_said_and_leaves_no_half_picture(
     invoke: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +234,40 @@ def test_a_directory_is_not_replaced_unless_asked(invoke: Any, checkpoint: Path,
     assert (
         invoke("convert", checkpoint, "converted", "--overwrite", *options).exit_code == 3
     )  # what is not ours stays
+
+
+def test_a_checkpoint_that_holds_several_things(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:
+    options = {"num_head_channels": 16, "norm_groups": 4, "xf_heads": 1}
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    weights = torch.load(checkpoint, weights_only=True)
+    torch.save({"model": weights, "step": 3}, tmp_path / "run.pt")
+    asked = ("convert", "run.pt", "out", "--options", "options.json")
+    result = invoke(*asked)
+    assert result.exit_code == 3
+    assert "--key model" in result.stderr
+    result = invoke(*asked, "--key", "model")
+    assert result.exit_code == 0, result.output
+    assert read_directory(tmp_path / "out")[2].keys() == weights.keys()
+
+
+def test_a_file_in_a_models_place_names_the_command_that_converts_it(invoke: Any, checkpoint: Path) -> None:
+    result = invoke("sample", "a", "--model", checkpoint)
+    assert result.exit_code == 3
+    assert "glide-fast convert" in result.stderr
+
+
+def test_errors_about_entries_of_a_json_file_name_the_option(
+    invoke: Any, checkpoint: Path, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.json").write_text('{"guidance_scale": "x"}')
+    result = invoke("bundle", model / "base", "out", "--settings", "settings.json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --settings['guidance_scale']: got 'x'; accepted: ")
+    (tmp_path / "options.json").write_text('{"num_head_channels": "x"}')
+    result = invoke("convert", checkpoint, "out", "--options", "options.json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --options['num_head_channels']: got 'x'; accepted: ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_converted_says_why(invoke: Any, checkpoint: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import typer
@@ -10,6 +11,7 @@ import typer
 from glide_fast.cli import app
 from glide_fast.cli.command import Command, describe, option_names
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.limits import MOST_IMAGES
 from glide_fast.pipelines.pipeline import GlidePipeline
 from glide_fast.pipelines.plan import make_plan
 from glide_fast.train import TrainConfig
@@ -52,3 +54,15 @@ def test_every_argument_that_is_handed_on_is_a_parameter_of_the_command() -> Non
     assert option_names(COMMANDS["sample"]).keys() >= pipeline - internal
     training = set(inspect.signature(TrainConfig).parameters)
     assert option_names(COMMANDS["train"]).keys() >= training | {"directory", "extend_to", "device"}
+
+
+@pytest.mark.parametrize(
+    "command", [("sample", "a"), ("upsample", "a.png"), ("inpaint", "a.png", "b.png", "a", "--white", "keep")]
+)
+def test_more_pictures_than_a_call_may_make_are_refused_before_any_list(
+    invoke: Any, command: tuple[str, ...]
+) -> None:
+    result = invoke(*command, "--model", "nowhere", "--num-images", MOST_IMAGES + 1)
+    assert result.exit_code == 2
+    assert "--num-images" in result.stderr
+    assert str(MOST_IMAGES) in result.stderr

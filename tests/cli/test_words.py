@@ -28,7 +28,7 @@ def test_said_once_for_all_batches_and_reported(invoke: Any, model: Path, tmp_pa
     lines = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 2
     assert "prompt 'a red corgi': the model does not know 'corgi'" in lines[0]
-    assert "glide-fast words" in lines[0]
+    assert lines[0].endswith(", or glide-fast words --model tiny)")
     assert "prompt 'a blurry square': the model does not know 'blurry'" in lines[1]
     # Before the first picture, so that a long run can be stopped.
     assert result.stderr.index(lines[1]) < result.stderr.index("images")
@@ -59,3 +59,20 @@ def test_the_list(invoke: Any, model: Path) -> None:
     words = result.stdout.split()
     assert {"red", "square", "stripe"} <= set(words)
     assert json.loads(invoke("words", "--model", model, "--json").stdout) == words
+
+
+def test_a_model_that_is_none_is_an_error_about_the_option(invoke: Any) -> None:
+    result = invoke("words", "--model", "nosuch")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --model: got 'nosuch'")
+
+
+def test_a_prompt_that_is_cut_is_said_once_for_all_batches_and_not_when_quiet(
+    invoke: Any, model: Path
+) -> None:
+    asked = ("sample", "a red square " * 200, "--model", model, "--num-images", 2, "--batch-size", 1, *QUICK)
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("cut off") == 1
+    result = invoke(*asked, "--quiet", "--overwrite")
+    assert (result.exit_code, result.output) == (0, "")

@@ -90,6 +90,7 @@ def test_each_picture_says_its_own_and_what_made_it(loaded: GlidePipeline, tmp_p
         assert settings["negative_prompt"] == negative
         assert settings["strength"] == 0.5
     assert out.save(tmp_path / "of two.png") == [tmp_path / "of two-1.png", tmp_path / "of two-2.png"]
+    assert out.save(tmp_path / "{index:03d}.png")[1] == tmp_path / "002.png"
     assert out.save(tmp_path / "{index}.png") == [tmp_path / "1.png", tmp_path / "2.png"]
     assert read_text(tmp_path / "2.png") == read_text(tmp_path / "3.png")
 
@@ -110,7 +111,16 @@ def test_a_plain_pipeline_of_no_name(pipe: GlidePipeline, tmp_path: Path) -> Non
         ("{.png", r"\{seed\}"),
         ("{}.png", r"\{seed\}"),
         ("{seed.x}.png", r"\{seed\}"),
-        ("x\0.png", r"\.png file"),
+        ("{seed.__class__}.png", r"\{seed\}"),
+        ("{seed!r}.png", r"\{seed\}"),
+        ("{seed:>99999999999}.png", r"\{seed\}"),
+        ("{seed:{index}}.png", r"\{seed\}"),
+        ("{seed:0100d}.png", r"\{seed\}"),
+        ("y" * 300 + ".png", "File name too long"),
+        ("y" * 300 + "/x.png", "File name too long"),
+        ("y" * 251 + ".png", "File name too long"),  # with a number
+        ("\udfff\ud800.png", "name of a file"),
+        ("x\0.png", "null (byte|character)"),
         (b"x.png", r"\.png file"),
         (None, r"\.png file"),
         ("{seed}.png", "the same seed"),
@@ -159,3 +169,14 @@ def test_json_and_bar_agree_on_the_upsamplers_steps(
     assert bars == [told["steps"]]
     assert set(seen) == set(told["steps"].items())
     assert told["settings"]["upsample_steps"] == 6
+
+
+def test_the_low_res_files_names_are_checked_before_any_is_written(
+    loaded: GlidePipeline, tmp_path: Path
+) -> None:
+    out = loaded("a", seed=1, num_inference_steps=1, upsample_steps=1, progress=False)
+    longest = tmp_path / ("y" * 251 + ".png")
+    with pytest.raises(InvalidInputError, match=r"^file: .*File name too long"):
+        out.save(longest, low_res=True)
+    assert list(tmp_path.iterdir()) == []
+    assert out.save(longest) == [longest]

@@ -16,7 +16,7 @@ from glide_fast import GlidePipeline
 from glide_fast.data.vocabulary import WORDS
 from glide_fast.errors import InvalidInputError
 from glide_fast.pipelines import Stage
-from glide_fast.text import UnknownWordsWarning
+from glide_fast.text import PromptTruncatedWarning, UnknownWordsWarning
 
 PICTURE = np.full((16, 16, 3), 0.5)
 
@@ -100,3 +100,26 @@ def test_the_shipped_model_knows_the_words_of_its_data_set() -> None:
     pipe = GlidePipeline.from_pretrained("small", accelerate=False)
     assert pipe.known_words == WORDS
     assert pipe.unknown_words("a corgi, not on top of a cube") == ["corgi", ",", "not"]
+
+
+def test_the_warning_says_how_to_list_the_words_of_this_model(pipe: GlidePipeline) -> None:
+    def says(made: GlidePipeline) -> str:
+        with pytest.warns(UnknownWordsWarning) as caught:
+            made("a corgi", **QUICK)
+        return str(caught[0].message)
+
+    assert says(pipe).endswith("(all of them: pipe.known_words, or glide-fast words --model pipeline)")
+    unnamed = GlidePipeline(pipe.base, pipe.upsampler, settings=pipe.settings)
+    assert says(unnamed).endswith("(all of them: pipe.known_words)")
+    unnamed.name = "small"
+    assert says(unnamed).endswith("(all of them: pipe.known_words, or glide-fast words)")
+
+
+def test_a_prompt_that_is_cut_is_named_once_a_call(pipe: GlidePipeline) -> None:
+    long = "a red square " * 200
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe([long, long, "a red square"], negative_prompt="", **QUICK)
+        pipe.upsample(PICTURE, long, **QUICK)
+    said = [item for item in caught if isinstance(item.message, PromptTruncatedWarning)]
+    assert len(said) == 2
