@@ -103,11 +103,11 @@ def outside_of_traces(make: Callable[[], torch.Tensor]) -> torch.Tensor:
     state = torch._C._get_tracing_state()
     if state is None:
         return make()
-    torch._C._set_tracing_state(None)
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         return make()
     finally:
-        torch._C._set_tracing_state(state)
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def as_one_node(tensors: Iterable[torch.Tensor | None]) -> bool:
