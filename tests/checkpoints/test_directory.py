@@ -352,7 +352,7 @@ def test_convert_official_refuses_what_could_not_be_loaded(tmp_path):
     source = official(tmp_path / "base.pt")
     with pytest.raises(InvalidInputError, match=r"options: got \['num_head_chanels'\]; accepted: only"):
         convert_official(source, tmp_path / "out", {"num_head_chanels": 64})
-    with pytest.raises(InvalidInputError, match="norm_groups: got 7"):
+    with pytest.raises(InvalidInputError, match=r"options\['norm_groups'\]: got 7"):
         convert_official(source, tmp_path / "out", {"norm_groups": 7})
     state = torch.load(source, weights_only=True)
     state["extra"] = state.pop("out.2.weight")
