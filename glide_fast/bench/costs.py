@@ -6,47 +6,17 @@ that each read from memory.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 from glide_fast.ops.backends import Choice
-from glide_fast.ops.group_norm_act.arguments import Call as NormCall
-from glide_fast.ops.guided_step.arguments import Call as StepCall
-
-POINTWISE_NORM = 20
-"""FLOPs of group_norm_act for each value: two for mean, three for variance, the rest for affine, FiLM and SiLU."""
-POINTWISE_STEP, PHILOX = 40, 60
-"""FLOPs of guided_step for each value of the state, and of the noise drawn in it."""
-
-
-class Cost(NamedTuple):
-    """Bytes moved and floating-point operations."""
-
-    bytes: int
-    flops: int
-
-    def seconds(self, bandwidth: float, peak: float) -> float:
-        """The least time at ``bandwidth`` bytes and ``peak`` FLOPs a second: the roofline (Williams et al. 2009)."""
-        return max(self.bytes / bandwidth, self.flops / peak)
+from glide_fast.ops.case import Cost
 
 
 def _held(*tensors: torch.Tensor | None) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
-
-def group_norm_act(choice: Choice) -> Cost:
-    """x, skip, residual and parameters in; y and, where it is kept, the sum out."""
-    call: NormCall = choice.arguments[0]
-    values = call.x.numel() + (0 if call.x2 is None else call.x2.numel())
-    written = values
-    if call.resample is not None:
-        written = values * 4 if call.resample == "nearest_x2" else values // 4
-    size = torch.empty(0, dtype=call.out_dtype or call.x.dtype).element_size()
-    total = _held(call.x, call.x2, call.residual, call.x_bias, call.weight, call.bias, call.scale, call.shift)
-    total += written * size + (_held(call.x) if call.keep_sum and call.adds else 0)
-    return Cost(total, POINTWISE_NORM * values)
 
 
 def convolution(choice: Choice) -> Cost:
@@ -78,24 +48,6 @@ def masked_attention(choice: Choice) -> Cost:
     return Cost(_held(q, k, v, q), products // 2 if choice.options["causal"] else products)
 
 
-def resample(choice: Choice) -> Cost:
-    """x, bias and residual in, four times or a quarter of x out."""
-    x, mode = choice.arguments
-    written = _held(x) * 4 if mode == "nearest_x2" else _held(x) // 4
-    added = sum(tensor is not None for tensor in choice.options.values())
-    return Cost(_held(x, *choice.options.values()) + written, (added + (mode != "nearest_x2")) * x.numel())
-
-
-def guided_step(choice: Choice) -> Cost:
-    """State and prediction in; state, predicted picture and the network's next input out."""
-    call: StepCall = choice.arguments[0]
-    x = call.x
-    moved = _held(x, call.model_out, call.noise, call.known, call.known_mask, call.score)
-    moved += 2 * _held(x) + 2 * _held(call.history) + _held(call.inputs)
-    flops = POINTWISE_STEP + (PHILOX if call.seeds is not None else 0)
-    return Cost(moved, flops * x.numel())
-
-
 def linear(rows: int, inputs: int, outputs: int, size: int, *, added: bool) -> Cost:
     """A product of ``[rows, inputs]`` and ``[inputs, outputs]``, elements of ``size`` bytes; ``added``: onto what is there."""
     values = rows * inputs + inputs * outputs + rows * outputs * (2 if added else 1)
@@ -103,15 +55,15 @@ def linear(rows: int, inputs: int, outputs: int, size: int, *, added: bool) -> C
 
 
 _COSTS: dict[str, Callable[[Choice], Cost]] = {
-    "group_norm_act": group_norm_act,
     "convolution": convolution,
     "text_attention": text_attention,
     "masked_attention": masked_attention,
-    "resample": resample,
-    "guided_step": guided_step,
 }
 
 
 def cost(choice: Choice) -> Cost:
     """The cost of a call that :func:`glide_fast.ops.backends.listen` told of."""
-    return _COSTS[choice.op.name](choice)
+    if choice.op.name in _COSTS:
+        return _COSTS[choice.op.name](choice)
+    found: Cost = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases").cost(choice.arguments[0])
+    return found
