@@ -10,8 +10,10 @@ import torch
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
+from glide_fast.ops import backends
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.fair_lock import FairLock, joins
+from glide_fast.runtime.own_backends import on_own_backends
 from glide_fast.runtime.torso import Deep, Given
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Bound:
         **pictures: torch.Tensor,
     ) -> None:
         self.model, self.batch, self.shape = model, batch, shape
+        self.forced_backends = backends.read_environment()
         device = next(model.parameters()).device
         self._timesteps = torch.as_tensor(timesteps, device=device)
         films = model._films
@@ -136,6 +139,7 @@ class Bound:
 
     @joins
     @without_autocast
+    @on_own_backends
     def __call__(
         self,
         inputs: torch.Tensor,

@@ -15,13 +15,14 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops import arena
+from glide_fast.ops import arena, backends
 from glide_fast.ops.convolution.packed_weight import PackedWeight, dense_state_dict_hook
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.derived import written
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
+from glide_fast.runtime.own_backends import on_own_backends
 from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.structure import Structure
 from glide_fast.runtime.torso import Given, Torso
@@ -58,6 +59,7 @@ ENGINE_STATE = (
     "_batch",
     "_image_size",
     "features",
+    "forced_backends",
 )
 """Attributes of an accelerated model that a plain one has not."""
 
@@ -74,6 +76,7 @@ class Accelerated(_Model):
     def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
         """Set the engine up over weights that :mod:`glide_fast.runtime.layout` has laid out."""
         self._defer, self._batch, self._image_size, self.features = defer, batch, image_size, features
+        self.forced_backends = backends.read_environment()
         if "lock" not in vars(self):  # restarted, it may have calls that wait
             self.lock = FairLock()
         self._torso = Torso(self, defer, features)
@@ -151,6 +154,7 @@ class Accelerated(_Model):
     @uncompiled(FUSED)
     @joins
     @without_autocast
+    @on_own_backends
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the same tensors give the same result without any work, until it is written to."""
         self._structure.check()
@@ -265,6 +269,7 @@ class Accelerated(_Model):
             return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])
 
     @without_autocast
+    @on_own_backends
     def _predict(
         self,
         x: torch.Tensor,
