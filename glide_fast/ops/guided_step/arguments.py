@@ -317,13 +317,13 @@ def outside_the_table(call: Call) -> InvalidInputError:
 def check_memory(call: Call) -> None:
     """Raise ``InvalidInputError`` where a picture that is written shares memory with another one that is read or written.
 
-    Only ``out.x`` may be ``x``, and ``out.history`` be ``history``. Tensors with gaps between their elements, which may lie in
-    those of another, are taken for separate.
+    ``x`` may be a result, and ``history`` be ``out.history``: each value is read before its place is written to. Tensors with
+    gaps between their elements, which may lie in those of another, are taken for separate.
     """
     x, model_out, _, _, noise, _, _, known, known_mask, score, history, inputs, *out = call.tensors
     if inputs is None and call.out is None:
         return
-    if _same_memory(x, out[0]):
+    if _same_memory(x, out[0]) or _same_memory(x, out[1]):
         x = None
     if _same_memory(history, out[2]):
         history = None
@@ -354,7 +354,7 @@ def check_memory(call: Call) -> None:
 
 _WRITTEN = ("inputs", "out.x", "out.x0", "out.history")
 _PICTURES = ("x", "model_out", "noise", "known", "known_mask", "score", "history", *_WRITTEN)
-_APART = "a tensor in memory of its own (out.x may be x, and out.history history)"
+_APART = "a tensor in memory of its own (x may be a result, and history out.history)"
 
 
 def _same_memory(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
