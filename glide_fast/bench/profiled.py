@@ -18,7 +18,7 @@ from glide_fast.bench.parts.step import OneStep
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.timing import Effort, interleaved
-from glide_fast.bench.trace import PREFIX, STEP, Elsewhere, Kernel, Trace
+from glide_fast.bench.trace import NOTHING_ELSEWHERE, PREFIX, STEP, Elsewhere, Kernel, Trace
 from glide_fast.bench.work import Work
 from glide_fast.errors import BackendError
 from glide_fast.ops.backends import Backend, Choice, listen
@@ -87,7 +87,7 @@ class Profile:
     items: tuple[Item, ...]
     kernels: tuple[Kernel, ...] = ()
     unlaunched: float = 0.0
-    elsewhere: Elsewhere = Elsewhere(0, 0.0)
+    elsewhere: Elsewhere = NOTHING_ELSEWHERE
 
     @property
     def gap(self) -> float | None:

@@ -45,6 +45,9 @@ class Elsewhere(NamedTuple):
     seconds: float
 
 
+NOTHING_ELSEWHERE = Elsewhere(0, 0.0)
+
+
 @dataclass(frozen=True)
 class Trace:
     """Seconds in a step, each the median over the recorded steps.

@@ -123,7 +123,9 @@ def test_the_clips_patches_are_right_however_few(patch: int) -> None:
     """They have a stride, too: three channels, no padding, and kernels as large as the stride are not concerned."""
     for side in (1, 2):
         layer = ImageEmbedding(patch * side, patch, 16, n_timestep=4, device="cpu").bfloat16()
-        pixels = torch.rand(2, 3, patch * side, patch * side, generator=torch.Generator().manual_seed(0)) * 255
+        pixels = (
+            torch.rand(2, 3, patch * side, patch * side, generator=torch.Generator().manual_seed(0)) * 255
+        )
         t = torch.tensor([0, 3])
         got = layer(pixels, t)
         patches = F.conv2d(standardise(pixels).bfloat16().double(), layer.patch_proj.double(), stride=patch)
