@@ -347,9 +347,7 @@ def test_an_error_in_json_is_no_checkpoint(tmp_path):
 def test_a_torch_file_that_claims_more_than_it_holds_is_refused(tmp_path, mmap):
     file = tmp_path / "a.pt"
     torch.save({"a": torch.zeros(1).expand(2**17, 2**17), "b": torch.ones(2)}, file)
-    with pytest.raises(
-        CheckpointError, match=r"have .*the largest is a, of shape \(131072, 131072\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"have .*the largest is a, of shape \(131072, 131072\)"):
         read_state_dict(file, mmap=mmap)
     # What is expanded a little, or has two names, is read.
     values = torch.arange(6.0)
