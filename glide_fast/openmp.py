@@ -11,6 +11,6 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 def let_threads_sleep() -> None:
     """Make waiting threads sleep, unless :data:`WAIT_POLICY` is set already; to be called before torch is imported.
 
-    Threads that wait by spinning make a machine that has other work ten times as slow.
+    Threads that wait by spinning take cores from the threads that work, on a machine that has other work.
     """
     os.environ.setdefault(WAIT_POLICY, "PASSIVE")
