@@ -116,7 +116,7 @@ class RunDirectory:
                 fault = why_no_torch_zip(file)
                 length = file.seek(0, 2)
                 file.seek(0)
-                state = None if fault else torch.load(file, map_location="cpu", weights_only=True)
+                state: Any = None if fault else torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle can end in any of them
             # What torch says here advises to switch its safety off, so it is left to the traceback.
             raise CheckpointError(
