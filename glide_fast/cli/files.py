@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from glide_fast.cli.paths import read, require_writable
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.limits import MOST_PROMPT_BYTES
 from glide_fast.png import low_res_file, numbered
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
 def read_prompts(file: Path) -> list[str]:
     """The prompts of a UTF-8 text file, one a line; blank lines are skipped."""
     try:
-        text = read("prompts", file, "a file with a prompt on each line").decode("utf-8-sig")
+        content = read("prompts", file, "a file with a prompt on each line", MOST_PROMPT_BYTES)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise invalid("prompts", str(file), f"UTF-8 text ({error.reason} at byte {error.start})") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]

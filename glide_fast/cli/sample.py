@@ -12,6 +12,7 @@ from glide_fast.cli.files import is_directory, lay_out, read_prompts
 from glide_fast.cli.request import Request
 from glide_fast.cli.run import run
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.limits import require_images
 
 
 def sample(
@@ -56,6 +57,9 @@ def sample(
     if prompts is not None and not is_directory(output):
         raise invalid("output", str(output), "a directory, with --prompts")
     texts = list(prompt or []) if prompts is None else read_prompts(prompts)
+    require_images(
+        "prompt" if prompts is None else "prompts", len(texts), "prompts", "num_images", num_images
+    )
 
     def call(pipeline: Any, batch: list[str], **kwargs: Any) -> Any:
         return pipeline(batch, **kwargs)

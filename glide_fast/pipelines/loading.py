@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from glide_fast import weights
 from glide_fast.checkpoints import load_checkpoint, read_pipeline_directory
-from glide_fast.checkpoints.atomic import current_directory
+from glide_fast.checkpoints.atomic import current_directory, read_unchanged
 from glide_fast.checkpoints.directory import (
     CONFIG_NAME,
     PIPELINE_NAME,
@@ -92,6 +92,11 @@ def load_parts(
 
 
 def _directory(path: Path, ready: Ready | None) -> Parts:
+    """All of a directory's parts, of one version of it, even where it is replaced meanwhile."""
+    return read_unchanged(path, lambda: _parts_of(path, ready))
+
+
+def _parts_of(path: Path, ready: Ready | None) -> Parts:
     folder = current_directory(path)
     if not os.path.exists(folder / CONFIG_NAME) or os.path.exists(folder / PIPELINE_NAME):
         return _pipeline(path, ready)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from glide_fast.diffusion.plan import Interval, check_interval
 from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import invalid
-from glide_fast.limits import MOST_IMAGES
+from glide_fast.limits import MOST_IMAGES, require_images
 from glide_fast.pipelines.checks import (
     require_choice,
     require_flag,
@@ -133,6 +133,10 @@ def make_plan(
     if len(negatives) not in (1, pairs):
         raise invalid("negative_prompt", negatives, f"one string, or one for each of {pairs} prompts")
     each = require_integer("num_images_per_prompt", num_images_per_prompt, 1, MOST_IMAGES)
+    entries = (
+        ("prompt", len(prompts), "prompts") if pairs == len(prompts) else ("image", pictures, "pictures")
+    )
+    require_images(*entries, "num_images_per_prompt", each)
 
     settings = {**DEFAULTS, **pipeline.settings}
 

@@ -79,6 +79,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"seed": 10**5000}, "seed"),
     ({"cache_interval": 10**5000}, "cache_interval"),
     ({"num_images_per_prompt": 10**5000}, "num_images_per_prompt"),
+    ({"prompt": ["a", "b"], "num_images_per_prompt": 50_001}, "prompt"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
     ({"num_images_per_prompt": 1.5}, "num_images_per_prompt"),
     ({"seed": [1, 2]}, "seed"),
