@@ -130,7 +130,7 @@ def test_files_are_filled_and_checked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert report.main([*options, "--check"]) == 1
     assert "old" in (tmp_path / "README.md").read_text()
     assert report.main(options) == 0
-    text = (tmp_path / "docs/performance.md").read_text()
+    text = (tmp_path / "docs/explanation/performance.md").read_text()
     assert text.startswith("a\n<!-- table: targets -->\n\n| on |") and text.endswith(
         "<!-- end of table -->\nb\n"
     )
