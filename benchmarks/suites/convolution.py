@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from benchmarks.case import PLAIN, Case
 from glide_fast.ops import convolution
-from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
 
 _module = importlib.import_module("glide_fast.ops.convolution")
 _reference, _OP = _module.reference, _module.OP

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.case import PLAIN, Case
 from benchmarks.contestants import AttentionCall
 from glide_fast.ops import masked_attention
-from glide_fast.ops.masked_attention_layout import join, split, visible
+from glide_fast.ops.masked_attention.heads import join, split, visible
 
 _reference = importlib.import_module("glide_fast.ops.masked_attention").reference
 HEAD = 64

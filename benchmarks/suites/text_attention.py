@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from benchmarks.case import PLAIN, Case
 from benchmarks.contestants import AttentionCall
-from glide_fast.ops import packed_heads, text_attention
+from glide_fast.ops import text_attention
+from glide_fast.ops.text_attention import packed_heads
 
 _reference = importlib.import_module("glide_fast.ops.text_attention").reference
 TEXT = 128

@@ -1,4 +1,4 @@
-// Arguments of the CPU kernel of guided_step; glide_fast/ops/guided_step.py holds the contract.
+// Arguments of the CPU kernel of guided_step; glide_fast/ops/guided_step/__init__.py holds the contract.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Four pictures, one for each place within a pixel, become one of twice the height and width: the last step of a convolution of
-// an upsampled picture (glide_fast/ops/upsampled_convolution.py). Bytes are moved, whatever their type.
+// an upsampled picture (glide_fast/ops/upsampled_convolution/__init__.py). Bytes are moved, whatever their type.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>

@@ -1,4 +1,4 @@
-// Arguments of the CPU kernel of resample; glide_fast/ops/resample.py holds the contract.
+// Arguments of the CPU kernel of resample; glide_fast/ops/resample/__init__.py holds the contract.
 #pragma once
 
 #include <cstdint>

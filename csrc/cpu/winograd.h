@@ -1,4 +1,4 @@
-// Arguments of the CPU kernel of 3x3 convolutions by Winograd's algorithm; glide_fast/ops/convolution_winograd.py holds the contract.
+// Arguments of the CPU kernel of 3x3 convolutions by Winograd's algorithm; glide_fast/ops/convolution/winograd.py holds the contract.
 #pragma once
 
 #include <cstdint>

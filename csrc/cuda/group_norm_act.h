@@ -1,4 +1,4 @@
-// Arguments of the CUDA kernels of group_norm_act; glide_fast/ops/group_norm_act.py holds the contract.
+// Arguments of the CUDA kernels of group_norm_act; glide_fast/ops/group_norm_act/__init__.py holds the contract.
 #pragma once
 
 #include <cstdint>

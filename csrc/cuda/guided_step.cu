@@ -1,4 +1,4 @@
-// One step of the reverse diffusion in one kernel: glide_fast/ops/guided_step.py holds the formulas.
+// One step of the reverse diffusion in one kernel: glide_fast/ops/guided_step/__init__.py holds the formulas.
 //
 // A thread owns the four neighbouring elements that one call of Philox gives numbers for. States are small (200 kB at most
 // for each image), so the kernel is bound by latency: everything is loaded before anything is used, and types and options

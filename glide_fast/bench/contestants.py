@@ -12,7 +12,8 @@ from glide_fast.bench.baselines import Baseline, Declined, half_dtype, released_
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
-from glide_fast.ops import arena, winograd_weight
+from glide_fast.ops import arena
+from glide_fast.ops.convolution import winograd_weight
 from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.bound import Bound
 from glide_fast.runtime.features import ALL, Features

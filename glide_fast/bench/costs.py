@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.ops.backends import Choice
-from glide_fast.ops.group_norm_act_call import Call as NormCall
-from glide_fast.ops.guided_step_call import Call as StepCall
+from glide_fast.ops.group_norm_act.arguments import Call as NormCall
+from glide_fast.ops.guided_step.arguments import Call as StepCall
 
 POINTWISE_NORM = 20
 """FLOPs of group_norm_act for each value: two for mean, three for variance, the rest for affine, FiLM and SiLU."""

@@ -1,11 +1,11 @@
-"""Convolutions with a stride that are right where oneDNN's are not (see :mod:`glide_fast.ops.narrow_convolution`)."""
+"""Convolutions with a stride that are right where oneDNN's are not (see :mod:`glide_fast.ops.convolution.narrow`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from glide_fast.ops import narrow_convolution
+from glide_fast.ops.convolution import narrow as narrow_convolution
 
 
 def _right(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from glide_fast.ops.backends import Choice
-from glide_fast.ops.group_norm_act_call import Call as NormCall
-from glide_fast.ops.guided_step_call import Call as StepCall
+from glide_fast.ops.group_norm_act.arguments import Call as NormCall
+from glide_fast.ops.guided_step.arguments import Call as StepCall
 
 
 def sizes(tensor: torch.Tensor) -> str:

@@ -15,7 +15,7 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops.packed_weight import PackedWeight, forget_dense_state_dict_hook
+from glide_fast.ops.convolution.packed_weight import PackedWeight, forget_dense_state_dict_hook
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import lay_out, structure_of
 from glide_fast.runtime.model import ENGINE_STATE, Accelerated

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from glide_fast.ops import arena
-from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
 from glide_fast.runtime.fingerprint import fingerprint
 from glide_fast.runtime.watched import Watched, watched
 

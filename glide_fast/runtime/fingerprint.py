@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 
 _WORD = 8
 _ROW = 1 << 14

@@ -13,8 +13,8 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.unet import Downsample, ResBlock, UNetModel, Upsample
-from glide_fast.ops import winograd_weight
-from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.ops.convolution import winograd_weight
+from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.trim import TRIM_EVERY, trim
 

@@ -16,7 +16,7 @@ from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops import arena
-from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
+from glide_fast.ops.convolution.packed_weight import PackedWeight, dense_state_dict_hook
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.derived import written
 from glide_fast.runtime.fair_lock import FairLock, joins

@@ -18,8 +18,8 @@ from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act, masked_attention, native, text_attention
 from glide_fast.ops.backends import Choice, force, listen
 from glide_fast.ops.convolution import convolution
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.ops.described import described
-from glide_fast.ops.packed_weight import PackedWeight
 from glide_fast.ops.resample import resample
 
 

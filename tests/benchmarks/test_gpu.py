@@ -266,9 +266,7 @@ def test_a_file_whose_tests_all_skip_is_red(tmp_path: Path) -> None:
 
 
 def test_the_gpu_tests_are_found() -> None:
-    assert tests.files(["-m", "gpu", "tests/kernels/test_kernels.py"], 120) == [
-        "tests/kernels/test_kernels.py"
-    ]
+    assert tests.files(["-m", "gpu", "tests/ops/test_triton.py"], 120) == ["tests/ops/test_triton.py"]
 
 
 SANITIZER = """#!/bin/sh

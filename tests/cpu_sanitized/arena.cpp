@@ -1,5 +1,5 @@
 // Random requests of csrc/torch/arena from several threads, each block filled and read back; built with sanitizers by
-// tests/csrc/test_arena_sanitized.py. Prints "ok", or what is wrong.
+// tests/ops/test_arena_sanitized.py. Prints "ok", or what is wrong.
 #include "arena.h"
 
 #include <cstdio>

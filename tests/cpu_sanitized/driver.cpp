@@ -1,4 +1,4 @@
-// Runs csrc/cpu's kernels on drawn arguments, for tests/csrc/test_cpu_sanitized.py, which compiles all of it with
+// Runs csrc/cpu's kernels on drawn arguments, for tests/ops/test_cpu_sanitized.py, which compiles all of it with
 // AddressSanitizer and UBSan: every operand is a heap block that ends with its last element, and gaps between rows are not
 // to be written. Usage: driver ISA CASES SEED. What the results should be is tested elsewhere; here, that all of y is written.
 #include <cmath>

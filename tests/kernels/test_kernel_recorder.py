@@ -17,7 +17,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def test_what_a_file_launches_is_recorded_and_compiles(tmp_path: Path) -> None:
-    record = kernel_recorder.record_of(TESTS / "kernels" / "check_layer_norm.py", tmp_path)
+    record = kernel_recorder.record_of(TESTS / "ops" / "group_norm_act" / "check_layer_norm.py", tmp_path)
     found = kernel_recorder.read([record, record])
     # Two types times four widths, each with the cut of its own.
     assert len(found) == 8 and {one.kernel for one in found} == {"one_pass"}

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from glide_fast.models.unet import Downsample, conv_nd
-from glide_fast.ops import convolution, narrow_convolution
+from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
 from glide_fast.ops.convolution import OP, facts
-from glide_fast.ops.packed_weight import PackedWeight, why_not
+from glide_fast.ops.convolution import narrow as narrow_convolution
+from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
 
 SIZES = [(16, 1), (16, 2), (64, 2), (8, 1), (1, 1), (2, 1), (1, 16), (2, 16), (16, 4), (5, 3)]
 TOLERANCE = 2.0**-6

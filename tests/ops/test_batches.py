@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from glide_fast.ops import group_norm_act, native, packed_weight, text_attention, winograd_weight
+from glide_fast.ops import group_norm_act, native, text_attention
 from glide_fast.ops.backends import force
-from glide_fast.ops.convolution import convolution
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution import convolution, packed_weight, winograd_weight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.ops.resample import resample
 
 COUNT = 8

@@ -27,7 +27,7 @@ from glide_fast.ops import (
     text_attention,
 )
 from glide_fast.ops.backends import force, ops
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
 from glide_fast.runtime.watched import Watched
 

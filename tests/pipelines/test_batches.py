@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from glide_fast.ops import native, packed_weight
+from glide_fast.ops import native
+from glide_fast.ops.convolution import packed_weight
 from glide_fast.pipelines import GlidePipeline
 from glide_fast.runtime import bound
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.recorders import ClosureRecorder
 
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.pipelines import GlidePipeline, Stage
 from glide_fast.runtime.model import Accelerated
 

@@ -11,7 +11,7 @@ import torch
 from support.edits import COUNTED, RAW, Edit, delta_for, in_plain_memory, names
 from support.small_unets import SIZE, call_arguments, states, tiny_model
 
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.fingerprint import fingerprint
 from glide_fast.runtime.model import Accelerated

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.small_unets import SIZE, call_arguments, states, tiny_model
 
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.features import Features
 from glide_fast.runtime.model import Accelerated

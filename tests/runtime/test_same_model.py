@@ -18,7 +18,7 @@ from torch import nn
 
 from glide_fast.errors import InvalidInputError
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.features import ALL
 from glide_fast.runtime.model import Accelerated

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from glide_fast.ops.packed_weight import PackedWeight
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 
 Edit = Callable[[Any, torch.Tensor], None]
 """``edit(parameter, delta)`` adds ``delta``."""

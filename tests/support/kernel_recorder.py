@@ -132,7 +132,7 @@ def compile_all(configurations: list[Configuration], workers: int = 0) -> Iterat
 
 def record_of(tests: Path, folder: Path) -> Path:
     """Run :func:`record` on a file of tests, in a process of its own."""
-    file = folder / f"{tests.stem}.jsonl"
+    file = folder / f"{tests.parent.name}-{tests.stem}.jsonl"
     command = [*RECORD, PROFILE, f"--record-kernels={file}", str(tests)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:

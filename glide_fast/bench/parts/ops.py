@@ -18,8 +18,8 @@ from glide_fast.bench.subject import Subject, subjects
 from glide_fast.bench.timing import interleaved
 from glide_fast.bench.work import Work
 from glide_fast.ops.backends import Choice, listen
+from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.ops.described import described, first_tensor
-from glide_fast.ops.packed_weight import PackedWeight
 
 REFERENCE = "reference"
 _LEAST = {torch.float32: 2.0**-22, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}

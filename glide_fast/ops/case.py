@@ -1,0 +1,112 @@
+"""What an op's ``cases.py`` consists of: the calls that GLIDE makes, what such a call costs at least, and how far it may err.
+
+Tests, benchmarks, the profiler, the static reports and tuning all read these records, so that what is tested and timed is what
+the runtime launches. Each op's ``cases.py`` has
+
+- ``CASES``: a tuple of :class:`Case`;
+- ``cost(call)``: the :class:`Cost` of any call of the op, from its ``arguments.Call``;
+- ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+ROUNDING = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+"""Half the distance of neighbouring numbers, relative to them: the error of rounding once."""
+
+
+class Cost(NamedTuple):
+    """The least that a call moves and computes: every operand read once, every result written once.
+
+    A multiply-add is two floating-point operations. A kernel may take more of either.
+    """
+
+    bytes: int
+    flops: int
+
+    def seconds(self, bandwidth: float, peak: float) -> float:
+        """The least time at ``bandwidth`` bytes and ``peak`` FLOPs a second: the roofline (Williams et al. 2009)."""
+        return max(self.bytes / bandwidth, self.flops / peak)
+
+
+def held(*tensors: torch.Tensor | None) -> int:
+    """The bytes of all elements of these tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of an op as one of GLIDE's models makes it.
+
+    Attributes:
+        op: the op's name.
+        model: "base", "upsampler", "clip text" or "clip image".
+        name: what distinguishes it from the model's other calls of this op, such as "64px 192 FiLM SiLU"; unique with ``model``.
+        batches: the batch sizes to measure; the first is that of one guided prompt.
+        draw: the public function's arguments by name, given batch size, type of the activations, and a generator on the CPU;
+            tensors are on the CPU, in the memory layout that the runtime uses.
+    """
+
+    op: str
+    model: str
+    name: str
+    batches: tuple[int, ...]
+    draw: Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """The case in one line, without its batch."""
+        return f"{self.model} {self.name}"
+
+    def arguments(
+        self, batch: int, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0
+    ) -> dict[str, Any]:
+        """The arguments of one call by name; equal for equal parameters, on every device."""
+        drawn = self.draw(batch, dtype, torch.Generator().manual_seed(seed))
+        return {name: _on(value, device) for name, value in drawn.items()}
+
+
+def _on(value: Any, device: torch.device | str) -> Any:
+    """A tensor, or those of a tuple or list, on a device, in the layout that it has."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return type(value)(_on(one, device) for one in value)
+    return value
+
+
+def activation_dtype(device: torch.device | str) -> torch.dtype:
+    """The type that models run in: fp16 on a GPU, bf16 on a CPU."""
+    return torch.float16 if torch.device(device).type == "cuda" else torch.bfloat16
+
+
+def relative_error(result: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]) -> float:
+    """The largest relative L2 error among the outputs; infinite for NaN where the truth has none, or another shape."""
+    worst = 0.0
+    for got, wanted in zip(list(result), list(truth), strict=True):
+        if got.shape != wanted.shape:
+            return float("inf")
+        difference = float((got.double() - wanted.double()).norm())
+        value = difference / max(float(wanted.double().norm()), 1e-30)
+        worst = max(worst, value if value == value else float("inf"))
+    return worst
+
+
+def allowed_error(plain: float, dtype: torch.dtype, floor: float = 0.0) -> float:
+    """The largest relative error that passes, where plain torch in the same type errs by ``plain``, both against fp64.
+
+    Twice plain torch's; at least one rounding of the type, and ``floor``. A plain result that is wrong itself (by more than 32
+    roundings) excuses nobody.
+    """
+    sane = max(32 * ROUNDING[dtype], floor)
+    return max(2 * plain if plain <= sane else 0.0, ROUNDING[dtype], floor)
