@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from glide_fast.diffusion.rules import RULES
 from glide_fast.ops import backends
 
 ROOT = Path(__file__).parents[2]
@@ -88,12 +89,16 @@ class Overlay:
 
 
 @contextmanager
-def same_ops_afterwards() -> Iterator[None]:
-    """Ops and backends that are registered within the block are gone after it."""
+def nothing_registered_afterwards() -> Iterator[None]:
+    """Ops, backends and samplers that are registered within the block are gone after it."""
     before = {name: list(op._backends) for name, op in backends.ops().items()}
+    samplers = dict(RULES)
     try:
         yield
     finally:
+        assert isinstance(RULES, dict)
+        for name in RULES.keys() - samplers.keys():
+            del RULES[name]
         for name, op in backends.ops().items():
             if name not in before:
                 del backends._ops[name]
@@ -106,7 +111,7 @@ def run(page: Path, folder: Path) -> dict[str, Any]:
     """Run a page; files that it adds are written to ``folder``. Returns the names that its program defined."""
     names: dict[str, Any] = {"__name__": "__main__"}
     overlay = Overlay(folder)
-    with same_ops_afterwards():
+    with nothing_registered_afterwards():
         try:
             for block in blocks(page):
                 program = compile(block.code, str(page), "exec")
