@@ -1,4 +1,4 @@
-"""MkDocs hook: the line ``<!-- glide-fast --help -->`` of a page becomes the reference of the command line, written from its help."""
+"""MkDocs hook: the line ``<!-- glide-fast --help -->`` of a page becomes the help of all commands."""
 
 from __future__ import annotations
 
@@ -17,4 +17,6 @@ def on_page_markdown(markdown: str, **kwargs: object) -> str:
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="glide-fast")
     # The page has a title of its own: every heading goes one level down.
-    return markdown.replace(MARK, "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines()))
+    return markdown.replace(
+        MARK, "\n".join(f"#{line}" if line.startswith("#") else line for line in text.splitlines())
+    )

@@ -90,7 +90,9 @@ def shrink_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("model_and_diffusion_defaults_upsampler", SMALL_UP),
     ):
         defaults = getattr(module, name)
-        monkeypatch.setattr(module, name, functools.partial(lambda make, changes: make() | changes, defaults, small))
+        monkeypatch.setattr(
+            module, name, functools.partial(lambda make, changes: make() | changes, defaults, small)
+        )
 
 
 def create(package: SimpleNamespace, name: str, *, inpaint: bool = False) -> tuple[dict[str, Any], Any, Any]:
