@@ -1,6 +1,6 @@
 """Pages of the site as programs: a page's blocks of Python, run in their order as one.
 
-- A block with ``title="PATH"`` is a file. One that does not exist is written to a folder of its own, and imported from there as if
+- A block with ``title="PATH"`` is a file. One that does not exist is written to a folder of its own and imported from there as if
   it lay in this repository; lines for one that does exist are executed in that module.
 - A block below ``<!-- needs a GPU -->`` runs where there is one.
 """
