@@ -22,7 +22,7 @@ class PipelineOutput:
     """Pictures and what is needed to make any of them again.
 
     Attributes:
-        images: the last stage's pictures, in the output type that was asked for: a list of PIL images, ``[N, 3, H, W]`` (torch) or
+        images: the last stage's pictures, in the output type that was asked for: PIL images, ``[N, 3, H, W]`` (torch) or
             ``[N, H, W, 3]`` (numpy) in [0, 1].
         low_res: the base model's pictures, which hold 8-bit levels; the same as ``images`` where there is no upsampler.
         prompts: of each image, in order.
