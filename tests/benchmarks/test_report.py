@@ -123,8 +123,8 @@ def test_rooflines(tmp_path: Path) -> None:
 
 
 def test_files_are_filled_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "docs").mkdir()
     for name in report.FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a\n<!-- table: targets -->\nold\n<!-- end of table -->\nb\n")
     options = ["--root", str(tmp_path), "--results", str(tmp_path / "results")]
     assert report.main([*options, "--check"]) == 1
