@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -51,3 +53,24 @@ def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == glide_fast.__version__
     assert [reference["url"] for reference in citation["references"]] == ["https://arxiv.org/abs/2112.10741"]
+
+
+def documented() -> set[str]:
+    """What the reference shows: each ``::: path``; of a package the members that are listed, or else all of its ``__all__``."""
+    names: set[str] = set()
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for path, options in re.findall(r"^::: ([\w.]+)\n((?: +.*\n)*)", text, re.MULTILINE):
+            listed = re.findall(r"^ +- (\w+)$", options, re.MULTILINE)
+            members = listed or getattr(pkgutil.resolve_name(path), "__all__", [])
+            names |= {path, *(f"{path}.{name}" for name in members)}
+    return names
+
+
+@pytest.mark.parametrize(
+    "package", ["", ".pipelines", ".models", ".diffusion", ".ops", ".runtime", ".checkpoints", ".train"]
+)
+def test_every_public_name_is_in_the_reference(package: str) -> None:
+    public = set(importlib.import_module(f"glide_fast{package}").__all__) - {"__version__"}
+    assert public
+    assert sorted(public - {path.rpartition(".")[2] for path in documented()}) == []
