@@ -26,7 +26,7 @@ def worth(call: Call) -> str | None:
     """Why the reference is the better choice where nobody asks for this one, or None.
 
     On an AVX-512 core it took 0.4 (fp32) and 0.6 (bf16) of the reference's time for 1024 channels-last tokens, but up to
-    4 times as much in most other cases; docs/explanation/kernels.md has the table.
+    4 times as much in most other cases; docs/kernels.md has the table.
     """
     if call.device == "cuda":
         return None
