@@ -21,13 +21,16 @@ from glide_fast.png import low_res_file, numbered, record, write_png
 class PipelineOutput:
     """Pictures and what is needed to make any of them again.
 
-    images, low_res: the last stage's pictures and the base model's, in the output type that was asked for (see
-        :func:`glide_fast.pipelines.images.write_images`); the same where there is no upsampler. ``low_res`` holds 8-bit levels.
-    prompts, seeds: of each image, in order.
-    peak_memory: bytes. On a GPU what torch had allocated there at the most during the call (the temporaries of captured loops
-        count in the call that captures them); on a CPU the largest resident set of the process so far; None where the system
-        does not say.
-    settings: what else decided the pictures, as :meth:`save` writes it into their files.
+    Attributes:
+        images: the last stage's pictures, in the output type that was asked for: PIL images, ``[N, 3, H, W]`` (torch) or
+            ``[N, H, W, 3]`` (numpy) in [0, 1].
+        low_res: the base model's pictures, which hold 8-bit levels; the same as ``images`` where there is no upsampler.
+        prompts: of each image, in order.
+        seeds: of each image, in order.
+        peak_memory: bytes. On a GPU what torch had allocated there at the most during the call (the temporaries of captured loops
+            count in the call that captures them); on a CPU the largest resident set of the process so far; None where the system
+            does not say.
+        settings: what else decided the pictures, as :meth:`save` writes it into their files.
     """
 
     images: Any
@@ -110,10 +113,13 @@ class StepEnd:
     stage. Then ``index`` runs from 0 to ``total - 1`` for each part, and ``x0`` holds that part's images, the first of which is
     number ``first`` of the call. Steps of a larger part that turned out not to fit may have been seen before.
 
-    stage: "base" or "upsampler". index: of the step in its stage, from 0. total: steps of the stage.
-    x0: the present prediction of the clean images, fp32 ``[N, 3, H, W]`` in [-1, 1], on the device; reading it waits for
-        the device.
-    first: place in the call of the first image in ``x0``.
+    Attributes:
+        stage: "base" or "upsampler".
+        index: of the step in its stage, from 0.
+        total: steps of the stage.
+        x0: the present prediction of the clean images, fp32 ``[N, 3, H, W]`` in [-1, 1], on the device; reading it waits for
+            the device.
+        first: position in the call of the first image in ``x0``.
     """
 
     stage: str

@@ -129,7 +129,9 @@ class GlidePipeline:
             progress: show download bars.
 
         Raises:
-            InvalidInputError, CheckpointError, DownloadError.
+            InvalidInputError: for an unknown name, or arguments outside what is accepted.
+            CheckpointError: for files that are no pipeline, or do not fit together.
+            DownloadError: for a download that failed.
         """
         accelerate, progress = require_flag("accelerate", accelerate), require_flag("progress", progress)
         place = resolve_device(device)
