@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.ops.backends import Choice
+from glide_fast.ops.convolution import cases as convolution_cases
 from glide_fast.ops.group_norm_act.arguments import Call as NormCall
 from glide_fast.ops.guided_step.arguments import Call as StepCall
 from glide_fast.ops.masked_attention import cases as masked_attention_cases
@@ -53,14 +54,7 @@ def group_norm_act(choice: Choice) -> Cost:
 
 def convolution(choice: Choice) -> Cost:
     """x, weight, bias and residual in, the result out; ``2 C kh kw`` FLOPs for each value of it, two thirds for Winograd's."""
-    x, weight, bias, residual, stride, padding = choice.arguments
-    kernel = tuple(weight.shape[2:]) if weight.dim() == 4 else (1, 1)
-    height, width = (
-        (x.shape[2 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)
-    )
-    values = x.shape[0] * weight.shape[0] * height * width
-    moved = _held(x, weight, bias, residual) + values * x.element_size()
-    flops = 2 * values * x.shape[1] * kernel[0] * kernel[1]
+    moved, flops = convolution_cases.cost(choice.arguments[0])
     return Cost(moved, flops * 2 // 3 if choice.backend.name == "winograd" else flops)
 
 

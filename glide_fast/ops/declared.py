@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ _SCHEMA_TYPES: dict[Any, str] = {
     bool: "bool",
     str | None: "str?",
     torch.dtype | None: "ScalarType?",
-    tuple[int, int]: "int[2]",
+    int | Sequence[int]: "int[2]",
+    int | Sequence[int] | None: "int[2]?",
 }
 
 

@@ -38,13 +38,6 @@ def _group_norm_act(choice: Choice) -> str:
     return sizes(call.x) + second + fused + (f", {call.resample}" if call.resample else "")
 
 
-def _convolution(choice: Choice) -> str:
-    x, weight, bias, residual, stride, _ = choice.arguments
-    kernel = "x".join(map(str, weight.shape[2:])) if weight.dim() == 4 else "1x1"
-    by = f" /{stride[0]}" if max(stride) > 1 else ""
-    return f"{sizes(x)} to {weight.shape[0]}, {kernel}{by}{_also(bias=bias, residual=residual)}"
-
-
 def _resample(choice: Choice) -> str:
     x, mode = choice.arguments
     return f"{sizes(x)}, {mode}{_also(**choice.options)}"
@@ -59,7 +52,6 @@ def _guided_step(choice: Choice) -> str:
 
 _DESCRIBE: dict[str, Callable[[Choice], str]] = {
     "group_norm_act": _group_norm_act,
-    "convolution": _convolution,
     "resample": _resample,
     "guided_step": _guided_step,
 }
