@@ -17,11 +17,11 @@ from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject, subjects
 from glide_fast.bench.timing import interleaved
 from glide_fast.bench.work import Work
+from glide_fast.ops import schema
 from glide_fast.ops.backends import Choice, listen
 from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.cases import prepared
 from glide_fast.ops.convolution.packed_weight import PackedWeight
-from glide_fast.ops.declared import arguments_of
 from glide_fast.ops.described import described, first_tensor
 
 REFERENCE = "reference"
@@ -108,7 +108,7 @@ def _laid_out_for(backend: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     call = arguments[0]
     if not isinstance(call, Call) or not isinstance(call.weight, PackedWeight):
         return arguments
-    given = {name: getattr(call, name) for name in arguments_of(Call)}
+    given = {name: getattr(call, name) for name in schema.arguments(Call)}
     return (Call(**prepared(given, backend)),)
 
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import checks, plain_tensor
+from glide_fast.ops import checks, plain_tensor, schema
 from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.ops.convolution.window import Window, window
-from glide_fast.ops.declared import tensor_names
 
 
 class Facts(NamedTuple):
@@ -118,7 +117,7 @@ class Call:
         return torch.empty(self.result_shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-TENSORS = tensor_names(Call)
+TENSORS = schema.tensors(Call)
 """The arguments that are tensors."""
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import checks
-from glide_fast.ops.declared import tensor_names
+from glide_fast.ops import checks, schema
 from glide_fast.ops.upsampled_convolution.places import PLACES
 
 
@@ -26,7 +25,7 @@ class Call:
         self.tensors = (self.x, self.weights, self.bias)
 
 
-TENSORS = tensor_names(Call)
+TENSORS = schema.tensors(Call)
 """The arguments that are tensors."""
 
 
