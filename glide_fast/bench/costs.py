@@ -12,8 +12,11 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.ops.backends import Choice
+from glide_fast.ops.convolution import cases as convolution_cases
 from glide_fast.ops.group_norm_act.arguments import Call as NormCall
 from glide_fast.ops.guided_step.arguments import Call as StepCall
+from glide_fast.ops.masked_attention import cases as masked_attention_cases
+from glide_fast.ops.text_attention import cases as text_attention_cases
 
 POINTWISE_NORM = 20
 """FLOPs of group_norm_act for each value: two for mean, three for variance, the rest for affine, FiLM and SiLU."""
@@ -51,31 +54,18 @@ def group_norm_act(choice: Choice) -> Cost:
 
 def convolution(choice: Choice) -> Cost:
     """x, weight, bias and residual in, the result out; ``2 C kh kw`` FLOPs for each value of it, two thirds for Winograd's."""
-    x, weight, bias, residual, stride, padding = choice.arguments
-    kernel = tuple(weight.shape[2:]) if weight.dim() == 4 else (1, 1)
-    height, width = (
-        (x.shape[2 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)
-    )
-    values = x.shape[0] * weight.shape[0] * height * width
-    moved = _held(x, weight, bias, residual) + values * x.element_size()
-    flops = 2 * values * x.shape[1] * kernel[0] * kernel[1]
+    moved, flops = convolution_cases.cost(choice.arguments[0])
     return Cost(moved, flops * 2 // 3 if choice.backend.name == "winograd" else flops)
 
 
 def text_attention(choice: Choice) -> Cost:
     """Packed keys and values in, a third of qkv's size out; two products of queries and all keys."""
-    qkv, _, text = choice.arguments
-    n, width, tokens = qkv.shape
-    keys = tokens + (0 if text is None else text.shape[2])
-    moved = _held(qkv, text) + _held(qkv) // 3
-    return Cost(moved, 4 * n * (width // 3) * tokens * keys)
+    return Cost(*text_attention_cases.cost(choice.arguments[0]))
 
 
 def masked_attention(choice: Choice) -> Cost:
     """q, k and v in, q's size out; two products, of half the keys where they are causal."""
-    q, k, v, _ = choice.arguments
-    products = 4 * q.numel() * k.shape[1]
-    return Cost(_held(q, k, v, q), products // 2 if choice.options["causal"] else products)
+    return Cost(*masked_attention_cases.cost(choice.arguments[0]))
 
 
 def resample(choice: Choice) -> Cost:
