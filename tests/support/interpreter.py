@@ -6,6 +6,7 @@ It replaces the functions of ``triton.language`` at every call of a function in 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 
 
+@functools.cache
 def teach_bfloat16() -> None:
-    """Patch the interpreter of this process."""
+    """Patch the interpreter of this process, once."""
     from triton import language as tl
     from triton.runtime import interpreter
 
@@ -39,6 +41,7 @@ def teach_bfloat16() -> None:
     interpreter.InterpreterBuilder.create_dot = create_dot
 
 
+@functools.cache
 def prepare_once_a_launch() -> None:
     """Patch the interpreter of this process: within one launch, each module of the language is prepared only once.
 
