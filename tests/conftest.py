@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
         return (yield)
     except Exception:
         return True
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: otherwise each ``gc.collect()`` looks through torch and all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 SLOWEST = (
