@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -15,14 +14,12 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops.packed_weight import PackedWeight, forget_dense_state_dict_hook
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import lay_out, structure_of
-from glide_fast.runtime.model import ENGINE_STATE, Accelerated
+from glide_fast.runtime.model import Accelerated, own_hooks
 from glide_fast.runtime.placement import resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recognise import as_ours
-from glide_fast.runtime.structure import MODULE_HOOKS
 
 
 @torch.inference_mode(False)
@@ -122,15 +119,10 @@ def _again(
     if wanted == now:
         return model
     place, kind, batch, image_size, features = wanted
-    bare = model.lock.join(plain, model, hooks=False)
+    bare = model.lock.join(model.to_plain, hooks=False)
     twin = _accelerate(bare, official_class(model), kind, place, batch, image_size, True, features)
     vars(twin).update(copy.deepcopy(own_hooks(model), {id(model): twin}))
     return twin
-
-
-def own_hooks(model: nn.Module) -> dict[str, Any]:
-    """The attributes that hold what a call of this module runs beside ``forward``."""
-    return {name: vars(model)[name] for name in MODULE_HOOKS}
 
 
 def restored(
@@ -153,9 +145,7 @@ def restored(
 def official_class(model: nn.Module) -> type[nn.Module] | None:
     """The class of a model that is not of glide_fast; of an accelerated one, that of the model it was made from."""
     if isinstance(model, Accelerated):
-        # Behind our own classes; see _accelerated_class.
-        last: Any = type(model).__bases__[-1]
-        return None if issubclass(last, UNetModel) else last
+        return model.official_class
     return None if isinstance(model, UNetModel) else type(model)
 
 
@@ -164,7 +154,14 @@ def _accelerated_class(kind: Any, official: Any) -> type[UNetModel]:
     # The official class comes last, for isinstance alone: all that a model does is found in ours before.
     bases = (Accelerated, kind) if official is None else (Accelerated, kind, official)
     made: type[UNetModel] = types.new_class(
-        f"Accelerated{kind.__name__}", bases, exec_body=lambda body: body.update(__module__=__name__)
+        f"Accelerated{kind.__name__}",
+        bases,
+        exec_body=lambda body: body.update(
+            __module__=__name__,
+            plain_class=kind,
+            official_class=official,
+            restored=staticmethod(restored),
+        ),
     )
     return made
 
@@ -189,28 +186,3 @@ def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
             room._parameters[leaf] = nn.Parameter(tensor.detach(), requires_grad=False)
         else:
             room._buffers[leaf] = tensor.detach()
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def plain(model: Accelerated, hooks: bool = True) -> UNetModel:
-    """See :meth:`glide_fast.runtime.model.Accelerated.plain`; on request without the model's own hooks."""
-    kind = next(base for base in type(model).__mro__ if not issubclass(base, Accelerated))
-    dense: dict[int, Any] = {
-        id(p): nn.Parameter(
-            p.dense()
-            if isinstance(p, PackedWeight)
-            else p.detach().clone(memory_format=torch.contiguous_format)
-        )
-        for p in model.parameters()
-    }
-    if hasattr(model, "tokenizer"):  # never written to, and slow to copy
-        dense[id(model.tokenizer)] = model.tokenizer
-    twin: Any = kind.__new__(kind)
-    dense[id(model)] = twin  # for hooks whose objects hold the model
-    kept = {name: value for name, value in vars(model).items() if name not in ENGINE_STATE}
-    if not hooks:
-        kept |= {name: OrderedDict() for name in own_hooks(model)}
-    twin.__dict__ = copy.deepcopy(kept, dense)
-    forget_dense_state_dict_hook(twin)
-    return twin.eval()  # type: ignore[no-any-return]

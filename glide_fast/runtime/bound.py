@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,11 +10,9 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
 from glide_fast.runtime.autocast import without_autocast
+from glide_fast.runtime.engine import Engine
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.torso import Deep, Given
-
-if TYPE_CHECKING:
-    from glide_fast.runtime.model import Accelerated
 
 TABLE_BYTES = 1 << 26
 """Of a row of the batch: above this size the residual blocks' scales and shifts are computed at each step instead of tabulated
@@ -30,7 +27,7 @@ class Bound:
 
     def __init__(
         self,
-        model: Accelerated,
+        model: Engine,
         timesteps: Sequence[int],
         batch: int,
         shape: tuple[int, int, int],

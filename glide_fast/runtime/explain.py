@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,9 +16,7 @@ from glide_fast.ops import arena, guided_step
 from glide_fast.ops.backends import Choice, listen
 from glide_fast.ops.described import described, first_tensor
 from glide_fast.ops.guided_step import Column, Step
-
-if TYPE_CHECKING:
-    from glide_fast.runtime.model import Accelerated
+from glide_fast.runtime.engine import Engine
 
 BEFORE, EACH = "before the loop", "each step"
 
@@ -95,7 +93,7 @@ def why(choice: Choice) -> str:
     return "; ".join(reasons) or "first choice"
 
 
-def explain(model: Accelerated, batch: int | None = None) -> Explained:
+def explain(model: Engine, batch: int | None = None) -> Explained:
     """Run one step of ``model`` on made-up values and tell which backend ran each op, and why.
 
     Args:
@@ -128,7 +126,7 @@ def explain(model: Accelerated, batch: int | None = None) -> Explained:
     return Explained(calls.rows(), head, _memory(model, device))
 
 
-def _memory(model: Accelerated, device: torch.device) -> str:
+def _memory(model: Engine, device: torch.device) -> str:
     if device.type != "cpu":
         return "torch's memory, or a captured loop's own"
     missing = arena.why_missing() if model.features.arena else "the model was made without it"
@@ -137,9 +135,7 @@ def _memory(model: Accelerated, device: torch.device) -> str:
     return f"in {arena.state().held / 2**20:.0f} MiB that all steps of all models in this process share"
 
 
-def _pictures(
-    model: Accelerated, batch: int, shape: tuple[int, int, int], device: torch.device
-) -> dict[str, Any]:
+def _pictures(model: Engine, batch: int, shape: tuple[int, int, int], device: torch.device) -> dict[str, Any]:
     channels, size, _ = shape
     made: dict[str, Any] = {}
     for name in model.picture_names if isinstance(model, WiderInput) else ():

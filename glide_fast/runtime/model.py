@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from glide_fast.errors import BackendError, InvalidInputError, invalid
 from glide_fast.models.conditioning import WiderInput
@@ -16,23 +18,26 @@ from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
 from glide_fast.ops import arena
-from glide_fast.ops.packed_weight import PackedWeight, dense_state_dict_hook
+from glide_fast.ops.packed_weight import (
+    PackedWeight,
+    dense_state_dict_hook,
+    forget_dense_state_dict_hook,
+)
 from glide_fast.runtime.autocast import without_autocast
+from glide_fast.runtime.bound import Bound
 from glide_fast.runtime.derived import written
+from glide_fast.runtime.explain import Explained, explain
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
-from glide_fast.runtime.structure import Structure
+from glide_fast.runtime.structure import MODULE_HOOKS, Structure
 from glide_fast.runtime.torso import Given, Torso
 from glide_fast.runtime.uncompiled import uncompiled
 from glide_fast.runtime.watched import watched
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from glide_fast.runtime.bound import Bound
-    from glide_fast.runtime.explain import Explained
 
 NO_GRADIENTS = (
     "x: gradients are wanted, and an accelerated model computes none; accepted: a call under torch.no_grad(), "
@@ -70,6 +75,13 @@ else:
 
 class Accelerated(_Model):
     """Mixed into a UNet class in front of it; see :func:`glide_fast.runtime.accelerate`."""
+
+    plain_class: ClassVar[type[UNetModel]]
+    """The class of glide_fast that the model was made from."""
+    official_class: ClassVar[type[nn.Module] | None]
+    """The official package's class that it was made from as well, if it was."""
+    restored: ClassVar[Callable[..., Accelerated]]
+    """Makes an accelerated model of a plain one and what else a pickle holds; see :meth:`__reduce_ex__`."""
 
     def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
         """Set the engine up over weights that :mod:`glide_fast.runtime.layout` has laid out."""
@@ -319,8 +331,6 @@ class Accelerated(_Model):
             text: of :meth:`encode_text`, ``batch`` prompts.
             pictures: the class's own (``low_res``, ``inpaint_image``, ``inpaint_mask``).
         """
-        from glide_fast.runtime.bound import Bound
-
         return Bound(self, timesteps, batch, shape, text=text, **pictures)
 
     def explain(self, batch: int | None = None) -> Explained:
@@ -329,8 +339,6 @@ class Accelerated(_Model):
         Args:
             batch: rows of the network's call; None is what the weights are laid out for.
         """
-        from glide_fast.runtime.explain import explain
-
         return explain(self, batch)
 
     # What changes weights.
@@ -375,19 +383,39 @@ class Accelerated(_Model):
     @joins
     def plain(self) -> UNetModel:
         """A plain model of the class this one was made from, with a copy of the weights in their present types."""
-        from glide_fast.runtime.accelerate import plain
+        return self.to_plain()
 
-        return plain(self)
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def to_plain(self, hooks: bool = True) -> UNetModel:
+        """As :meth:`plain`, for who holds the lock; on request without the model's own hooks."""
+        dense: dict[int, Any] = {
+            id(p): nn.Parameter(
+                p.dense()
+                if isinstance(p, PackedWeight)
+                else p.detach().clone(memory_format=torch.contiguous_format)
+            )
+            for p in self.parameters()
+        }
+        if hasattr(self, "tokenizer"):  # never written to, and slow to copy
+            dense[id(self.tokenizer)] = self.tokenizer
+        twin: Any = self.plain_class.__new__(self.plain_class)
+        dense[id(self)] = twin  # for hooks whose objects hold the model
+        kept = {name: value for name, value in vars(self).items() if name not in ENGINE_STATE}
+        if not hooks:
+            kept |= {name: OrderedDict() for name in own_hooks(self)}
+        twin.__dict__ = copy.deepcopy(kept, dense)
+        forget_dense_state_dict_hook(twin)
+        return twin.eval()  # type: ignore[no-any-return]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled and copied as the plain model, which is accelerated again; ``copy.copy`` too copies the weights."""
-        from glide_fast.runtime.accelerate import official_class, own_hooks, plain, restored
-
         batch, image_size = self.accelerated_for
-        bare = self.lock.join(plain, self, hooks=False)
+        bare = self.lock.join(self.to_plain, hooks=False)
         # Apart, as the state: hooks may hold the model, which is known by then.
         hooks = {name: held.copy() for name, held in own_hooks(self).items()}
-        return restored, (bare, official_class(self), self.dtype, batch, image_size, self.features), hooks
+        arguments = (bare, self.official_class, self.dtype, batch, image_size, self.features)
+        return type(self).restored, arguments, hooks
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Accelerated:
         rebuild, arguments, hooks = self.__reduce_ex__(4)
@@ -395,6 +423,11 @@ class Accelerated(_Model):
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(hooks, memo))
         return twin
+
+
+def own_hooks(model: nn.Module) -> dict[str, Any]:
+    """The attributes that hold what a call of this module runs beside ``forward``."""
+    return {name: vars(model)[name] for name in MODULE_HOOKS}
 
 
 def _name(dtype: torch.dtype) -> str:
