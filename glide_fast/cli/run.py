@@ -123,12 +123,13 @@ def _plan(
     from glide_fast.pipelines.settings import settings_of, steps_of
     from glide_fast.pipelines.words import find_cut_prompts, find_unknown_words
 
+    components = pipeline.components
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
-    plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
-    settings = settings_of(pipeline, plan, request.stages) | (request.about or {})
-    unknown = find_unknown_words(pipeline, plan, base="base" in request.stages)
-    cut = find_cut_prompts(pipeline, plan, base="base" in request.stages)
+    plan = make_plan(components, request.prompts, request.options | {"seed": first})
+    settings = settings_of(components, plan, request.stages) | (request.about or {})
+    unknown = find_unknown_words(components, plan, base="base" in request.stages)
+    cut = find_cut_prompts(components, plan, base="base" in request.stages)
     said: dict[str, list[UserWarning]] = {}
     for warnings_by_text in (unknown, cut):
         for text, warning in warnings_by_text.items():
@@ -140,7 +141,7 @@ def _plan(
         pictures.append(Picture(request.prompts[number], seeds[number], file, texts, words))
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
-    return settings, steps_of(pipeline, plan, request.stages), pictures, said
+    return settings, steps_of(components, plan, request.stages), pictures, said
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:

@@ -22,20 +22,10 @@ from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
 from glide_fast.pipelines.agreement import clip_config, require_stage, require_unet_weights
+from glide_fast.pipelines.components import CLIP, Components
+from glide_fast.pipelines.options import BASE, UPSAMPLER
 from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.pipelines.stage import Ready, Stage
-
-BASE, UPSAMPLER, CLIP = "base", "upsampler", "clip"
-"""Components of a pipeline directory."""
-
-
-class Parts(NamedTuple):
-    """What a pipeline is made of; the CLIP in fp32 on the CPU."""
-
-    base: Stage | None
-    upsampler: Stage | None
-    clip: Any
-    settings: dict[str, Any]
 
 
 class _Release(NamedTuple):
@@ -66,7 +56,7 @@ def load_parts(
     *,
     progress: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
-) -> Parts:
+) -> Components:
     """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
     which becomes a pipeline of one stage. The directory of a training run, ended or not, is that of a UNet: the averaged weights
     of its newest checkpoint. Each stage is made ``ready`` before the next is read; with None they stay in fp32 on the CPU.
@@ -91,7 +81,7 @@ def load_parts(
     return _directory(Path(name), ready)
 
 
-def _directory(path: Path, ready: Ready | None) -> Parts:
+def _directory(path: Path, ready: Ready | None) -> Components:
     folder = current_directory(path)
     if not os.path.exists(folder / CONFIG_NAME) or os.path.exists(folder / PIPELINE_NAME):
         return _pipeline(path, ready)
@@ -107,10 +97,12 @@ def _directory(path: Path, ready: Ready | None) -> Parts:
         stage = Stage.from_state(options, state, source=str(path), ready=ready)
     else:
         stage = Stage.from_directory(open_directory(path), ready=ready)
-    return Parts(None, stage, None, settings) if stage.upsamples else Parts(stage, None, None, settings)
+    if stage.upsamples:
+        return Components(None, stage, None, settings)
+    return Components(stage, None, None, settings)
 
 
-def _pipeline(path: Path, ready: Ready | None) -> Parts:
+def _pipeline(path: Path, ready: Ready | None) -> Components:
     directory = read_pipeline_directory(path)
     unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
     if unknown or not set(directory.components) & {BASE, UPSAMPLER}:
@@ -133,13 +125,13 @@ def _pipeline(path: Path, ready: Ready | None) -> Parts:
         return Stage.from_directory(parts[name], ready=ready) if name in parts else None
 
     clip = clip_component.from_directory(parts[CLIP]) if CLIP in parts else None
-    return Parts(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
+    return Components(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
 
 
-def _released(release: _Release, ready: Ready | None, progress: bool, cache_dir: Any) -> Parts:
+def _released(release: _Release, ready: Ready | None, progress: bool, cache_dir: Any) -> Components:
     def stage(checkpoint: str) -> Stage:
         state = load_checkpoint(checkpoint, "cpu", progress, cache_dir, mmap=False)
         return Stage.from_state(preset(checkpoint), state, source=f"checkpoint {checkpoint!r}", ready=ready)
 
     clip = clip_component.official(progress=progress, cache_dir=cache_dir) if release.clip else None
-    return Parts(stage(release.base), stage(release.upsampler), clip, dict(release.settings))
+    return Components(stage(release.base), stage(release.upsampler), clip, dict(release.settings))

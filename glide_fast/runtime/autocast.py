@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -31,10 +32,14 @@ def without_autocast(method: Callable[Concatenate[D, P], R]) -> Callable[Concate
 
     @functools.wraps(method)
     def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        kind = self.device.type
-        if not torch.is_autocast_enabled(kind):
-            return method(self, *args, **kwargs)
-        with torch.autocast(kind, enabled=False):
+        with autocast_off(self.device):
             return method(self, *args, **kwargs)
 
     return run
+
+
+def autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    """A block in which operations on ``device`` compute in the types of their arguments."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -79,35 +79,38 @@ class CapturedLoop:
     def run(self, callback: Callback | None = None) -> torch.Tensor:
         """As :meth:`SamplingLoop.run`; ``callback`` is called between replays."""
         loop = self.loop
-        if self._recorder is None or self.why_eager is not None:
-            return loop.run(callback)
-        with torch.inference_mode():
-            if self.captured and self._addresses() != self._recorded_at:
-                self.release()
+        with torch.inference_mode() if loop.score is None else torch.no_grad():
             whole = self._whole_loop and callback is None
-            try:
-                self._record(whole)
-            except RuntimeError as error:
-                self.release()
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise  # launch by launch it would fit no better; a smaller batch might
-                self.why_eager = f"capturing failed: {error}"
-                self._warn()
-            except BaseException:  # Ctrl-C: the next run records again, all kinds of steps
-                self.release()
-                raise
-        if self.why_eager is not None:
-            return loop.run(callback)
-        with torch.inference_mode():
+            if self.why_eager is None:
+                self._prepare(whole)
             loop.reset()
             if whole and self._whole is not None:
                 self._whole.replay()
             else:
                 for index, kind in enumerate(loop.kinds):
-                    self._steps[kind].replay()
+                    if self.why_eager is None:
+                        self._steps[kind].replay()
+                    else:
+                        loop.advance(kind)
                     if callback is not None:
                         callback(index, loop.total, loop.x0.clone())
         return loop.x.clone()
+
+    def _prepare(self, whole: bool) -> None:
+        """Record what a run needs, and anew if weights have moved; a loop that cannot be recorded runs launch by launch."""
+        if self.captured and self._addresses() != self._recorded_at:
+            self.release()
+        try:
+            self._record(whole)
+        except RuntimeError as error:
+            self.release()
+            if isinstance(error, torch.OutOfMemoryError):
+                raise  # launch by launch it would fit no better; a smaller batch might
+            self.why_eager = f"capturing failed: {error}"
+            self._warn()
+        except BaseException:  # Ctrl-C: the next run records again, all kinds of steps
+            self.release()
+            raise
 
     def _record(self, whole: bool) -> None:
         """Record what a run needs and is not recorded yet."""
