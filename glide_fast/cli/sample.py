@@ -12,8 +12,10 @@ from glide_fast.cli.files import is_directory, lay_out, read_prompts
 from glide_fast.cli.request import Request
 from glide_fast.cli.run import run
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.pipelines.options import BASE, UPSAMPLER
 
 
+@opt.takes_sampling_options(BASE, UPSAMPLER)
 def sample(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help='What to draw, such as "a yellow star".')
@@ -27,18 +29,10 @@ def sample(
         ),
     ] = None,
     name: opt.Model = "small",
-    num_inference_steps: opt.Steps = None,
-    upsample_steps: opt.UpsampleSteps = None,
-    guidance_scale: opt.GuidanceScale = None,
-    negative_prompt: opt.NegativePrompt = None,
+    *,
+    sampling: opt.Sampling,
     num_images: opt.NumImages = 1,
     seed: opt.Seed = None,
-    sampler: opt.Sampler = None,
-    clip_guidance_scale: Annotated[
-        float | None, typer.Option(help="Guidance by a noise-aware CLIP, of a model that has one.")
-    ] = None,
-    guidance_interval: opt.GuidanceInterval = None,
-    cache_interval: opt.CacheInterval = None,
     batch_size: opt.BatchSize = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
@@ -72,16 +66,7 @@ def sample(
         low_res=low_res,
         overwrite=overwrite,
         batch_size=batch_size,
-        options=opt.given(
-            num_inference_steps=num_inference_steps,
-            upsample_steps=upsample_steps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            sampler=sampler,
-            guidance_interval=opt.interval(guidance_interval),
-            cache_interval=cache_interval,
-            clip_guidance_scale=clip_guidance_scale,
-        ),
+        options=sampling,
         call=call,
         resume=prompts is not None,
     )

@@ -71,8 +71,8 @@ class Declared:
         check: see :data:`Check`; None where the check needs more than the value (:mod:`glide_fast.pipelines.plan`).
         setting: for an option that a pipeline's settings may give another default, which a call's None then stands for: when its
             value is recorded. None for others; :mod:`glide_fast.pipelines.settings` records some of those, too.
-        flag: what the command line calls it; None is the name with dashes.
-        metavar: what the command line calls its value.
+        flag: what the command line calls it; None where it has no such option, or one of its own.
+        metavar: what the command line calls its value; None is the type.
     """
 
     help: str
@@ -146,7 +146,7 @@ class SamplingOptions:
         default=100,
         metadata=declare(
             "Steps of the base model.",
-            "From 1 to what it was trained on; usually 100.",
+            "From 1 to what it was trained on.",
             stages=(BASE,),
             flag="--steps",
             loop=Loop.FIXED,
@@ -158,8 +158,9 @@ class SamplingOptions:
         default=27,
         metadata=declare(
             "Steps of the upsampler.",
-            'Usually 27, which is the released "fast27" spacing; other numbers are spaced evenly.',
+            '27 is the released "fast27" spacing; other numbers are spaced evenly.',
             stages=(UPSAMPLER,),
+            flag="--upsample-steps",
             loop=Loop.FIXED,
             check=_integer(_MOST_STEPS),
             setting=Recorded.ALWAYS,
@@ -169,8 +170,9 @@ class SamplingOptions:
         default=3.0,
         metadata=declare(
             "How strongly to follow the prompt; 1 is no guidance.",
-            "Classifier-free guidance of the base model, usually 3; 1 is the plain conditional model at half the cost, 0 ignores "
-            "the prompt.",
+            "Classifier-free guidance of the base model; 1 is the plain conditional model at half the cost, 0 ignores the "
+            "prompt.",
+            flag="--guidance-scale",
             loop=Loop.RENEWED,  # from none to some is another loop, whose key says whether there is guidance
             stages=(BASE,),
             check=_factor,
@@ -182,6 +184,7 @@ class SamplingOptions:
         metadata=declare(
             "What to steer away from.",
             "Stands in for the empty prompt that guidance leads away from; one, or one for each prompt.",
+            flag="--negative-prompt",
             loop=Loop.RENEWED,
             stages=(BASE,),
         ),
@@ -193,7 +196,6 @@ class SamplingOptions:
             "They are next to each other in the result.",
             loop=Loop.OUTSIDE,  # a loop has a number of images, whichever prompts they are of
             check=_integer(MOST_IMAGES),
-            flag="--num-images",
         ),
     )
     generator: Generator | None = field(
@@ -216,8 +218,8 @@ class SamplingOptions:
         default="ddpm",
         metadata=declare(
             "Sampler of the base model: ddpm, ddim, plms, dpm++2m or euler-a.",
-            'Usually "ddpm".',
             stages=(BASE,),
+            flag="--sampler",
             loop=Loop.FIXED,
             check=_sampler,
             setting=Recorded.ALWAYS,
@@ -227,7 +229,6 @@ class SamplingOptions:
         default="ddim",
         metadata=declare(
             "Sampler of the upsampler.",
-            'Usually "ddim".',
             stages=(UPSAMPLER,),
             loop=Loop.FIXED,
             check=_sampler,
@@ -238,7 +239,6 @@ class SamplingOptions:
         default=0.997,
         metadata=declare(
             "Factor on the upsampler's starting noise.",
-            "Usually 0.997.",
             loop=Loop.FIXED,
             stages=(UPSAMPLER,),
             check=_factor,
@@ -261,7 +261,8 @@ class SamplingOptions:
         default=None,
         metadata=declare(
             "Guide only in this part of the process, from 0 (clean) to 1 (noise); steps outside it cost half.",
-            "A pair (low, high); usually everywhere.",
+            "A pair (low, high); None is everywhere.",
+            flag="--guidance-interval",
             loop=Loop.FIXED,
             stages=(BASE,),
             check=_interval,
@@ -273,7 +274,8 @@ class SamplingOptions:
         default=1,
         metadata=declare(
             "Compute every n-th step in full and reuse its deep features in between; needs an accelerated pipeline.",
-            "In both stages; usually 1, all in full.",
+            "In both stages; 1 is all in full.",
+            flag="--cache-interval",
             loop=Loop.FIXED,
             check=_integer(_MOST_STEPS),
             setting=Recorded.CHANGED,
@@ -293,6 +295,7 @@ class SamplingOptions:
             "Guidance by a noise-aware CLIP, of a model that has one.",
             "0 (and None without ``clip``) is off. Combines with ``guidance_scale``; the released example uses 3 with a "
             "``guidance_scale`` of 1.",
+            flag="--clip-guidance-scale",
             loop=Loop.OUTSIDE,
             stages=(BASE,),
         ),
@@ -414,7 +417,8 @@ def shows_options(method: F) -> F:
         parameters.append(
             inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=kind)
         )
-        text = f"{each.name}: {declared.help} {declared.more}".strip()
+        default = f"Usually {each.default!r}." if declared.setting else ""
+        text = " ".join(filter(None, (f"{each.name}:", declared.help, declared.more, default)))
         lines.append(textwrap.fill(text, 120, initial_indent=" " * 4, subsequent_indent=" " * 8))
     method.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     if method.__doc__:  # not under python -OO
