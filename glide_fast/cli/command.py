@@ -79,8 +79,8 @@ def describe(error: BaseException, options: Mapping[str, str]) -> tuple[int, str
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError) and error.errno is not None:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        place = f"{error.filename}: " if error.filename else ""
-        return GlideFastError.exit_code, f"error: {place}{reason}"
+        where = f"{error.filename}: " if error.filename else ""
+        return GlideFastError.exit_code, f"error: {where}{reason}"
     kind, text = type(error).__name__, str(error).strip()
     first = text.splitlines()[0] if text else "no message"
     if _ran_out_of_memory(error):
@@ -108,10 +108,10 @@ def _print_warnings_as_lines() -> None:
     """Our own warnings say all there is to know; other packages' keep their place in the code."""
     from_python = warnings.showwarning
 
-    def show(message: Any, category: type[Warning], *place: Any, **kwargs: Any) -> None:
+    def show(message: Any, category: type[Warning], *where: Any, **kwargs: Any) -> None:
         if category.__module__.partition(".")[0] == "glide_fast":
             typer.echo(f"warning: {message}", err=True)
         else:
-            from_python(message, category, *place, **kwargs)
+            from_python(message, category, *where, **kwargs)
 
     warnings.showwarning = show

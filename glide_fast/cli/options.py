@@ -114,10 +114,10 @@ def takes_sampling_options(*stages: str) -> Callable[[Callable[..., None]], Call
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
             values = {each.name: arguments.pop(each.name) for each in added}
-            given = without_none(values)
-            if "guidance_interval" in given:
-                given["guidance_interval"] = interval(given["guidance_interval"])
-            command(sampling=given, **arguments)
+            typed = without_none(values)
+            if "guidance_interval" in typed:
+                typed["guidance_interval"] = interval(typed["guidance_interval"])
+            command(sampling=typed, **arguments)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -145,8 +145,8 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
         show_default=False if declared.setting is None else "the model's own",
     )
     types: dict[Any, Any] = {"int": int, "float": float, "float | None": float}
-    kind = Annotated[types.get(field.type, str) | None, described]  # type: ignore[valid-type]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    annotation = Annotated[types.get(field.type, str) | None, described]  # type: ignore[valid-type]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def interval(text: str) -> tuple[float, float]:

@@ -72,7 +72,7 @@ class Report:
             parts[0] += f" in {self.sample_seconds:.1f} s ({speed:.2g} images/s)"
             seeds = ", ".join(str(picture.seed) for picture in made[:_SHOWN_SEEDS])
             parts.append(f"seeds {seeds}" + (", ..." if len(made) > _SHOWN_SEEDS else ""))
-        place = f"{self.device}, {self.settings['dtype']}"
+        machine = f"{self.device}, {self.settings['dtype']}"
         if self.peak_memory is not None:
-            place += f", {self.peak_memory / 1e9:.2g} GB at the peak"
-        return "; ".join([*parts, place])
+            machine += f", {self.peak_memory / 1e9:.2g} GB at the peak"
+        return "; ".join([*parts, machine])

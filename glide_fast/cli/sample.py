@@ -45,8 +45,8 @@ def sample(
 ) -> None:
     """Draw pictures of prompts."""
     if bool(prompt) == (prompts is not None):
-        given = "both PROMPT and --prompts" if prompt else "neither PROMPT nor --prompts"
-        raise InvalidInputError(f"prompt: got {given}; accepted: one or more prompts, or --prompts FILE")
+        received = "both PROMPT and --prompts" if prompt else "neither PROMPT nor --prompts"
+        raise InvalidInputError(f"prompt: got {received}; accepted: one or more prompts, or --prompts FILE")
     if prompts is not None and not is_directory(output):
         raise invalid("output", str(output), "a directory, with --prompts")
     texts = list(prompt or []) if prompts is None else read_prompts(prompts)

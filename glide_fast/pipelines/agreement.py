@@ -47,9 +47,9 @@ def unet_options(directory: ModelDirectory) -> Options:
 def require_stage(directory: ModelDirectory, component: str, *, super_res: bool) -> None:
     """CheckpointError, as :func:`unet_options`, where a UNet's directory cannot be a pipeline's base, or its upsampler."""
     if unet_options(directory)["super_res"] != super_res:
-        wanted = "true" if super_res else "false"
+        needed = "true" if super_res else "false"
         raise CheckpointError(
-            f"{directory.config_file}: super_res is not {wanted}, as the component {component!r} needs"
+            f"{directory.config_file}: super_res is not {needed}, as the component {component!r} needs"
         )
 
 
@@ -131,12 +131,12 @@ def _comparable(name: str, options: Options) -> Any:
 
 
 def _require_equal(
-    config_file: Path, weights_file: Path, said: Mapping[str, Any], found: Mapping[str, Any]
+    config_file: Path, weights_file: Path, stated: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
     for name, value in found.items():
-        if name in said and said[name] != value:
+        if name in stated and stated[name] != value:
             raise CheckpointError(
-                f"{config_file}: {name} is {said[name]!r}, and {weights_file.name} has the weights of a "
+                f"{config_file}: {name} is {stated[name]!r}, and {weights_file.name} has the weights of a "
                 f"model with {value!r}"
             )
 

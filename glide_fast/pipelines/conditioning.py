@@ -35,8 +35,8 @@ class PromptEncoder:
             parts.append(self.empty())
         if written:
             parts.append(self._run(written))
-        places = {prompt: place for place, prompt in enumerate(([""] if "" in prompts else []) + written)}
-        index = torch.tensor([places[prompt] for prompt in prompts], device=parts[0]["xf_out"].device)
+        rows = {prompt: row for row, prompt in enumerate(([""] if "" in prompts else []) + written)}
+        index = torch.tensor([rows[prompt] for prompt in prompts], device=parts[0]["xf_out"].device)
         return _each(lambda *tensors: torch.cat(tensors).index_select(0, index), *parts)
 
     def empty(self) -> TextEmbedding:
@@ -48,7 +48,7 @@ class PromptEncoder:
 
     def _run(self, prompts: list[str]) -> TextEmbedding:
         device = next(self.model.parameters()).device
-        tokens, mask = (given.to(device) for given in self.tokens(prompts))
+        tokens, mask = (tensor.to(device) for tensor in self.tokens(prompts))
         # On a CPU one after the other: a product rounds by how many rows it has, so beside others a prompt would be
         # another one by a rounding.
         at_once = 1 if device.type == "cpu" else len(prompts)

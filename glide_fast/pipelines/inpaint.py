@@ -23,9 +23,9 @@ def _keep(
 ) -> torch.Tensor:
     """One mask a picture, 1 = keep, from whichever polarity was given."""
     if (keep_mask is None) == (repaint_mask is None):
-        given = "neither" if keep_mask is None else "both"
+        received = "neither" if keep_mask is None else "both"
         raise InvalidInputError(
-            f"keep_mask, repaint_mask: got {given}; accepted: one of them, keep_mask with 1 where the picture stays as "
+            f"keep_mask, repaint_mask: got {received}; accepted: one of them, keep_mask with 1 where the picture stays as "
             "it is, or repaint_mask with 1 where it is painted anew"
         )
     argument, value = ("keep_mask", keep_mask) if repaint_mask is None else ("repaint_mask", repaint_mask)

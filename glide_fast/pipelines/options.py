@@ -373,12 +373,12 @@ def share_of_steps(strength: float, steps: int) -> int:
 
 
 def checked(
-    given: Mapping[str, Any], settings: Mapping[str, Any], stricter: Mapping[str, Check]
+    arguments: Mapping[str, Any], settings: Mapping[str, Any], stricter: Mapping[str, Check]
 ) -> dict[str, Any]:
     """A value for each option: the one given, or else the pipeline's setting, or else the usual one; each checked by itself.
 
     Args:
-        given: a call's keyword arguments. None is not given, for options that settings may hold.
+        arguments: a call's keyword arguments. None is not given, for options that settings may hold.
         settings: of the pipeline; what is no option is ignored.
         stricter: checks that take the place of those declared, by option.
 
@@ -386,13 +386,13 @@ def checked(
         TypeError: for a keyword that is no option.
         InvalidInputError: naming the option.
     """
-    for name in given:
+    for name in arguments:
         if name not in DECLARED:
             raise TypeError(f"got an unexpected keyword argument {name!r}; accepted: {', '.join(DECLARED)}")
     values: dict[str, Any] = {}
     for each in fields(SamplingOptions):
         declared = DECLARED[each.name]
-        value = given.get(each.name, None if declared.setting else each.default)
+        value = arguments.get(each.name, None if declared.setting else each.default)
         if value is None and declared.setting:
             value = settings.get(each.name, each.default)
         check = stricter.get(each.name, declared.check)
@@ -410,12 +410,12 @@ def shows_options(method: F) -> F:
     lines = []
     for each in fields(SamplingOptions):
         declared = DECLARED[each.name]
-        kind = f"{each.type}"
-        if declared.setting and not kind.endswith("| None"):
-            kind += " | None"
+        annotation = f"{each.type}"
+        if declared.setting and not annotation.endswith("| None"):
+            annotation += " | None"
         usual = None if declared.setting else each.default
         parameters.append(
-            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=kind)
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=annotation)
         )
         default = f"Usually {each.default!r}." if declared.setting else ""
         text = " ".join(filter(None, (f"{each.name}:", declared.help, declared.more, default)))

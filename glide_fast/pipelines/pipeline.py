@@ -136,20 +136,20 @@ class GlidePipeline:
             InvalidInputError, CheckpointError, DownloadError.
         """
         accelerate, progress = require_flag("accelerate", accelerate), require_flag("progress", progress)
-        place = resolve_device(device)
+        target = resolve_device(device)
         fastest = dtype is None and accelerate
-        precision = fastest_dtype(place) if fastest else resolve_dtype(dtype, place)
+        precision = fastest_dtype(target) if fastest else resolve_dtype(dtype, target)
 
         def ready(stage: Stage) -> None:
             if accelerate:
-                stage.accelerate(place, precision)
+                stage.accelerate(target, precision)
             else:
-                stage.to(place, precision)
+                stage.to(target, precision)
 
         parts = load_parts(name, ready, progress=progress, cache_dir=cache_dir)
         pipeline = cls(parts.base, parts.upsampler, parts.clip, parts.settings)
         pipeline.name = Path(name).resolve().name
-        return pipeline.accelerate(place, precision) if accelerate else pipeline.to(place, precision)
+        return pipeline.accelerate(target, precision) if accelerate else pipeline.to(target, precision)
 
     @_alone
     def accelerate(
@@ -159,14 +159,14 @@ class GlidePipeline:
 
         Returns the pipeline.
         """
-        place = self.device if device is None else resolve_device(device)
-        precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
-        refuse_half_on_cpu(precision, place)
+        target = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, target)
+        refuse_half_on_cpu(precision, target)
         for stage in self.stages:
             with self._at_home(stage):
-                stage.accelerate(place, precision)
-        self._share_recorder(place)
-        return self._to(place, precision)
+                stage.accelerate(target, precision)
+        self._share_recorder(target)
+        return self._to(target, precision)
 
     def _share_recorder(self, device: torch.device) -> None:
         recorder = CudaGraphs(device) if device.type == "cuda" else None
@@ -239,10 +239,10 @@ class GlidePipeline:
     @_alone
     def disable_sequential_stages(self) -> None:
         """Keep all models on the device again."""
-        place, self._sequential_on = self._sequential_on, None
-        if place is not None:
+        target, self._sequential_on = self._sequential_on, None
+        if target is not None:
             for stage in self.stages:
-                stage.move(place)
+                stage.move(target)
 
     @_alone
     def enable_whole_loop_capture(self, enabled: bool = True) -> None:
@@ -303,19 +303,19 @@ class GlidePipeline:
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
         """Move the pipeline and convert its precision, in place; what is None stays as it is. Returns the pipeline."""
-        place = self.device if device is None else resolve_device(device)
-        precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
-        return self._to(place, precision)
+        target = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, target)
+        return self._to(target, precision)
 
-    def _to(self, place: torch.device, precision: torch.dtype) -> GlidePipeline:
-        refuse_half_on_cpu(precision, place)
+    def _to(self, target: torch.device, precision: torch.dtype) -> GlidePipeline:
+        refuse_half_on_cpu(precision, target)
         for stage in self.stages:
             with self._at_home(stage):
-                stage.to(place, precision)
+                stage.to(target, precision)
         if self._sequential_on is not None:
-            self._sequential_on = place
+            self._sequential_on = target
         if self.clip is not None:
-            clip_component.move(self.clip, place)
+            clip_component.move(self.clip, target)
         return self
 
     @property

@@ -87,8 +87,8 @@ def make_plan(
         raise invalid("cache_interval", values["cache_interval"], accepted)
     each: int = values["num_images_per_prompt"]
 
-    def spread(given: Sequence[Any]) -> list[Any]:
-        return [given[pair if len(given) > 1 else 0] for pair in range(pairs) for _ in range(each)]
+    def spread(entries: Sequence[Any]) -> list[Any]:
+        return [entries[pair if len(entries) > 1 else 0] for pair in range(pairs) for _ in range(each)]
 
     return Plan(
         options=SamplingOptions(**values),

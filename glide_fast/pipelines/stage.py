@@ -60,7 +60,7 @@ class Stage:
         self.whole_loop = False
         """Whether loops that nobody watches are recorded whole; see :class:`~glide_fast.runtime.captured.CapturedLoop`."""
         self.part_size: int | None = None
-        """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
+        """Images at once that fit into memory, as far as is known: halved by :class:`glide_fast.pipelines.parts.Attempt`."""
         self._processes: OrderedDict[str, SpacedDiffusion] = OrderedDict()
         self.lock = FairLock()
         """Held by whoever runs the stage's loops, or moves, converts or releases it: one at a time."""

@@ -73,8 +73,8 @@ def _accelerate(
     features: Features,
 ) -> Accelerated:
     parameter = next(model.parameters(), None)
-    place = resolve_device(device if device is not None or parameter is None else parameter.device)
-    kind = resolve_dtype(dtype, place) if dtype is not None else fastest_dtype(place)
+    target_device = resolve_device(device if device is not None or parameter is None else parameter.device)
+    target_dtype = resolve_dtype(dtype, target_device) if dtype is not None else fastest_dtype(target_device)
     ours = as_ours(model)
     _check(ours)
     upsamples = isinstance(ours, (SuperResInput, SuperResInpaintInput))
@@ -88,8 +88,8 @@ def _accelerate(
     lay_out(
         twin,
         source,
-        dtype=kind,
-        device=place,
+        dtype=target_dtype,
+        device=target_device,
         batch=batch,
         image_size=image_size,
         take=take,
@@ -97,7 +97,7 @@ def _accelerate(
     )
     twin.__class__ = _accelerated_class(cast(Any, type(ours)), cast(Any, official))
     assert isinstance(twin, Accelerated)
-    twin.start(defer=place.type == "cuda", batch=batch, image_size=image_size, features=features)
+    twin.start(defer=target_device.type == "cuda", batch=batch, image_size=image_size, features=features)
     return twin.eval()
 
 
@@ -110,17 +110,25 @@ def _again(
     features: Features | None,
 ) -> Accelerated:
     """``model`` itself where it is as wanted; None is as it is."""
-    here = next(model.parameters()).device
-    place = here if device is None else resolve_device(device)
-    kind = model.dtype if dtype is None else resolve_dtype(dtype, place)
-    now = (here, model.dtype, *model.accelerated_for, model.features)
+    current_device = next(model.parameters()).device
+    target_device = current_device if device is None else resolve_device(device)
+    target_dtype = model.dtype if dtype is None else resolve_dtype(dtype, target_device)
+    current = (current_device, model.dtype, *model.accelerated_for, model.features)
     own_batch, own_size = model.accelerated_for
-    wanted = (place, kind, batch or own_batch, image_size or own_size, features or model.features)
-    if wanted == now:
+    wanted = (
+        target_device,
+        target_dtype,
+        batch or own_batch,
+        image_size or own_size,
+        features or model.features,
+    )
+    if wanted == current:
         return model
-    place, kind, batch, image_size, features = wanted
+    target_device, target_dtype, batch, image_size, features = wanted
     bare = model.lock.join(model.to_plain, hooks=False)
-    twin = _accelerate(bare, official_class(model), kind, place, batch, image_size, True, features)
+    twin = _accelerate(
+        bare, official_class(model), target_dtype, target_device, batch, image_size, True, features
+    )
     vars(twin).update(copy.deepcopy(own_hooks(model), {id(model): twin}))
     return twin
 
@@ -134,11 +142,11 @@ def restored(
     features: Features,
 ) -> Accelerated:
     """An accelerated model from its pickle: where its weights are now, in its type if that computes there."""
-    place = next(plain.parameters()).device
-    half_on_cpu = dtype == torch.float16 and place.type == "cpu"
+    target_device = next(plain.parameters()).device
+    half_on_cpu = dtype == torch.float16 and target_device.type == "cpu"
     with torch.inference_mode(False):
         return _accelerate(
-            plain, official, None if half_on_cpu else dtype, place, batch, image_size, True, features
+            plain, official, None if half_on_cpu else dtype, target_device, batch, image_size, True, features
         )
 
 
@@ -150,15 +158,15 @@ def official_class(model: nn.Module) -> type[nn.Module] | None:
 
 
 @functools.cache
-def _accelerated_class(kind: Any, official: Any) -> type[UNetModel]:
+def _accelerated_class(plain: Any, official: Any) -> type[UNetModel]:
     # The official class comes last, for isinstance alone: all that a model does is found in ours before.
-    bases = (Accelerated, kind) if official is None else (Accelerated, kind, official)
+    bases = (Accelerated, plain) if official is None else (Accelerated, plain, official)
     made: type[UNetModel] = types.new_class(
-        f"Accelerated{kind.__name__}",
+        f"Accelerated{plain.__name__}",
         bases,
         exec_body=lambda body: body.update(
             __module__=__name__,
-            plain_class=kind,
+            plain_class=plain,
             official_class=official,
             restored=staticmethod(restored),
         ),
@@ -181,8 +189,8 @@ def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
     owners = dict(ours.named_modules())
     for name, tensor in theirs.state_dict(keep_vars=True).items():
         path, _, leaf = name.rpartition(".")
-        room = owners[path]
-        if leaf in room._parameters:
-            room._parameters[leaf] = nn.Parameter(tensor.detach(), requires_grad=False)
+        owner = owners[path]
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(tensor.detach(), requires_grad=False)
         else:
-            room._buffers[leaf] = tensor.detach()
+            owner._buffers[leaf] = tensor.detach()

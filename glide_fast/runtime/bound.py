@@ -12,7 +12,7 @@ from glide_fast.models.text2im import TextEmbedding
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.engine import Engine
 from glide_fast.runtime.fair_lock import FairLock, joins
-from glide_fast.runtime.torso import Deep, Given
+from glide_fast.runtime.torso import Conditioning, Deep
 
 TABLE_BYTES = 1 << 26
 """Of a row of the batch: above this size the residual blocks' scales and shifts are computed at each step instead of tabulated
@@ -47,7 +47,7 @@ class Bound:
         self._text: list[torch.Tensor | None] = []
         self._share: torch.Tensor | None = None
         self._beside: torch.Tensor | None = None
-        self._given: dict[int, Given] = {}
+        self._conditioning: dict[int, Conditioning] = {}
         self.deep: Deep | None = None
         self.renew(text=text, **pictures)
 
@@ -97,9 +97,9 @@ class Bound:
             x = torch.empty(
                 self.batch, *self.shape, dtype=torch.float32, device=self.device
             )  # only its shape is read
-            given = [pictures.get(name) for name in names]
+            ordered = [pictures.get(name) for name in names]
             model.forget_shares()  # made of weights that may have changed unseen
-            share, beside = model.share(x, given), model.pictures_beside(x, given)
+            share, beside = model.share(x, ordered), model.pictures_beside(x, ordered)
             if share is not None:
                 # Taken over, not copied (25 MB for the upsampler): nobody else may be handed it after this.
                 self._share = share if self._share is None else self._share.copy_(share)
@@ -119,9 +119,9 @@ class Bound:
         """Write the attention layers' keys and values of other prompts alone; their part in the tables stays."""
         keys = self.model.text_keys(text)
         if self._text:
-            for mine, new in zip(self._text, keys, strict=True):
-                if mine is not None and new is not None:
-                    mine.copy_(new)
+            for buffer, new in zip(self._text, keys, strict=True):
+                if buffer is not None and new is not None:
+                    buffer.copy_(new)
         else:
             self._text = [None if key is None else key.clone() for key in keys]
 
@@ -146,29 +146,29 @@ class Bound:
         Fewer inputs than ``batch`` are the first ones. With ``shallow``, the deep levels' result of the last full step is used
         again, which needs :meth:`remember_deep`.
         """
-        told = self._told(len(inputs))
+        conditioning = self._conditioning_of(len(inputs))
         with self.model.step_memory():
             if self._table is not None:
                 torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
             elif self._emb is not None:
                 emb = self._emb.index_select(0, rows[:1]).view(self.batch, -1)
                 self._film.copy_(self.model._films.each(emb))
-            return self.model._torso(inputs, told, self.deep, shallow)
+            return self.model._torso(inputs, conditioning, self.deep, shallow)
 
     def remember_deep(self) -> None:
         """Keep what the deep levels of each full step gave, for shallow steps."""
         if self.deep is None:
             self.deep = Deep(1 + self.model.num_res_blocks)
 
-    def _told(self, count: int) -> Given:
-        if count not in self._given:
-            self._given[count] = Given(
+    def _conditioning_of(self, count: int) -> Conditioning:
+        if count not in self._conditioning:
+            self._conditioning[count] = Conditioning(
                 self.model._films.split(self._film[:count]),
                 [None if keys is None else keys[:count] for keys in self._text],
                 None if self._share is None else self._share[:count],
                 None if self._beside is None else self._beside[:count],
             )
-        return self._given[count]
+        return self._conditioning[count]
 
 
 def _put(buffer: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:

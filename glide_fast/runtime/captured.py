@@ -64,16 +64,16 @@ class CapturedLoop:
         """Whether a recording exists."""
         return bool(self._steps) or self._whole is not None
 
-    def renew(self, told: Mapping[str, Any], seeds: torch.Tensor, values: Mapping[str, Any]) -> None:
+    def renew(self, conditioning: Mapping[str, Any], seeds: torch.Tensor, values: Mapping[str, Any]) -> None:
         """Write another run's values into the buffers, and what the weights as they are now make of them.
 
         Args:
-            told: arguments of :meth:`glide_fast.runtime.bound.Bound.renew`.
+            conditioning: arguments of :meth:`glide_fast.runtime.bound.Bound.renew`.
             seeds, values: of :meth:`~glide_fast.diffusion.sampling.SamplingLoop.renew`.
         """
         denoiser = self.loop.denoiser
         if isinstance(denoiser, Bound):
-            denoiser.renew(**told)
+            denoiser.renew(**conditioning)
         self.loop.renew(seeds, **values)
 
     def run(self, callback: Callback | None = None) -> torch.Tensor:

@@ -40,8 +40,8 @@ class Derived:
         packed: bool,
     ) -> None:
         self._source, self._part, self._packed = source, part, packed
-        self._made_of: tuple[int, int, int] | None = None
-        self._made: torch.Tensor | None = None
+        self._source_version: tuple[int, int, int] | None = None
+        self._result: torch.Tensor | None = None
         self._values: int | None = None  # the fingerprint of what the part was made of
         watched(source())
 
@@ -49,15 +49,15 @@ class Derived:
         """What is made of the parameter's present values, packed for inputs of this shape if it has to be made."""
         source = watched(self._source())
         now = written(source)
-        if self._made is None or now != self._made_of:
+        if self._result is None or now != self._source_version:
             with arena.outside():
                 part = self._part(source.detach())
                 pack = self._packed and why_not(part.dtype, part.device) is None
-                self._made = PackedWeight.pack(part, input_shape=input_shape) if pack else part
+                self._result = PackedWeight.pack(part, input_shape=input_shape) if pack else part
                 # A view shows every write by itself.
-                self._values = None if _is_view(self._made, source) else fingerprint([source])[0]
-            self._made_of = now
-        return self._made
+                self._values = None if _is_view(self._result, source) else fingerprint([source])[0]
+            self._source_version = now
+        return self._result
 
     def look(self, seen: dict[int, int]) -> None:
         """Compare the parameter's values with those that the part was made of: it is made again if they were changed unseen.
@@ -65,7 +65,7 @@ class Derived:
         Args:
             seen: fingerprints taken just now, by the ids of their parameters; others are added.
         """
-        if self._made is None or self._values is None:
+        if self._result is None or self._values is None:
             return
         source = self._source()
         if id(source) not in seen:
@@ -75,10 +75,10 @@ class Derived:
 
     def forget(self) -> None:
         """Make the part again when it is asked for next."""
-        self._made = None
+        self._result = None
 
 
-def _is_view(made: torch.Tensor, source: torch.Tensor) -> bool:
-    if isinstance(made, PackedWeight) or isinstance(source, PackedWeight):
+def _is_view(result: torch.Tensor, source: torch.Tensor) -> bool:
+    if isinstance(result, PackedWeight) or isinstance(source, PackedWeight):
         return False
-    return made.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+    return result.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()

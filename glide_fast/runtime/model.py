@@ -32,7 +32,7 @@ from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
 from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.structure import MODULE_HOOKS, Structure
-from glide_fast.runtime.torso import Given, Torso
+from glide_fast.runtime.torso import Conditioning, Torso
 from glide_fast.runtime.uncompiled import uncompiled
 from glide_fast.runtime.watched import watched
 
@@ -172,7 +172,7 @@ class Accelerated(_Model):
             (tokens, mask),
             lambda: super(Accelerated, self).encode_text(tokens, mask),
             self._text_stamp(),
-            shown=lambda made: (made["xf_proj"], made["xf_out"]),
+            shown=lambda embedding: (embedding["xf_proj"], embedding["xf_out"]),
         )
         return embedding.copy()
 
@@ -259,13 +259,13 @@ class Accelerated(_Model):
             raise invalid(
                 "args", f"{len(args) + 2} positional arguments", f"x, timesteps, {', '.join(accepted)}"
             )
-        given = dict(zip((*names, *rest), args, strict=False))
-        unknown = [name for name in kwargs if name not in accepted or name in given]
+        arguments = dict(zip((*names, *rest), args, strict=False))
+        unknown = [name for name in kwargs if name not in accepted or name in arguments]
         if unknown:
             raise TypeError(
                 f"forward() got {', '.join(unknown)}; it takes x, timesteps, {', '.join(accepted)}"
             )
-        given |= kwargs
+        arguments |= kwargs
         if torch.is_grad_enabled() and x.requires_grad:
             raise InvalidInputError(NO_GRADIENTS)
         if (
@@ -274,40 +274,42 @@ class Accelerated(_Model):
             raise BackendError("torch.jit.trace: an accelerated model cannot be traced; trace model.plain()")
         self._structure.check()
         with torch.no_grad():
-            return self.lock.join(self._predict, x, timesteps, given, [given.get(name) for name in names])
+            return self.lock.join(
+                self._predict, x, timesteps, arguments, [arguments.get(name) for name in names]
+            )
 
     @without_autocast
     def _predict(
         self,
         x: torch.Tensor,
         timesteps: torch.Tensor,
-        given: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         pictures: Sequence[torch.Tensor | None],
     ) -> torch.Tensor:
-        text = self._text(given)
-        if (given.get("y") is None) != (self.num_classes is None):
-            raise invalid("y", given.get("y"), "a label if and only if num_classes is set")
-        emb = self.embedding(timesteps, None if text is None else text["xf_proj"], given.get("y"))
+        text = self._text(arguments)
+        if (arguments.get("y") is None) != (self.num_classes is None):
+            raise invalid("y", arguments.get("y"), "a label if and only if num_classes is set")
+        emb = self.embedding(timesteps, None if text is None else text["xf_proj"], arguments.get("y"))
         self._films.refresh()
-        told = Given(
+        conditioning = Conditioning(
             self._films.split(self._films.rows(emb)),
             self.text_keys(text),
             self.share(x, pictures),
             self.pictures_beside(x, pictures),
         )
         with self.step_memory():
-            result = self._torso(x.to(dtype=self.dtype, memory_format=torch.channels_last), told)
+            result = self._torso(x.to(dtype=self.dtype, memory_format=torch.channels_last), conditioning)
         # The caller may keep it for long: it gets memory of its own.
         return result.to(x.dtype, memory_format=torch.contiguous_format, copy=True)
 
-    def _text(self, given: Mapping[str, Any]) -> TextEmbedding | None:
+    def _text(self, arguments: Mapping[str, Any]) -> TextEmbedding | None:
         if not getattr(self, "xf_width", 0):
             return None
-        if given.get("text") is not None:
-            return given["text"]  # type: ignore[no-any-return]
-        if given.get("tokens") is None:
+        if arguments.get("text") is not None:
+            return arguments["text"]  # type: ignore[no-any-return]
+        if arguments.get("tokens") is None:
             raise invalid("tokens", None, "integers of shape [N, text_ctx], or an encoded prompt as `text`")
-        embedding: Any = self.get_text_emb(given["tokens"], given.get("mask"))
+        embedding: Any = self.get_text_emb(arguments["tokens"], arguments.get("mask"))
         return embedding  # type: ignore[no-any-return]
 
     # All steps of a loop.

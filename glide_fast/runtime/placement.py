@@ -22,13 +22,13 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # As a tensor there names it: with the number that "cuda" leaves out.
-        place = torch.empty(0, device=torch.device(device)).device
+        resolved = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise invalid("device", device, f"a device that torch can use here ({reason})") from error
-    if place.type == "meta":
+    if resolved.type == "meta":
         raise invalid("device", device, "a device that computes; meta tensors hold no values")
-    return place
+    return resolved
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
