@@ -48,11 +48,14 @@ R = TypeVar("R")
 
 
 def _alone(method: Callable[Concatenate[GlidePipeline, P], R]) -> Callable[Concatenate[GlidePipeline, P], R]:
-    """A method that waits for its pipeline's other calls, and is refused in a callback of one that runs a model of it."""
+    """A decorator for methods that must not run at the same time on one pipeline: each waits until those before it are over.
+
+    In a callback of a call that runs one of the pipeline's models, the method raises ReentrantCallError.
+    """
 
     @functools.wraps(method)
     def run(self: GlidePipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        for stage in self.stages:  # half of the work may be another stage's
+        for stage in self.stages:  # another pipeline's call may run the same model
             stage.lock.refuse_within(method)
         return self.lock.run(method, self, *args, **kwargs)
 
@@ -76,10 +79,11 @@ class GlidePipeline:
         base: the first stage, or None for a pipeline that only upsamples.
         upsampler: the second stage, or None for pictures of the base model's size.
         clip: a noise-aware CLIP for ``clip_guidance_scale``.
-        settings: defaults of a call (the keys of :data:`glide_fast.pipelines.options.DEFAULTS`), and anything else to be saved.
+        settings: defaults of a call (the keys of :data:`glide_fast.pipelines.options.DEFAULTS`), and anything else that is to be
+            saved with the pipeline.
 
     Raises:
-        InvalidInputError: for no stage at all, or stages in each other's place.
+        InvalidInputError: for neither stage, or a stage given as the other one.
     """
 
     def __init__(
@@ -104,8 +108,8 @@ class GlidePipeline:
         self.settings: dict[str, Any] = dict(settings or {})
         self.lock = FairLock()
         self.name: str | None = None
-        """What :meth:`from_pretrained` loaded, without the directories it lies in; pictures' files name it."""
-        self._sequential_on: torch.device | None = None  # where each stage runs in its turn
+        """What :meth:`from_pretrained` loaded, a model's or directory's name; it is recorded in pictures' files."""
+        self._sequential_on: torch.device | None = None  # with sequential stages, the device that they share
 
     @classmethod
     def from_pretrained(
@@ -124,12 +128,12 @@ class GlidePipeline:
             name: a directory that :meth:`save_pretrained` wrote, or one of a single UNet (trained or converted), which makes a
                 pipeline of one stage; a model that ships (:func:`glide_fast.weights.available`); or
                 "official", "official-inpaint" or "official-clip" (with the noise-aware CLIP), which download the released models.
-            device: None takes the GPU where there is one.
-            dtype: of the networks' torso, fp32, bf16 or fp16 (not on a CPU); None is what the device is fastest in: fp16 on a
-                GPU, bf16 on CPUs that multiply it, fp32 on others. The diffusion state is fp32 whatever it is.
+            device: where to run; None takes the GPU if there is one.
+            dtype: the type of the networks' weights and activations: fp32, bf16 or fp16 (not on a CPU). None is what the device
+                is fastest in: fp16 on a GPU, bf16 on CPUs that multiply it, fp32 on others. The diffusion state is always fp32.
             accelerate: run on fused operations and captured loops (:mod:`glide_fast.runtime`). False keeps the plain models,
-                which can be trained and taken apart; None as ``dtype`` is then fp16 on a GPU and fp32 elsewhere.
-            cache_dir: of downloads; default :func:`glide_fast.checkpoints.default_cache_dir`.
+                which can be trained and taken apart; a ``dtype`` of None is then fp16 on a GPU and fp32 elsewhere.
+            cache_dir: where downloads are kept; default :func:`glide_fast.checkpoints.default_cache_dir`.
             progress: show download bars.
 
         Raises:
@@ -155,9 +159,13 @@ class GlidePipeline:
     def accelerate(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
-        """Put plain models on fused operations and captured loops, in place, for good; what is None stays as it is.
+        """Replace plain models by accelerated ones, which run on fused operations and captured loops.
 
-        Returns the pipeline.
+        Args:
+            device, dtype: where and in which type to run; None keeps what the pipeline has.
+
+        Returns:
+            The pipeline itself, changed.
         """
         target = self.device if device is None else resolve_device(device)
         precision = self.dtype if dtype is None else resolve_dtype(dtype, target)
@@ -175,7 +183,7 @@ class GlidePipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # Copied stages come without one.
+        # Stages are copied without their recorder.
         if self.accelerated and all(stage.recorder is None for stage in self.stages):
             self._share_recorder(self.device)
 
@@ -186,7 +194,7 @@ class GlidePipeline:
 
     @property
     def stages(self) -> list[Stage]:
-        """Those that there are, in the order they run."""
+        """The stages that the pipeline has, in the order they run."""
         return self.components.stages
 
     @property
@@ -206,30 +214,30 @@ class GlidePipeline:
 
     @_alone
     def release(self) -> None:
-        """Give the memory of captured loops and their buffers back; the next call makes them anew."""
+        """Free the memory of captured loops and their buffers; the next call makes them again."""
         self.release_stages()
 
     def release_stages(self) -> None:
-        """As :meth:`release`, between the runs of a call."""
+        """As :meth:`release`, for a call that is running."""
         for stage in self.stages:
             stage.release()
 
     @_alone
     def refresh(self) -> None:
-        """Forget all that was made of the weights, so that the next call makes it of the weights as they are then.
+        """Forget all that was computed from the weights; the next call computes it again from the weights of that time.
 
-        Calls notice changed weights by themselves, however these were written; this is for code that would rather not rely on it.
-        Captured loops are kept: each call writes their buffers anew.
+        Calls notice by themselves when weights were changed, in whatever way; this is for code that would rather not rely on
+        it. Captured loops are kept: each call writes their buffers anyway.
         """
         for stage in self.stages:
             stage.refresh()
 
     @_alone
     def enable_sequential_stages(self) -> None:
-        """Keep one of the two models on the GPU at a time, for cards of about 4 GB: the other waits in host memory.
+        """Keep only the model that runs on the GPU, and the other in host memory, for GPUs with about 4 GB.
 
-        Each call then moves both models once and captures its loops anew, which costs time; pictures stay the same. On a CPU
-        there is nowhere to move to, and nothing changes.
+        Each call then moves both models once and captures its loops again, which takes time; pictures stay the same. On a CPU
+        this changes nothing.
         """
         if self._sequential_on is None:
             self._sequential_on = self.device
@@ -238,7 +246,7 @@ class GlidePipeline:
 
     @_alone
     def disable_sequential_stages(self) -> None:
-        """Keep all models on the device again."""
+        """Keep all models on the device again, as before :meth:`enable_sequential_stages`."""
         target, self._sequential_on = self._sequential_on, None
         if target is not None:
             for stage in self.stages:
@@ -246,11 +254,14 @@ class GlidePipeline:
 
     @_alone
     def enable_whole_loop_capture(self, enabled: bool = True) -> None:
-        """Record all steps of a loop as one, where a call asks for neither a progress bar nor a callback.
+        """Record all steps of a loop as one, for calls with neither a progress bar nor a callback.
 
-        The GPU then goes from step to step without waiting for Python. Recording takes about as long as a picture, and more
-        memory than that of a single step, so it pays for many calls of one shape; pictures stay the same. ``False`` goes back to
-        step by step. On a CPU nothing is recorded, and nothing changes.
+        The GPU then goes from step to step without waiting for Python. A recording takes about as long to make as a picture, and
+        more memory than that of a single step, so it pays off over many calls of one shape; pictures stay the same. On a CPU
+        nothing is recorded.
+
+        Args:
+            enabled: False records single steps again.
         """
         require_flag("enabled", enabled)
         for stage in self.stages:
@@ -260,11 +271,11 @@ class GlidePipeline:
 
     @property
     def sequential_stages(self) -> bool:
-        """Whether one model at a time is on the device."""
+        """Whether only the model that runs is on the device."""
         return self._sequential_on is not None
 
     def bring(self, stage: Stage) -> None:
-        """Have ``stage`` on the device before it runs, with sequential stages in place of the others."""
+        """Move ``stage`` to the device before it runs, and with sequential stages the others off it."""
         if self._sequential_on is not None:
             for other in self.stages:
                 if other is not stage:
@@ -273,7 +284,7 @@ class GlidePipeline:
 
     @contextlib.contextmanager
     def _at_home(self, stage: Stage) -> Iterator[None]:
-        """A stage that waits is on the device meanwhile."""
+        """A block in which ``stage`` is on the device, wherever it was before and is afterwards."""
         if self._sequential_on is None:
             yield
             return
@@ -284,9 +295,13 @@ class GlidePipeline:
 
     @joins
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write the pipeline as a directory that :meth:`from_pretrained` reads, whole or not at all.
+        """Write the pipeline to a directory that :meth:`from_pretrained` reads, whole or not at all.
 
-        Weights are written in the precision they have. Raises InvalidInputError and CheckpointError.
+        Weights are written in the precision that they have.
+
+        Raises:
+            InvalidInputError: for settings that no call could use.
+            CheckpointError: where the directory cannot be written.
         """
         settings = {**DEFAULTS, **self.settings}
         check_settings(settings)
@@ -302,7 +317,14 @@ class GlidePipeline:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
-        """Move the pipeline and convert its precision, in place; what is None stays as it is. Returns the pipeline."""
+        """Move the pipeline, and convert its precision.
+
+        Args:
+            device, dtype: None keeps what the pipeline has.
+
+        Returns:
+            The pipeline itself, changed.
+        """
         target = self.device if device is None else resolve_device(device)
         precision = self.dtype if dtype is None else resolve_dtype(dtype, target)
         return self._to(target, precision)
@@ -325,7 +347,7 @@ class GlidePipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the first stage's torso."""
+        """The type of the first stage's weights and activations."""
         return self._first.model.dtype
 
     @property
