@@ -1,4 +1,4 @@
-"""Image to image: the base model from a noised picture on (Meng et al. 2022), then the upsampler."""
+"""Image to image: the base model starts from the noised picture (Meng et al. 2022); then the upsampler runs as usual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a pipeline's parts come from: a directory, the models that ship, or the released checkpoints."""
+"""Loading what a pipeline is made of: from a directory, the models that ship, or the released checkpoints."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _OFFICIAL = {
 
 
 def names() -> list[str]:
-    """Every name that :func:`load_parts` knows: what ships, and the released models (downloaded)."""
+    """Every name that :func:`load_parts` knows: the models that ship, and the released ones, which are downloaded."""
     return [*weights.available(), *_OFFICIAL]
 
 
@@ -57,13 +57,19 @@ def load_parts(
     progress: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Components:
-    """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
-    which becomes a pipeline of one stage. The directory of a training run, ended or not, is that of a UNet: the averaged weights
-    of its newest checkpoint. Each stage is made ``ready`` before the next is read; with None they stay in fp32 on the CPU.
+    """Load what a pipeline is made of.
 
-    A name wins over a directory called the same in the working directory; write ``./name`` for that.
+    Args:
+        name: one of :func:`names`, or a directory: a pipeline's; a UNet's, which makes a pipeline of one stage; or a training
+            run's, ended or not, of which the averaged weights of the newest checkpoint are taken. A name wins over a directory
+            of the same name in the working directory; write ``./name`` for that one.
+        ready: called with each stage before the next one is read; with None stages stay in fp32 on the CPU.
+        progress: show download bars.
+        cache_dir: where downloads are kept.
 
-    Raises InvalidInputError for a name that is neither, and CheckpointError and DownloadError.
+    Raises:
+        InvalidInputError: for a name that is neither.
+        CheckpointError, DownloadError.
     """
     if isinstance(name, str) and name in _OFFICIAL:
         return _released(_OFFICIAL[name], ready, progress, cache_dir)

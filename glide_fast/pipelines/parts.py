@@ -1,4 +1,4 @@
-"""Making the images of a call in parts, where all at once do not fit into memory."""
+"""Making the images of a call in parts when all at once do not fit into memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALLOCATORS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What errors say that libraries raise as plain RuntimeErrors for want of memory."""
+"""In the messages of plain RuntimeErrors that libraries raise when they get no memory."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""A call's arguments, checked before any work and spread out to one entry an image."""
+"""The plan of a call: its arguments, checked before any work, with one entry for each image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CLIP_SCALE = 3.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs to know; lists have one entry an image, in the order of the result."""
+    """What a call makes and how; lists have one entry for each image, in the order of the result."""
 
     options: SamplingOptions
     prompts: list[str]
