@@ -35,27 +35,27 @@ def accelerate(
 ) -> UNetModel:
     """A drop-in for ``model``: same call, same arguments, same state dict, for inference.
 
-    An accelerated model is given back itself where it is as wanted, and else laid out anew from its present weights.
+    An accelerated model that has the wanted device, type and sizes is returned itself; another one is laid out again from its
+    present weights.
 
     Args:
-        model: a UNet of glide_fast, or an instance of the official package's classes (recognised by its structure). It is
-            left as it is; but see ``take``.
-        dtype: of the torso's and the text transformer's weights and activations; None is fp16 on a GPU, bf16 on CPUs with
-            AVX-512 BF16 or AMX, and fp32 on others. Norm statistics, softmax, sums and the embeddings are fp32 in any case.
-        device: None is where the model is.
-        batch, image_size: what weights are packed for on a CPU; others work as well, perhaps a little slower. None is GLIDE's: 2
-            pictures (guidance) of 64 pixels, or 1 of 256 for upsamplers.
-        take: take the weights out of ``model``, which is of no use afterwards, instead of copying them: saves its memory.
-        features: what to leave out, for measurements; None is nothing.
+        model: a UNet of glide_fast, or an instance of the official package's classes (recognised by its structure). It is not
+            changed, unless ``take`` is True.
+        dtype: the type of the torso's and the text transformer's weights and activations; None is fp16 on a GPU, bf16 on CPUs
+            with AVX-512 BF16 or AMX, and fp32 on others. Norm statistics, softmax, sums and the embeddings are always fp32.
+        device: where to run; None is where the model is.
+        batch, image_size: the sizes that weights are packed for on a CPU; others work as well, perhaps a little slower. None is
+            GLIDE's: 2 rows (guidance) of 64 pixels, or 1 of 256 for upsamplers.
+        take: take the weights out of ``model``, which cannot be used afterwards, instead of copying them; this saves memory.
+        features: switches parts of the runtime off, for measurements; None is all on.
 
     Returns:
         A model of a subclass of glide_fast's class, and of the official one where ``model`` is of that, in evaluation mode.
-        What it remembers of prompts and pictures is known by their tensors' identity and version, so a loop that passes the
-        same tensors encodes them once.
+        It recognises prompts and pictures by their tensors, so a loop that passes the same tensors encodes them once.
 
     Raises:
-        InvalidInputError: for a model that is not a GLIDE UNet, or one with layers that have no fused form: replaced, wrapped or
-            parametrised ones and hooks among them, which are named.
+        InvalidInputError: for a model that is not a GLIDE UNet, or has layers without a fused form (replaced, wrapped or
+            parametrised ones, hooks); the message names them.
     """
     if isinstance(model, Accelerated):
         return _again(model, dtype, device, batch, image_size, features)
@@ -109,7 +109,7 @@ def _again(
     image_size: int | None,
     features: Features | None,
 ) -> Accelerated:
-    """``model`` itself where it is as wanted; None is as it is."""
+    """``model`` itself if it has what is wanted, else one laid out again; None keeps what the model has."""
     current_device = next(model.parameters()).device
     target_device = current_device if device is None else resolve_device(device)
     target_dtype = model.dtype if dtype is None else resolve_dtype(dtype, target_device)
@@ -141,7 +141,7 @@ def restored(
     image_size: int,
     features: Features,
 ) -> Accelerated:
-    """An accelerated model from its pickle: where its weights are now, in its type if that computes there."""
+    """An accelerated model from its pickle, on the device of ``plain``, in ``dtype`` unless the device cannot compute in it."""
     target_device = next(plain.parameters()).device
     half_on_cpu = dtype == torch.float16 and target_device.type == "cpu"
     with torch.inference_mode(False):
@@ -151,7 +151,7 @@ def restored(
 
 
 def official_class(model: nn.Module) -> type[nn.Module] | None:
-    """The class of a model that is not of glide_fast; of an accelerated one, that of the model it was made from."""
+    """The class of a model if it is the official package's, else None; for an accelerated model, of that it was made from."""
     if isinstance(model, Accelerated):
         return model.official_class
     return None if isinstance(model, UNetModel) else type(model)
@@ -159,7 +159,7 @@ def official_class(model: nn.Module) -> type[nn.Module] | None:
 
 @functools.cache
 def _accelerated_class(plain: Any, official: Any) -> type[UNetModel]:
-    # The official class comes last, for isinstance alone: all that a model does is found in ours before.
+    # The official class comes last, for isinstance alone: every method is found in our classes before.
     bases = (Accelerated, plain) if official is None else (Accelerated, plain, official)
     made: type[UNetModel] = types.new_class(
         f"Accelerated{plain.__name__}",
@@ -185,7 +185,7 @@ def _check(model: UNetModel) -> None:
 
 
 def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
-    """Put the parameters of ``theirs`` in the place of ours, by name."""
+    """Replace the parameters of ``ours`` by those of ``theirs`` that have the same names."""
     owners = dict(ours.named_modules())
     for name, tensor in theirs.state_dict(keep_vars=True).items():
         path, _, leaf = name.rpartition(".")

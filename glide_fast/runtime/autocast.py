@@ -1,6 +1,6 @@
-"""Methods that compute in the types of their weights, whatever ``torch.autocast`` of the caller says.
+"""Methods that compute in the types of their weights, also within a caller's ``torch.autocast``.
 
-What they keep serves later callers too, and the fused operations need the types they were made for.
+Later callers, without autocast, use what these methods keep; and fused operations are made for certain types.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ R = TypeVar("R")
 
 
 class Placed(Protocol):
-    """What computes on one device."""
+    """An object that computes on one device."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device."""
 
 
 D = TypeVar("D", bound=Placed)

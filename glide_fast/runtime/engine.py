@@ -16,7 +16,7 @@ from glide_fast.runtime.torso import Torso
 
 
 class Engine(Protocol):
-    """:class:`~glide_fast.runtime.model.Accelerated`, as far as a bound loop and ``explain`` use it; described there."""
+    """What a bound loop and ``explain`` use of :class:`~glide_fast.runtime.model.Accelerated`, where each is described."""
 
     lock: FairLock
     features: Features

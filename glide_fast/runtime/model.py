@@ -1,4 +1,4 @@
-"""The model that :func:`glide_fast.runtime.accelerate` returns: the class it was made from, with another engine."""
+"""The class of the models that :func:`glide_fast.runtime.accelerate` returns: a UNet's own class, computing in another way."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ ENGINE_STATE = (
     "_image_size",
     "features",
 )
-"""Attributes of an accelerated model that a plain one has not."""
+"""Attributes of an accelerated model that a plain one does not have."""
 
 
 if TYPE_CHECKING:
-    _Model = Text2ImUNet  # or one without text, of which less is asked
+    _Model = Text2ImUNet  # models without text have fewer methods, and fewer are called
 else:
     _Model = UNetModel
 
@@ -84,9 +84,9 @@ class Accelerated(_Model):
     """Makes an accelerated model of a plain one and what else a pickle holds; see :meth:`__reduce_ex__`."""
 
     def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
-        """Set the engine up over weights that :mod:`glide_fast.runtime.layout` has laid out."""
+        """Set up all that computes, for weights that :mod:`glide_fast.runtime.layout` has laid out."""
         self._defer, self._batch, self._image_size, self.features = defer, batch, image_size, features
-        if "lock" not in vars(self):  # restarted, it may have calls that wait
+        if "lock" not in vars(self):  # after a restart, other threads may be waiting for it
             self.lock = FairLock()
         self._torso = Torso(self, defer, features)
         self._films = Films(self._torso.residuals)
@@ -95,14 +95,14 @@ class Accelerated(_Model):
         self._remembered_shares: Remembered[torch.Tensor] = Remembered()
         dense_state_dict_hook(self)
         self._structure = Structure(self)
-        # Writes to what something is made of must be noticed from the start, not from the first call on.
+        # Writes to the weights behind what is remembered must be noticed from now on, not only from the first call on.
         if isinstance(self, Text2ImUNet):
             self._text_stamp()
             self._keys_stamp()
 
     @joins
     def restart(self) -> None:
-        """Make all that is made of the weights again, after they were moved: nothing is left of it where they were."""
+        """Compute again all that is computed from the weights, after they were moved."""
         self._structure.check()
         self.start(defer=self._defer, batch=self._batch, image_size=self._image_size, features=self.features)
 
@@ -113,11 +113,11 @@ class Accelerated(_Model):
 
     @property
     def accelerated_for(self) -> tuple[int, int]:
-        """Batch and image size that the weights are packed for; others work as well."""
+        """The batch and the image size that the weights are packed for; others work as well."""
         return self._batch, self._image_size
 
     def addresses(self) -> Hashable:
-        """Where every weight is; a recording of kernels holds good as long as this stays the same."""
+        """The address of every weight. A recording of kernels is valid as long as this stays the same."""
         return tuple(
             (id(tensor), tensor.version) if isinstance(tensor, PackedWeight) else tensor.data_ptr()
             for tensor in (*self.parameters(), *self.buffers())
@@ -125,11 +125,11 @@ class Accelerated(_Model):
 
     @joins
     def refresh(self) -> None:
-        """Forget all that was made of weights, prompts and pictures: the next call makes it of the weights as they are then.
+        """Forget all that was computed from weights, prompts and pictures; the next call computes it again.
 
-        Weights that are written to in place (through ``.data`` too), loaded or replaced are noticed without it, at the next
-        call. Writes through raw memory (``numpy()``, DLPack, ``untyped_storage()``) are noticed where a loop starts
-        (:meth:`bind`, a pipeline's call); before a direct call they need this.
+        Weights that are written to in place (through ``.data`` too), loaded or replaced are noticed without this, at the next
+        call. Writes through raw memory (``numpy()``, DLPack, ``untyped_storage()``) are noticed when a loop starts
+        (:meth:`bind`, a pipeline's call); after such writes, call this before a direct call of the model.
         """
         for memory in (self._remembered_text, self._remembered_keys, self._remembered_shares):
             memory.clear()
@@ -138,25 +138,26 @@ class Accelerated(_Model):
         self._torso.forget()
 
     def look(self) -> None:
-        """Before each loop: see whether weights that the torso keeps parts of were changed in a way that no counter shows.
+        """Check, before each loop, whether weights that the torso keeps parts of were changed in a way that no counter shows.
 
         Raises:
-            InvalidInputError: for layers that were replaced, hooks and the like, which a loop would not call.
+            InvalidInputError: for replaced layers, hooks and the like, which a loop would not call.
         """
         self._structure.check_for_loop()
         self._torso.look()
 
     def step_memory(self) -> AbstractContextManager[None]:
-        """Where a step's tensors lie while it is computed; see :mod:`glide_fast.ops.arena`."""
+        """A block for one step, whose tensors on a CPU lie in memory that all steps share; see :mod:`glide_fast.ops.arena`."""
         return arena.scope(self.device) if self.features.arena else nullcontext()
 
-    # The conditioning, made once for each prompt and picture.
+    # What depends on prompts and pictures only; computed once for each of them.
 
     @property
     def text_dtype(self) -> torch.dtype:
-        """What the text transformer computes in: for bf16 it is fp32, with weights in bf16.
+        """The type of the text transformer's activations: for bf16 it is fp32, with weights in bf16.
 
-        It runs once a prompt, and what it errs is the same at every step: half of it was the rounding of its activations.
+        The transformer runs once for each prompt, and its error is the same at every step; half of the error came from rounding
+        the activations.
         """
         return torch.float32 if self.dtype == torch.bfloat16 else self.dtype
 
@@ -164,7 +165,7 @@ class Accelerated(_Model):
     @joins
     @without_autocast
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
-        """As the plain model's; the same tensors give the same result without any work, until it is written to."""
+        """As the plain model's; the result for the same tensors is remembered, as long as nothing is written to them or to it."""
         self._structure.check()
         if not self.features.cached_text:
             return super().encode_text(tokens, mask)
@@ -180,7 +181,7 @@ class Accelerated(_Model):
         return tuple(written(watched(tensor)) for tensor in super().text_tensors())
 
     def text_tensors(self) -> list[torch.Tensor]:
-        """The plain model's, and those that :meth:`text_keys` reads."""
+        """The tensors that the plain model's encoded text depends on, and those that :meth:`text_keys` reads."""
         return [*super().text_tensors(), *self._keys_tensors()]
 
     def _keys_tensors(self) -> Iterator[torch.Tensor]:
@@ -194,7 +195,7 @@ class Accelerated(_Model):
     @joins
     @without_autocast
     def text_keys(self, text: TextEmbedding | None) -> list[torch.Tensor] | list[None]:
-        """Every attention block's keys and values of the text: ``[N, 2 C, S]``, channels side by side."""
+        """The text's keys and values for every attention block: ``[N, 2 C, S]``, a token's channels adjacent in memory."""
         blocks = self._torso.attentions
         if text is None:
             return [None] * len(blocks)
@@ -213,12 +214,12 @@ class Accelerated(_Model):
 
     @joins
     def forget_shares(self) -> None:
-        """Hand none of the remembered shares out again."""
+        """Forget what :meth:`share` remembers."""
         self._remembered_shares.clear()
 
     @joins
     def share(self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """What the pictures beside ``x`` add to the first convolution; None for models that read none, or read them with x."""
+        """What the pictures beside ``x`` add to the first convolution's result; None without pictures, or if they are read with x."""
         if not isinstance(self, WiderInput) or not self.features.share:
             return None
         first = self._torso.first
@@ -231,7 +232,7 @@ class Accelerated(_Model):
     def pictures_beside(
         self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]
     ) -> torch.Tensor | None:
-        """The pictures themselves, as they stand beside ``x``: for models that read them with it, None for others."""
+        """The pictures themselves, as they are laid beside ``x``, for models that read them with it; None for others."""
         if not isinstance(self, WiderInput) or self.features.share:
             return None
         joined = torch.cat(self.beside(x, *pictures), dim=1)
@@ -252,7 +253,7 @@ class Accelerated(_Model):
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The plain model's call and arguments."""
         names = self.picture_names if isinstance(self, WiderInput) else ()
-        # What comes behind the pictures are tokens and mask, or the label.
+        # Behind the pictures come tokens and mask, or the label.
         rest = ("tokens", "mask") if hasattr(self, "encode_text") and hasattr(self, "xf_width") else ("y",)
         accepted = (*names, *rest, *(("text",) if rest[0] == "tokens" else ()))
         if len(args) > len(names) + len(rest):
@@ -270,7 +271,7 @@ class Accelerated(_Model):
             raise InvalidInputError(NO_GRADIENTS)
         if (
             torch._C._get_tracing_state() is not None
-        ):  # it would hold what was computed of the prompt and the weights before
+        ):  # the trace would contain what was computed from the prompt and the weights before
             raise BackendError("torch.jit.trace: an accelerated model cannot be traced; trace model.plain()")
         self._structure.check()
         with torch.no_grad():
@@ -324,11 +325,11 @@ class Accelerated(_Model):
         text: TextEmbedding | None = None,
         **pictures: torch.Tensor,
     ) -> Bound:
-        """The network for a loop over these ``timesteps``, with all that is known before it made before it.
+        """The network for a loop over these ``timesteps``; all that is known before the loop is computed now.
 
         Args:
-            timesteps: of the original process; a step is then named by its place in this list.
-            batch: pictures in a call.
+            timesteps: of the original process; the loop then gives the index of a step in this list.
+            batch: rows of the network's call.
             shape: ``(C, H, W)`` of a state.
             text: of :meth:`encode_text`, ``batch`` prompts.
             pictures: the class's own (``low_res``, ``inpaint_image``, ``inpaint_mask``).
@@ -336,7 +337,7 @@ class Accelerated(_Model):
         return Bound(self, timesteps, batch, shape, text=text, **pictures)
 
     def explain(self, batch: int | None = None) -> Explained:
-        """Run one step on made-up values and tell which backend ran each op, and why; ``print`` it.
+        """Run one step on made-up values and return, for ``print``, which backend ran each op, and why.
 
         Args:
             batch: rows of the network's call; None is what the weights are laid out for.
@@ -346,12 +347,12 @@ class Accelerated(_Model):
     # What changes weights.
 
     def convert_to(self, dtype: torch.dtype) -> None:
-        """Accelerated weights have their type already; another one is an error."""
+        """InvalidInputError for another type than the weights have: they are laid out for theirs."""
         if dtype != self.dtype:
             raise invalid("dtype", _name(dtype), f"{_name(self.dtype)}, {LAID_OUT}")
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What ``to``, ``cuda``, ``half`` and the like are made of: nothing to do where all is there already, else an error."""
+        """Called by ``to``, ``cuda``, ``half`` and the like: InvalidInputError unless they would change nothing."""
         for dtype, device in {(p.dtype, p.device) for p in (*self.parameters(), *self.buffers())}:
             moved = fn(torch.empty(0, dtype=dtype, device=device))
             if (moved.dtype, moved.device) != (dtype, device):
@@ -364,12 +365,12 @@ class Accelerated(_Model):
 
     @joins
     def move(self, device: torch.device) -> None:
-        """Bring the weights to ``device`` as they are laid out, to run there or to wait there; ``to`` refuses that.
+        """Move the weights to ``device`` without changing their layout, which ``to`` refuses.
 
-        For another kind of device than the one they are laid out for this is a place to wait only.
+        On another kind of device than the one that they are laid out for, they can only wait.
         """
         torch.nn.Module._apply(self, lambda tensor: tensor.to(device))
-        # What the engine had made of the weights is still where they were.
+        # What was computed from the weights is still on the old device.
         self.restart()
 
     def share_memory(self) -> Self:
@@ -379,18 +380,18 @@ class Accelerated(_Model):
         )
 
     def del_cache(self) -> None:
-        """Forget the cached prompt, as the plain model does, and all else that :meth:`refresh` forgets."""
+        """As the plain model's, which forgets the cached prompt; this forgets all that :meth:`refresh` does."""
         self.refresh()
 
     @joins
     def plain(self) -> UNetModel:
-        """A plain model of the class this one was made from, with a copy of the weights in their present types."""
+        """A plain model, of the class that this one was made from, with a copy of the weights in their present types."""
         return self.to_plain()
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def to_plain(self, hooks: bool = True) -> UNetModel:
-        """As :meth:`plain`, for who holds the lock; on request without the model's own hooks."""
+        """As :meth:`plain`, without taking the lock; on request without the model's own hooks."""
         dense: dict[int, Any] = {
             id(p): nn.Parameter(
                 p.dense()
@@ -399,7 +400,7 @@ class Accelerated(_Model):
             )
             for p in self.parameters()
         }
-        if hasattr(self, "tokenizer"):  # never written to, and slow to copy
+        if hasattr(self, "tokenizer"):  # it never changes, and is slow to copy
             dense[id(self.tokenizer)] = self.tokenizer
         twin: Any = self.plain_class.__new__(self.plain_class)
         dense[id(self)] = twin  # for hooks whose objects hold the model
@@ -411,10 +412,10 @@ class Accelerated(_Model):
         return twin.eval()  # type: ignore[no-any-return]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickled and copied as the plain model, which is accelerated again; ``copy.copy`` too copies the weights."""
+        """For pickle and copy: the plain model, which is accelerated again. ``copy.copy``, too, copies the weights."""
         batch, image_size = self.accelerated_for
         bare = self.lock.join(self.to_plain, hooks=False)
-        # Apart, as the state: hooks may hold the model, which is known by then.
+        # As the state, which is restored last: hooks may hold a reference to the model, which exists by then.
         hooks = {name: held.copy() for name, held in own_hooks(self).items()}
         arguments = (bare, self.official_class, self.dtype, batch, image_size, self.features)
         return type(self).restored, arguments, hooks

@@ -1,4 +1,4 @@
-"""Where a pipeline runs and in which precision."""
+"""Checks of the device that a pipeline runs on, and of its precision."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 
 
 def refuse_half_on_cpu(dtype: torch.dtype, device: torch.device) -> None:
-    """CPUs convolve fp16 hundreds of times slower than fp32; nobody wants to wait for that."""
+    """InvalidInputError for fp16 on a CPU, where convolutions are hundreds of times slower than in fp32."""
     if dtype == torch.float16 and device.type == "cpu":
         raise InvalidInputError(
             "dtype: got fp16 on a CPU, where it is hundreds of times slower than fp32; accepted: fp32 or bf16"
