@@ -219,7 +219,7 @@ class Accelerated(_Model):
 
     @joins
     def share(self, x: torch.Tensor, pictures: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """What the pictures beside ``x`` add to the first convolution's result; None for models without, or that read them with x."""
+        """What the pictures beside ``x`` add to the first convolution's result; None if there are none to add."""
         if not isinstance(self, WiderInput) or not self.features.share:
             return None
         first = self._torso.first
