@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import torch
@@ -10,10 +9,10 @@ import torch.nn.functional as F
 
 from benchmarks.case import PLAIN, Case
 from glide_fast.ops import convolution
+from glide_fast.ops.convolution import OP
 from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
+from glide_fast.ops.convolution.reference import reference
 
-_module = importlib.import_module("glide_fast.ops.convolution")
-_reference, _OP = _module.reference, _module.OP
 # (side, channels in, channels out, kernel, skip connection added): of each level the block's second convolution, the first one
 # behind a concatenation, attention's qkv and its projection back.
 BASE = (
@@ -97,11 +96,11 @@ def case(
         wide = weight.double(), bias.double()
         skips = [None] * n if residual is None else residual.double().split(1)
         samples = zip(x.double().split(1), skips, strict=True)
-        return [torch.cat([_reference(a, *wide, b, (1, 1), padding) for a, b in samples])]
+        return [torch.cat([reference(a, *wide, b, (1, 1), padding) for a, b in samples])]
 
     def ours() -> list[torch.Tensor]:
         # Each backend reads its own layout; the other's it would unpack at every call.
-        ours_weight = tiled if _OP.forced() == "winograd" else packed
+        ours_weight = tiled if OP.forced() == "winograd" else packed
         return [convolution(x, ours_weight, bias, residual=residual)]
 
     result = n * outputs * side * side

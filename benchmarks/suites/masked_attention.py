@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import torch
@@ -12,8 +11,8 @@ from benchmarks.case import PLAIN, Case
 from benchmarks.contestants import AttentionCall
 from glide_fast.ops import masked_attention
 from glide_fast.ops.masked_attention.heads import join, split, visible
+from glide_fast.ops.masked_attention.reference import reference
 
-_reference = importlib.import_module("glide_fast.ops.masked_attention").reference
 HEAD = 64
 LENGTH = 12  # tokens of an ordinary prompt, its start and end among them
 # (tokens, heads, causal and padded)
@@ -35,10 +34,10 @@ def case(model: str, n: int, tokens: int, heads: int, masked: bool, device: str,
         return [join(F.scaled_dot_product_attention(*heads_apart(), attn_mask=seen))]
 
     def official() -> list[torch.Tensor]:
-        return [_reference(q, k, v, heads, causal=masked, lengths=lengths)]
+        return [reference(q, k, v, heads, causal=masked, lengths=lengths)]
 
     def truth() -> list[torch.Tensor]:
-        return [_reference(q.double(), k.double(), v.double(), heads, causal=masked, lengths=lengths)]
+        return [reference(q.double(), k.double(), v.double(), heads, causal=masked, lengths=lengths)]
 
     def ours() -> list[torch.Tensor]:
         return [masked_attention(q, k, v, heads, causal=masked, lengths=lengths)]

@@ -3,7 +3,6 @@ transformer, with its own tokens only."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import torch
@@ -13,8 +12,8 @@ from benchmarks.case import PLAIN, Case
 from benchmarks.contestants import AttentionCall
 from glide_fast.ops import text_attention
 from glide_fast.ops.text_attention import packed_heads
+from glide_fast.ops.text_attention.reference import reference
 
-_reference = importlib.import_module("glide_fast.ops.text_attention").reference
 TEXT = 128
 HEAD = 64
 # (tokens, heads) of 32 x 32, 16 x 16 and 8 x 8.
@@ -46,10 +45,10 @@ def case(
         return [out.mT.flatten(1, 2)]
 
     def official() -> list[torch.Tensor]:
-        return [_reference(qkv, heads, text)]
+        return [reference(qkv, heads, text)]
 
     def truth() -> list[torch.Tensor]:
-        return [_reference(qkv.double(), heads, None if text is None else text.double())]
+        return [reference(qkv.double(), heads, None if text is None else text.double())]
 
     def ours() -> list[torch.Tensor]:
         return [text_attention(qkv, heads, text)]

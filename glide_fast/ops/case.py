@@ -5,8 +5,9 @@ the runtime launches. Each op's ``cases.py`` has
 
 - ``CASES``: a tuple of :class:`Case`;
 - ``cost(call)``: the :class:`Cost` of any call of the op, from its ``arguments.Call``;
-- ``describe(call)``: the call in a few words, for people (:func:`sizes`, :func:`fused`);
-- ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`).
+- ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`);
+- ``describe(call)``: the call in a few words, for people, such as ``2x192x64x64 + FiLM, SiLU`` (:func:`sizes`, :func:`fused`);
+- where backends want arguments prepared once, ``prepared(arguments, backend)``: the arguments as that backend holds them.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ def fused(**parts: object) -> str:
     return f" + {', '.join(present)}" if present else ""
 
 
+Draw = Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Case:
     """A call of an op as one of GLIDE's models makes it.
@@ -69,13 +73,15 @@ class Case:
         batches: the batch sizes to measure; the first is that of one guided prompt.
         draw: the public function's arguments by name, given batch size, type of the activations, and a generator on the CPU;
             tensors are on the CPU, in the memory layout that the runtime uses.
+        small: the same for tests, of a smaller picture or of fewer tokens and otherwise alike; None where ``draw`` is quick.
     """
 
     op: str
     model: str
     name: str
     batches: tuple[int, ...]
-    draw: Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]
+    draw: Draw
+    small: Draw | None = None
 
     @property
     def title(self) -> str:
@@ -83,10 +89,17 @@ class Case:
         return f"{self.model} {self.name}"
 
     def arguments(
-        self, batch: int, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0
+        self,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        *,
+        small: bool = False,
     ) -> dict[str, Any]:
-        """The arguments of one call by name; equal for equal parameters, on every device."""
-        drawn = self.draw(batch, dtype, torch.Generator().manual_seed(seed))
+        """The arguments of one call by name; equal for equal parameters, on every device. ``small``: by ``self.small``."""
+        draw = self.small if small and self.small is not None else self.draw
+        drawn = draw(batch, dtype, torch.Generator().manual_seed(seed))
         return {name: _on(value, device) for name, value in drawn.items()}
 
 

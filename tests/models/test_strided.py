@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from glide_fast.models.clip_image import ImageEmbedding, standardise
 from glide_fast.models.unet import Downsample, conv_nd
 from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
-from glide_fast.ops.convolution import OP, facts
+from glide_fast.ops.convolution import OP
 from glide_fast.ops.convolution import narrow as narrow_convolution
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
 
 SIZES = [(16, 1), (16, 2), (64, 2), (8, 1), (1, 1), (2, 1), (1, 16), (2, 16), (16, 4), (5, 3)]
@@ -93,7 +95,7 @@ def test_compiled_it_is_right_too() -> None:
 
 def test_onednn_says_why_it_declines() -> None:
     x, weight = operands(16, 2, True)
-    reasons = {v.backend: v.reason for v in OP.explain(facts(x, weight, stride=2)).verdicts}
+    reasons = {v.backend: v.reason for v in OP.explain(Call(x, weight, stride=2).facts()).verdicts}
     assert "one column" in str(reasons["onednn"]) or why_not(torch.bfloat16) is not None
     assert reasons["reference"] is None
 
@@ -116,3 +118,20 @@ def test_a_stride_may_be_given_by_position() -> None:
     for layer in (conv_nd(2, 4, 4, 3, 2), conv_nd(2, 4, 4, 3, stride=2)):
         assert isinstance(layer, torch.nn.Conv2d) and type(layer) is not torch.nn.Conv2d
     assert type(conv_nd(2, 4, 4, 3, padding=1)) is torch.nn.Conv2d
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 4, 8, 16])
+def test_the_clips_patches_are_right_however_few(patch: int) -> None:
+    """They have a stride, too: three channels, no padding, and kernels as large as the stride are not concerned."""
+    for side in (1, 2):
+        layer = ImageEmbedding(patch * side, patch, 16, n_timestep=4, device="cpu").bfloat16()
+        pixels = (
+            torch.rand(2, 3, patch * side, patch * side, generator=torch.Generator().manual_seed(0)) * 255
+        )
+        t = torch.tensor([0, 3])
+        got = layer(pixels, t)
+        patches = F.conv2d(standardise(pixels).bfloat16().double(), layer.patch_proj.double(), stride=patch)
+        leading = layer.w_t.double()[t][:, None]
+        tokens = torch.cat([leading, patches.flatten(2).transpose(1, 2)], dim=1) + layer.w_pos.double()
+        want = layer.double().ln(tokens)
+        torch.testing.assert_close(got.double(), want, rtol=2.0**-5, atol=2.0**-5)
