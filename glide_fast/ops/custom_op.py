@@ -86,8 +86,7 @@ class CustomOp:
             changed = dict(zip(differentiable, tensors, strict=True))
             return self._reference(self._call(**{**ctx.options, **saved, **changed}))
 
-        products = recompute.gradients(
-            again, tuple(differentiable.values()), upstream if len(upstream) > 1 else upstream[0]
-        )
+        outputs: Any = upstream if len(upstream) > 1 else upstream[0]
+        products = recompute.gradients(again, tuple(differentiable.values()), outputs)
         found = dict(zip(differentiable, products, strict=True))
         return tuple(found.get(name) for name in self.names)
