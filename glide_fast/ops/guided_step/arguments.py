@@ -155,7 +155,8 @@ class Call:
             None if inputs is None else inputs.dtype,
             flaw,
             x.numel() == 0,
-            checks.gradients(self.tensors),
+            # Of ``inputs`` nothing is differentiated: it is only written to.
+            checks.gradients([tensor for tensor in self.tensors if tensor is not self.inputs]),
             plain_tensor.why_not(TENSORS, self.tensors),
         )
 
