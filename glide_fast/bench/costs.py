@@ -18,7 +18,7 @@ def linear(rows: int, inputs: int, outputs: int, size: int, *, added: bool) -> C
 
 
 def cost(choice: Choice) -> Cost:
-    """The cost of a call that :func:`glide_fast.ops.backends.listen` told of; two thirds of the FLOPs for Winograd's algorithm."""
+    """The cost of a call that :func:`glide_fast.ops.backends.listen` reported; Winograd multiplies a third less."""
     cases = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases")
     found: Cost = cases.cost(choice.arguments[0])
     return Cost(found.bytes, found.flops * 2 // 3) if choice.backend.name == "winograd" else found

@@ -13,8 +13,8 @@ from glide_fast.cli import app
 from glide_fast.cli.command import Command, describe, option_names
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.limits import MOST_IMAGES, MOST_PROMPT_BYTES
+from glide_fast.pipelines.options import DECLARED
 from glide_fast.pipelines.pipeline import GlidePipeline
-from glide_fast.pipelines.plan import make_plan
 from glide_fast.train import TrainConfig
 
 COMMANDS: dict[str, Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -44,12 +44,12 @@ def test_an_error_about_any_argument_is_shown_under_its_option(name: str) -> Non
 def test_every_argument_that_is_handed_on_is_a_parameter_of_the_command() -> None:
     """What a command does not call as the callee does is not an option of it."""
     pipeline = {
-        *inspect.signature(make_plan).parameters,
+        *("prompt", *DECLARED),
         *inspect.signature(GlidePipeline.from_pretrained).parameters,
     }
     internal = {
         # Given by the program itself.
-        *("pipeline", "pictures", "generator", "clip", "output_type", "callback_on_step_end", "progress"),
+        *("generator", "clip", "output_type", "callback_on_step_end", "progress"),
         *("cache_dir", "num_images_per_prompt", "upsample_sampler", "upsample_temp", "upsample_strength"),
     }
     assert option_names(COMMANDS["sample"]).keys() >= pipeline - internal

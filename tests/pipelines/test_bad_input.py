@@ -119,7 +119,7 @@ def test_unknown_arguments_are_pythons_error(idle: GlidePipeline) -> None:
     with pytest.raises(TypeError, match="steps"):
         idle("a dog", steps=5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="steps"):
-        idle.upsample(torch.rand(3, 16, 16), steps=5)
+        idle.upsample(torch.rand(3, 16, 16), steps=5)  # type: ignore[call-arg]
 
 
 def test_settings_are_checked_like_arguments(base: Stage) -> None:

@@ -90,7 +90,7 @@ class Update:
             "history": history,
             "remember_eps": rule.remember_eps,
             "inputs": inputs.permute(0, 3, 1, 2),
-            "out": Step(*(torch.zeros_like(like) for like in (x, x)), history=_like(history)),
+            "out": Step(torch.zeros_like(x), torch.zeros_like(x), _like(history)),
         }
 
 
