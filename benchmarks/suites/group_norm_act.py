@@ -7,7 +7,6 @@ faults of getting it again are then part of a contestant's time.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 import torch
@@ -16,8 +15,8 @@ import torch.nn.functional as F
 from benchmarks.case import PLAIN, Case
 from benchmarks.contestants import NormCall
 from glide_fast.ops import group_norm_act
+from glide_fast.ops.group_norm_act.reference import reference
 
-_reference = importlib.import_module("glide_fast.ops.group_norm_act").reference
 GROUPS = 32
 # (side, channels): each level's own width, and with the skip connection beside it.
 BASE = ((64, 192), (64, 384), (32, 384), (32, 768), (16, 576), (16, 1152), (8, 768), (8, 1536))
@@ -45,7 +44,7 @@ def case(model: str, n: int, side: int, channels: int, device: str, compile_too:
 
     def truth() -> list[torch.Tensor]:
         wide = (t.double() for t in (x, weight, bias))
-        return [_reference(*wide, GROUPS, 1e-5, scale.double(), shift.double(), True)]
+        return [reference(*wide, GROUPS, 1e-5, scale.double(), shift.double(), True)]
 
     def ours() -> list[torch.Tensor]:
         return [group_norm_act(x, weight, bias, GROUPS, scale=scale, shift=shift, silu=True)]

@@ -14,7 +14,7 @@ from glide_fast.diffusion.respacing import SpacedDiffusion, space_timesteps
 from glide_fast.diffusion.rules import ddpm
 from glide_fast.diffusion.schedules import get_named_beta_schedule
 from glide_fast.ops import guided_step
-from glide_fast.ops.guided_step import reference
+from glide_fast.ops.guided_step.reference import reference
 
 ROW = 50
 SCALE = 3.0
