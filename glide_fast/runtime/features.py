@@ -23,8 +23,8 @@ class Features:
     """Biases and residuals are added by the convolution that writes their sum, or by the norm that reads it; residuals are
     otherwise added by a pass of their own."""
     by_places: bool = True
-    """A convolution behind an upsampling reads the small picture, with weights of its own for each position within an upsampled pixel
-    (CPU); otherwise the upsampled one."""
+    """A convolution behind an upsampling reads the small picture, with different weights for each position within an upsampled
+    pixel (CPU); otherwise it reads the upsampled picture."""
     winograd: bool = True
     """3x3 convolutions take two thirds of the products by Winograd's algorithm where that is faster (CPU, bf16); otherwise oneDNN
     takes all of them."""
