@@ -56,8 +56,8 @@ def bench(
 ) -> None:
     """Measure speed, memory and errors on this device.
 
-    Contestants take turns, and the median and quartiles are told. A speed-up is told only of results whose error against fp32 is
-    at most a quarter above that of torch's own eager code in the same precision.
+    Contestants take turns; the median and the quartiles are printed. A speed-up is printed only for results whose error against
+    fp32 is at most a quarter above that of torch's own eager code in the same precision.
     """
     from glide_fast.cli.paths import require_free_files, require_writable
 
