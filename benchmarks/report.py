@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.folders import RESULTS
-from glide_fast.bench.contestants import OURS
-from glide_fast.bench.files import Row, read
+from glide_fast.bench.contest import OURS
+from glide_fast.bench.record import Row, read
 from glide_fast.bench.measurement import quantity
 
 ROOT = RESULTS.parents[1]

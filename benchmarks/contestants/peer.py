@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from glide_fast.bench.contest import Unable
 
-class Unable(Exception):
-    """A competitor cannot do this work here; the message says why."""
 
 
 class Peer(NamedTuple):

@@ -40,7 +40,7 @@ def profile(
             require_writable(argument, file.parent, create=argument == "csv")
     import torch
 
-    from glide_fast.bench import files
+    from glide_fast.bench import record
     from glide_fast.bench.profiled import profile as take_apart
     from glide_fast.bench.provenance import provenance
     from glide_fast.bench.settings import Settings
@@ -53,7 +53,7 @@ def profile(
     )
     settings.kind  # noqa: B018  # refuses a device or type that does not do, before any work
     facts = provenance(settings.place.type)
-    found: list[files.Row] = []
+    found: list[record.Row] = []
     chosen = subjects(settings.models)
     for place, subject in enumerate(chosen):
         # One trace a model: the second has its number in its name.
@@ -64,5 +64,5 @@ def profile(
         if file is not None:
             typer.echo(str(file))
     if csv is not None:
-        files.write(csv, found)
+        record.write(csv, found)
         typer.echo(str(csv))
