@@ -14,6 +14,8 @@ import torch
 from glide_fast.ops.backends import Choice
 from glide_fast.ops.group_norm_act.arguments import Call as NormCall
 from glide_fast.ops.guided_step.arguments import Call as StepCall
+from glide_fast.ops.masked_attention import cases as masked_attention_cases
+from glide_fast.ops.text_attention import cases as text_attention_cases
 
 POINTWISE_NORM = 20
 """FLOPs of group_norm_act for each value: two for mean, three for variance, the rest for affine, FiLM and SiLU."""
@@ -64,18 +66,12 @@ def convolution(choice: Choice) -> Cost:
 
 def text_attention(choice: Choice) -> Cost:
     """Packed keys and values in, a third of qkv's size out; two products of queries and all keys."""
-    qkv, _, text = choice.arguments
-    n, width, tokens = qkv.shape
-    keys = tokens + (0 if text is None else text.shape[2])
-    moved = _held(qkv, text) + _held(qkv) // 3
-    return Cost(moved, 4 * n * (width // 3) * tokens * keys)
+    return Cost(*text_attention_cases.cost(choice.arguments[0]))
 
 
 def masked_attention(choice: Choice) -> Cost:
     """q, k and v in, q's size out; two products, of half the keys where they are causal."""
-    q, k, v, _ = choice.arguments
-    products = 4 * q.numel() * k.shape[1]
-    return Cost(_held(q, k, v, q), products // 2 if choice.options["causal"] else products)
+    return Cost(*masked_attention_cases.cost(choice.arguments[0]))
 
 
 def resample(choice: Choice) -> Cost:

@@ -15,7 +15,7 @@ from glide_fast.models.layers import GroupNorm32, LayerNorm
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.text_transformer import QKVMultiheadAttention
 from glide_fast.models.unet import QKVAttention
-from glide_fast.ops.text_attention import reference
+from glide_fast.ops.text_attention.reference import reference
 from glide_fast.runtime.layout import structure_of
 
 

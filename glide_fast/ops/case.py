@@ -5,7 +5,9 @@ the runtime launches. Each op's ``cases.py`` has
 
 - ``CASES``: a tuple of :class:`Case`;
 - ``cost(call)``: the :class:`Cost` of any call of the op, from its ``arguments.Call``;
-- ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`).
+- ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`);
+- ``describe(call)``: the call in words, such as ``2x192x64x64 + FiLM, SiLU``;
+- where backends want arguments prepared once, ``prepared(arguments, backend)``: the arguments as that backend holds them.
 """
 
 from __future__ import annotations
@@ -44,6 +46,9 @@ def held(*tensors: torch.Tensor | None) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
+Draw = Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Case:
     """A call of an op as one of GLIDE's models makes it.
@@ -55,13 +60,15 @@ class Case:
         batches: the batch sizes to measure; the first is that of one guided prompt.
         draw: the public function's arguments by name, given batch size, type of the activations, and a generator on the CPU;
             tensors are on the CPU, in the memory layout that the runtime uses.
+        small: the same for tests, of a smaller picture or of fewer tokens and otherwise alike; None where ``draw`` is quick.
     """
 
     op: str
     model: str
     name: str
     batches: tuple[int, ...]
-    draw: Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]
+    draw: Draw
+    small: Draw | None = None
 
     @property
     def title(self) -> str:
@@ -69,10 +76,17 @@ class Case:
         return f"{self.model} {self.name}"
 
     def arguments(
-        self, batch: int, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0
+        self,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        *,
+        small: bool = False,
     ) -> dict[str, Any]:
-        """The arguments of one call by name; equal for equal parameters, on every device."""
-        drawn = self.draw(batch, dtype, torch.Generator().manual_seed(seed))
+        """The arguments of one call by name; equal for equal parameters, on every device. ``small``: by ``self.small``."""
+        draw = self.small if small and self.small is not None else self.draw
+        drawn = draw(batch, dtype, torch.Generator().manual_seed(seed))
         return {name: _on(value, device) for name, value in drawn.items()}
 
 

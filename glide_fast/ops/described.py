@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -44,20 +45,6 @@ def _convolution(choice: Choice) -> str:
     return f"{sizes(x)} to {weight.shape[0]}, {kernel}{by}{_also(bias=bias, residual=residual)}"
 
 
-def _text_attention(choice: Choice) -> str:
-    qkv, heads, text = choice.arguments
-    keys = f"{qkv.shape[2]}" if text is None else f"{qkv.shape[2]} + {text.shape[2]} of text"
-    return (
-        f"{qkv.shape[0]}x{heads} heads of {qkv.shape[1] // (3 * heads)}, {qkv.shape[2]} queries, {keys} keys"
-    )
-
-
-def _masked_attention(choice: Choice) -> str:
-    q, k, _, heads = choice.arguments
-    causal = ", causal" if choice.options["causal"] else ""
-    return f"{sizes(q)}, {heads} heads, {k.shape[1]} keys{causal}"
-
-
 def _resample(choice: Choice) -> str:
     x, mode = choice.arguments
     return f"{sizes(x)}, {mode}{_also(**choice.options)}"
@@ -73,8 +60,6 @@ def _guided_step(choice: Choice) -> str:
 _DESCRIBE: dict[str, Callable[[Choice], str]] = {
     "group_norm_act": _group_norm_act,
     "convolution": _convolution,
-    "text_attention": _text_attention,
-    "masked_attention": _masked_attention,
     "resample": _resample,
     "guided_step": _guided_step,
 }
@@ -83,10 +68,14 @@ _DESCRIBE: dict[str, Callable[[Choice], str]] = {
 def first_tensor(choice: Choice) -> torch.Tensor:
     """The call's first tensor, whose type and device count as the call's."""
     first = choice.arguments[0]
-    tensor: torch.Tensor = first.x if isinstance(first, NormCall | StepCall) else first
+    tensor: torch.Tensor = first if isinstance(first, torch.Tensor) else first.tensors[0]
     return tensor
 
 
 def described(choice: Choice) -> str:
     """Sizes and what is fused, such as ``2x192x64x64 + FiLM, SiLU``."""
-    return _DESCRIBE[choice.op.name](choice)
+    name = choice.op.name
+    if name in _DESCRIBE:
+        return _DESCRIBE[name](choice)
+    words: str = importlib.import_module(f"glide_fast.ops.{name}.cases").describe(choice.arguments[0])
+    return words

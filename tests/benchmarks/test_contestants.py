@@ -26,7 +26,7 @@ from benchmarks.contestants import (
 from glide_fast.bench.timing import Effort
 from glide_fast.ops.group_norm_act import reference as norm_reference
 from glide_fast.ops.text_attention import packed_heads
-from glide_fast.ops.text_attention import reference as attention_reference
+from glide_fast.ops.text_attention.reference import reference as attention_reference
 
 HEADS = 2
 

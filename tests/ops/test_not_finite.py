@@ -11,9 +11,11 @@ from glide_fast.ops.group_norm_act import cpu as group_norm_act_cpu
 from glide_fast.ops.group_norm_act import reference
 from glide_fast.ops.group_norm_act.arguments import Call
 from glide_fast.ops.masked_attention import cpu as masked_attention_cpu
-from glide_fast.ops.masked_attention import reference as masked_reference
+from glide_fast.ops.masked_attention.arguments import Call as MaskedCall
+from glide_fast.ops.masked_attention.reference import reference as masked_reference
 from glide_fast.ops.text_attention import cpu as text_attention_cpu
-from glide_fast.ops.text_attention import reference as text_reference
+from glide_fast.ops.text_attention.arguments import Call as TextCall
+from glide_fast.ops.text_attention.reference import reference as text_reference
 
 library = native.load()
 pytestmark = pytest.mark.skipif(library is None, reason=str(native.why_missing()))
@@ -70,7 +72,7 @@ def test_text_attention(
     kv = torch.randn(2, text, 128, generator=generator).to(dtype)
     target = {"q": qkv, "k": qkv[..., 64:], "v": qkv[..., 128:], "text k": kv, "text v": kv[..., 64:]}[where]
     target[0, 3, 7] = poison
-    got = text_attention_cpu.run(qkv.mT, 1, kv.mT, isa=isa)
+    got = text_attention_cpu.run(TextCall(qkv.mT, 1, kv.mT), isa=isa)
     alike(got, text_reference(qkv.mT.float(), 1, kv.mT.float()))
 
 
@@ -85,7 +87,7 @@ def test_masked_attention(isa: str, poison: float, dtype: torch.dtype, where: in
     q, k, v = (torch.randn(2, 70, 64, generator=generator).to(dtype) for _ in range(3))
     (q, k, v)[where][0, 0, 7] = poison
     lengths = torch.tensor([69, 70])
-    got = masked_attention_cpu.run(q, k, v, 1, causal=causal, lengths=lengths, isa=isa)
+    got = masked_attention_cpu.run(MaskedCall(q, k, v, 1, causal, lengths), isa=isa)
     alike(got, masked_reference(q.float(), k.float(), v.float(), 1, causal=causal, lengths=lengths))
 
 

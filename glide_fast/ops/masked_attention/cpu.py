@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from glide_fast.ops import native
-from glide_fast.ops.text_attention.cpu import HEAD_SIZES, TYPE_CODES
-
-if TYPE_CHECKING:
-    from glide_fast.ops.masked_attention import Call
+from glide_fast.ops.attention import HEAD_SIZES, TYPE_CODES
+from glide_fast.ops.masked_attention.arguments import Call, Facts
 
 
-def supports(call: Call) -> str | None:
+def supports(facts: Facts) -> str | None:
     """Why the kernel cannot serve this call, or None."""
-    if call.device != "cpu":
-        return f"the tensors are on {call.device}, not on the CPU"
-    if call.dtype not in TYPE_CODES:
-        return f"q is {call.dtype}; the kernel takes float32 and bfloat16"
-    if call.head_size not in HEAD_SIZES:
-        return f"heads are {call.head_size} wide; the kernel takes {', '.join(map(str, HEAD_SIZES))}"
-    if call.gradients:
+    if facts.device != "cpu":
+        return f"the tensors are on {facts.device}, not on the CPU"
+    if facts.dtype not in TYPE_CODES:
+        return f"q is {facts.dtype}; the kernel takes float32 and bfloat16"
+    if facts.head_size not in HEAD_SIZES:
+        return f"heads are {facts.head_size} wide; the kernel takes {', '.join(map(str, HEAD_SIZES))}"
+    if facts.gradients:
         return "gradients are wanted; the kernel has no backward pass"
-    if call.empty:
+    if facts.empty:
         return "q holds no elements"
-    if not call.side_by_side:
+    if not facts.side_by_side:
         return "a token's channels in q, k or v are not side by side"
     return native.why_missing() or _why_too_old()
 
@@ -37,35 +33,25 @@ def _why_too_old() -> str | None:
     return "the native library is older than the sources: build it again (pip install -e .)"
 
 
-def run(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    heads: int,
-    *,
-    causal: bool = False,
-    lengths: torch.Tensor | None = None,
-    out: torch.Tensor | None = None,
-    isa: str = "",
-) -> torch.Tensor:
+def run(call: Call, *, out: torch.Tensor | None = None, isa: str = "") -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 
     ``out`` (of q's shape and type, a token's channels side by side) takes the result; ``isa``, threads and scratch memory are
     as in :func:`glide_fast.ops.text_attention.cpu.run`. The result is the same, bit for bit, for any number of threads.
     """
-    library = native.load()
-    result = q.new_empty(q.shape) if out is None else out
+    library, q, k, v, lengths = native.load(), call.q, call.k, call.v, call.lengths
+    result = call.empty_result() if out is None else out
     if library is None or any(x.stride(2) != 1 for x in (q, k, v, result)):
         raise RuntimeError("masked_attention's CPU kernel was called where it declines")
     counts = None if lengths is None else lengths.to(torch.int64).contiguous()
     library.masked_attention(
         *((x.data_ptr(), x.stride(0), x.stride(1)) for x in (q, k, v, result)),
         0 if counts is None else counts.data_ptr(),
-        causal,
+        call.causal,
         TYPE_CODES[q.dtype],
         q.shape[0],
-        heads,
-        q.shape[2] // heads,
+        call.heads,
+        call.head_size,
         q.shape[1],
         k.shape[1],
         torch.get_num_threads(),

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 
+from glide_fast.ops.masked_attention.arguments import Call, Facts
 from glide_fast.ops.masked_attention.heads import join, split, visible
 
-if TYPE_CHECKING:
-    from glide_fast.ops.masked_attention import Call
 
-
-def supports(call: Call) -> str | None:
+def supports(facts: Facts) -> str | None:
     """Why it cannot serve this call, or None."""
-    return "q holds no elements" if call.empty else None
+    return "q holds no elements" if facts.empty else None
 
 
-def worth(call: Call) -> str | None:
+def worth(facts: Facts) -> str | None:
     """Why the reference is the better choice where nobody asks for this one, or None.
 
     On an AVX-512 core the reference took 1.1 to 3 times its time in float32, with and without gradients, but 0.4 to 1.0 times
     (one case in eight: 1.7) in bfloat16; docs/kernels.md has the table.
     """
-    if call.device == "cuda":
+    if facts.device == "cuda":
         return None
-    if call.device != "cpu":
-        return f"it was never measured on {call.device}; force it to compare"
-    if call.dtype != torch.float32:
+    if facts.device != "cpu":
+        return f"it was never measured on {facts.device}; force it to compare"
+    if facts.dtype != torch.float32:
         return "on a CPU it was measured faster than the reference in float32 only; force it to compare"
     return None
 
 
-def run(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    heads: int,
-    *,
-    causal: bool = False,
-    lengths: torch.Tensor | None = None,
-) -> torch.Tensor:
+def run(call: Call) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts; differentiable."""
     # Only lengths want a mask in memory; torch's own causal kernels need none.
-    mask = None if lengths is None else visible(k.shape[1], causal, lengths)
-    q, k, v = (split(x, heads) for x in (q, k, v))
-    causal = causal and mask is None
+    mask = None if call.lengths is None else visible(call.k.shape[1], call.causal, call.lengths)
+    q, k, v = (split(x, call.heads) for x in (call.q, call.k, call.v))
+    causal = call.causal and mask is None
     return join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))

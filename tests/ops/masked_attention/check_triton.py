@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from glide_fast.kernels import masked_attention as kernels
@@ -15,9 +13,8 @@ from support.triton_device import DEVICE
 
 from glide_fast.ops import masked_attention
 from glide_fast.ops.backends import force
+from glide_fast.ops.masked_attention.reference import reference
 from glide_fast.ops.triton_runtime import interpreting
-
-op = importlib.import_module("glide_fast.ops.masked_attention")
 
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 ORDERS = [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)]
@@ -74,9 +71,9 @@ def assert_as_good_as_plain_torch(
     lengths: torch.Tensor | None,
 ) -> None:
     mask = {"causal": causal, "lengths": lengths}
-    truth = op.reference(q.double(), k.double(), v.double(), heads, **mask)
+    truth = reference(q.double(), k.double(), v.double(), heads, **mask)
     error = (result.double() - truth).abs().max()
-    plain = (op.reference(q, k, v, heads, **mask).double() - truth).abs().max()
+    plain = (reference(q, k, v, heads, **mask).double() - truth).abs().max()
     largest = max(float(v.double().abs().max()), 1.0)
     # Where plain torch is lucky: one rounding of the weights, and one of a result that is no larger than the values.
     floor = (8 if q.dtype == torch.float32 else 1) * HALF_UNIT[q.dtype] * largest
@@ -168,7 +165,7 @@ def test_whole_tiles_of_the_future_are_skipped() -> None:
     k[:, 16:] = v[:, 16:] = float("nan")
     result = launched(q, k, v, 1, True, None, Tiles(16, 16, 4, 1))
     assert bool(result[:, 16:].isnan().all())
-    truth = op.reference(*(x.double() for x in clean), 1, causal=True)
+    truth = reference(*(x.double() for x in clean), 1, causal=True)
     torch.testing.assert_close(result[:, :16].double(), truth[:, :16], rtol=4e-3, atol=4e-3)
 
 
@@ -186,7 +183,7 @@ def test_sharp_softmax_and_values_near_the_end_of_the_range(dtype: torch.dtype) 
     k *= 12
     v.copy_(v.sign() * 6e4)
     result = launched(q, k, v, 1, True, None, Tiles(16, 16, 4, 1))
-    truth = op.reference(q.double(), k.double(), v.double(), 1, causal=True)
+    truth = reference(q.double(), k.double(), v.double(), 1, causal=True)
     assert bool(result.isfinite().all())
     # A logit of 1000 in fp32 is known to 2 ** -14, and so is its exponential, relatively.
     assert float((result.double() - truth).abs().max()) <= 6e4 * (2.0**-12 + HALF_UNIT[dtype])

@@ -15,7 +15,9 @@ from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.ops import masked_attention, triton_runtime
 from glide_fast.ops.backends import force
 from glide_fast.ops.masked_attention import xformers as masked_attention_xformers
-from glide_fast.ops.text_attention import xformers as text_attention_xformers
+from glide_fast.ops.masked_attention.arguments import Call
+from glide_fast.ops.masked_attention.reference import reference
+from glide_fast.ops.masked_attention.traced import NODE
 
 op = importlib.import_module("glide_fast.ops.masked_attention")
 
@@ -111,11 +113,13 @@ def test_bad_arguments(change: dict[str, Any], named: str) -> None:
 
 
 def reasons(*call: Any, **mask: Any) -> dict[str, str | None]:
-    return {verdict.backend: verdict.reason for verdict in op.OP.explain(op.facts(*call, **mask)).verdicts}
+    return {
+        verdict.backend: verdict.reason for verdict in op.OP.explain(Call(*call, **mask).facts()).verdicts
+    }
 
 
 def chosen(*call: Any, **mask: Any) -> str:
-    return op.OP.choose(op.facts(*call, **mask)).name
+    return op.OP.choose(Call(*call, **mask).facts()).name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -126,11 +130,11 @@ def test_sdpa_is_at_least_as_exact_as_the_reference(
 ) -> None:
     q, k, v = qkv(2, 33, 33, 64, dtype)
     mask = {"causal": causal, "lengths": None if lengths is None else torch.tensor(lengths)}
-    truth = op.reference(q.double(), k.double(), v.double(), 4, **mask)
+    truth = reference(q.double(), k.double(), v.double(), 4, **mask)
     with force(masked_attention="sdpa"):
         result = masked_attention(q, k, v, 4, **mask)
     assert result.shape == truth.shape and result.dtype == dtype
-    plain = (op.reference(q, k, v, 4, **mask).double() - truth).abs().max()
+    plain = (reference(q, k, v, 4, **mask).double() - truth).abs().max()
     assert float((result.double() - truth).abs().max()) <= max(2 * float(plain), 8 * torch.finfo(dtype).eps)
 
 
@@ -141,7 +145,7 @@ def test_sdpa_gives_the_gradients_of_the_reference(causal: bool, lengths: list[i
     mask = {"causal": causal, "lengths": None if lengths is None else torch.tensor(lengths)}
     with force(masked_attention="sdpa"):
         ours = torch.autograd.grad(masked_attention(*inputs, 2, **mask).square().sum(), inputs)
-    theirs = torch.autograd.grad(op.reference(*inputs, 2, **mask).square().sum(), inputs)
+    theirs = torch.autograd.grad(reference(*inputs, 2, **mask).square().sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -174,8 +178,8 @@ def test_the_kernel_declines_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
 def test_xformers_declines_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv(2, 7, 7, 16, torch.float16)
     assert "CUDA devices only" in str(reasons(q, k, v, 2)["xformers"])
-    call = op.facts(q, k, v, 2)._replace(device="cuda")
-    monkeypatch.setattr(text_attention_xformers, "why_missing", lambda: "built for another torch")
+    call = Call(q, k, v, 2).facts()._replace(device="cuda")
+    monkeypatch.setattr(masked_attention_xformers, "why_no_xformers", lambda: "built for another torch")
     for change, reason in (
         ({}, "built for another torch"),
         ({"dtype": torch.float32}, "float32"),
@@ -197,13 +201,13 @@ def test_what_xformers_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xformers.ops", library)
     q, k, v = qkv(2, 7, 7, 16)
     for causal in (False, True):
-        got = masked_attention_xformers.run(q, k, v, 2, causal=causal)
-        torch.testing.assert_close(got, op.reference(q, k, v, 2, causal=causal))
+        got = masked_attention_xformers.run(Call(q, k, v, 2, causal))
+        torch.testing.assert_close(got, reference(q, k, v, 2, causal=causal))
 
 
 def test_the_choice_can_be_printed_and_forced() -> None:
     q, k, v = qkv(2, 7, 7, 16, torch.float32)
-    printed = str(op.OP.explain(op.facts(q, k, v, 2)))
+    printed = str(op.OP.explain(Call(q, k, v, 2).facts()))
     assert printed.startswith("masked_attention:") and "* sdpa: can run" in printed
     with force(masked_attention="triton"), pytest.raises(BackendError, match="on cpu, not on a CUDA device"):
         masked_attention(q, k, v, 2)
@@ -215,9 +219,9 @@ def test_the_choice_can_be_printed_and_forced() -> None:
 def test_the_custom_op_keeps_its_promises(gradients: bool, causal: bool, lengths: list[int] | None) -> None:
     q, k, v = (x.requires_grad_(gradients) for x in qkv(2, 7, 7, 16, torch.float32))
     given = None if lengths is None else torch.tensor(lengths)
-    torch.library.opcheck(op._custom_op, (q, k, v, 2, causal, given))
+    torch.library.opcheck(NODE.operator, (q, k, v, 2, causal, given))
     strided = q.detach().transpose(0, 1).contiguous().transpose(0, 1)
-    torch.library.opcheck(op._custom_op, (strided, k, v, 2, causal, given))
+    torch.library.opcheck(NODE.operator, (strided, k, v, 2, causal, given))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -227,10 +231,10 @@ def test_under_torch_compile_the_custom_op_breaks_no_graph(causal: bool, lengths
     given = None if lengths is None else torch.tensor(lengths)
 
     def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return op.reference(q * 2, k, v, 2, causal=causal, lengths=given) + 1
+        return reference(q * 2, k, v, 2, causal=causal, lengths=given) + 1
 
     def opaque(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return op._custom_op(q * 2, k, v, 2, causal, given) + 1
+        return NODE(Call(q * 2, k, v, 2, causal, given)) + 1
 
     result = torch.compile(opaque, backend="aot_eager", fullgraph=True)(*inputs)
     torch.testing.assert_close(result, plain(*inputs))

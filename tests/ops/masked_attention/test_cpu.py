@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import masked_attention, native
+from glide_fast.ops.attention import HEAD_SIZES
 from glide_fast.ops.backends import force
 from glide_fast.ops.masked_attention import cpu as masked_attention_cpu
+from glide_fast.ops.masked_attention.arguments import Call
+from glide_fast.ops.masked_attention.reference import reference
 
 op = importlib.import_module("glide_fast.ops.masked_attention")
 
@@ -44,8 +47,15 @@ def qkv(
     return [inside(x.to(dtype), gap + i) for i, x in enumerate(parts)]
 
 
+def run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *,
+    causal: bool = False, lengths: torch.Tensor | None = None, **options: Any,
+) -> torch.Tensor:  # fmt: skip
+    return masked_attention_cpu.run(Call(q, k, v, heads, causal, lengths), **options)
+
+
 def exact(arguments: list[torch.Tensor], heads: int, **mask: Any) -> torch.Tensor:
-    result: torch.Tensor = op.reference(*(x.double() for x in arguments), heads, **mask)
+    result: torch.Tensor = reference(*(x.double() for x in arguments), heads, **mask)
     return result
 
 
@@ -74,7 +84,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(isa: str, data: st.DataObjec
     dtype = draw(st.sampled_from(TYPES), "type")
     size = draw(st.sampled_from([0.0, 1.0, 1.0, 10.0, 300.0]), "size")
     arguments = qkv(
-        *(n, heads, queries, keys, draw(st.sampled_from(masked_attention_cpu.HEAD_SIZES), "head size"), dtype, size),
+        *(n, heads, queries, keys, draw(st.sampled_from(HEAD_SIZES), "head size"), dtype, size),
         *(draw(st.sampled_from([0, 1, 5, 64]), "gap"), draw(st.integers(0, 2**32 - 1), "seed")),
     )  # fmt: skip
     mask: dict[str, Any] = {"causal": causal, "lengths": None}
@@ -84,9 +94,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(isa: str, data: st.DataObjec
             counts, dtype=draw(st.sampled_from([torch.int32, torch.int64]), "integers")
         )
     truth = exact(arguments, heads, **mask)
-    result = masked_attention_cpu.run(
-        *arguments, heads, **mask, out=torch.full_like(truth, NAN, dtype=dtype), isa=isa
-    )
+    result = run(*arguments, heads, **mask, out=torch.full_like(truth, NAN, dtype=dtype), isa=isa)
     with force(masked_attention="sdpa"):
         plain = masked_attention(*arguments, heads, **mask)
     # Where torch happens to be lucky, as in test_text_attention_cpu.py.
@@ -108,7 +116,7 @@ def test_the_towers_of_clip_take_it_by_default(
     arguments = qkv(2, heads, tokens, tokens, dtype=dtype)
     mask: dict[str, Any] = {"causal": causal, "lengths": None if lengths is None else torch.tensor(lengths)}
     wanted = "cpu" if ISAS != ["portable"] else "sdpa" if dtype == torch.float32 else "reference"
-    assert op.OP.choose(op.facts(*arguments, heads, **mask)).name == wanted
+    assert op.OP.choose(Call(*arguments, heads, **mask).facts()).name == wanted
     with force(masked_attention="cpu"):
         y = masked_attention(*arguments, heads, **mask)
     assert y.dtype == dtype and y.is_contiguous()
@@ -125,7 +133,7 @@ def test_keys_behind_a_length_are_never_read(isa: str, dtype: torch.dtype) -> No
         truth = exact(arguments, 2, causal=causal, lengths=lengths)
         for x in arguments[1:]:
             x.masked_fill_((torch.arange(130) >= lengths[:, None])[..., None], NAN)
-        y = masked_attention_cpu.run(*arguments, 2, causal=causal, lengths=lengths, isa=isa)
+        y = run(*arguments, 2, causal=causal, lengths=lengths, isa=isa)
         assert worst(y, truth) <= bound(arguments[2])
 
 
@@ -135,11 +143,11 @@ def test_keys_behind_a_length_are_never_read(isa: str, dtype: torch.dtype) -> No
 def test_a_query_does_not_see_what_comes_after_it(isa: str, dtype: torch.dtype) -> None:
     """Not a bit of it: with huge keys and values behind it the same bits come out, wherever tiles and blocks end."""
     q, k, v = qkv(1, 2, 200, 200, 32, dtype)
-    together = masked_attention_cpu.run(q, k, v, 2, causal=True, isa=isa)
+    together = run(q, k, v, 2, causal=True, isa=isa)
     for i in (0, 1, 47, 48, 63, 64, 95, 96, 150, 198):
         late_k, late_v = k.clone(), v.clone()
         late_k[:, i + 1 :], late_v[:, i + 1 :] = 1e18, 1e38
-        y = masked_attention_cpu.run(q, late_k, late_v, 2, causal=True, isa=isa)
+        y = run(q, late_k, late_v, 2, causal=True, isa=isa)
         assert torch.equal(y[:, : i + 1], together[:, : i + 1])
 
 
@@ -148,9 +156,9 @@ def test_a_query_does_not_see_what_comes_after_it(isa: str, dtype: torch.dtype) 
 def test_a_mask_that_hides_nothing_is_none(isa: str) -> None:
     for dtype in TYPES:
         arguments = qkv(2, 2, 70, 110, 32, dtype)
-        plain = masked_attention_cpu.run(*arguments, 2, isa=isa)
+        plain = run(*arguments, 2, isa=isa)
         for lengths in ([110, 110], [111, 2**40]):
-            masked = masked_attention_cpu.run(*arguments, 2, lengths=torch.tensor(lengths), isa=isa)
+            masked = run(*arguments, 2, lengths=torch.tensor(lengths), isa=isa)
             assert torch.equal(masked, plain)
 
 
@@ -163,7 +171,7 @@ def test_logits_of_any_size_pick_the_largest_that_is_seen(isa: str, dtype: torch
         q.zero_()[..., 0] = 1
         k.zero_()[..., 0] = torch.arange(150) * size / 150
         truth = exact([q, k, v], 1, causal=True)
-        y = masked_attention_cpu.run(q, k, v, 1, causal=True, isa=isa)
+        y = run(q, k, v, 1, causal=True, isa=isa)
         assert worst(y, truth) <= bound(v)
 
 
@@ -172,7 +180,7 @@ def test_no_length_is_no_reason_to_leave_its_memory() -> None:
     """The result is undefined; keys before the first and behind the last would be NaN."""
     arguments = qkv(3, 2, 20, 20, gap=8)
     lengths = torch.tensor([0, -5, -(2**62)])
-    assert masked_attention_cpu.run(*arguments, 2, lengths=lengths).isfinite().all()
+    assert run(*arguments, 2, lengths=lengths).isfinite().all()
 
 
 @needs_library
@@ -183,7 +191,7 @@ def test_nothing_is_written_outside_the_output(isa: str, dtype: torch.dtype) -> 
         arguments = qkv(2, 3, tokens, tokens, 32, dtype)
         out = inside(torch.zeros(2, tokens, 96, dtype=dtype), 11, around=7.0)
         buffer = out.new_empty(0).set_(out.untyped_storage())
-        masked_attention_cpu.run(*arguments, 3, causal=True, out=out, isa=isa)
+        run(*arguments, 3, causal=True, out=out, isa=isa)
         assert worst(out, exact(arguments, 3, causal=True)) <= bound(arguments[2])
         out.fill_(7.0)
         assert (buffer == 7.0).all()
@@ -200,13 +208,13 @@ def test_neither_threads_nor_the_batch_change_a_bit(dtype: torch.dtype, causal: 
         results = []
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(masked_attention_cpu.run(*arguments, 2, causal=causal, lengths=lengths))
+            results.append(run(*arguments, 2, causal=causal, lengths=lengths))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
     for i in range(3):
         one = slice(i, i + 1)
-        alone = masked_attention_cpu.run(*(x[one] for x in arguments), 2, causal=causal, lengths=lengths[one])
+        alone = run(*(x[one] for x in arguments), 2, causal=causal, lengths=lengths[one])
         assert torch.equal(alone, results[0][one])
 
 
@@ -214,12 +222,12 @@ def test_neither_threads_nor_the_batch_change_a_bit(dtype: torch.dtype, causal: 
 def test_slices_of_a_fused_projection_are_read_in_place() -> None:
     fused = torch.randn(2, 40, 3 * 128, generator=torch.Generator().manual_seed(0))
     slices = list(fused.split(128, dim=2))
-    got = masked_attention_cpu.run(*slices, 2, causal=True)
-    assert torch.equal(got, masked_attention_cpu.run(*(x.contiguous() for x in slices), 2, causal=True))
+    got = run(*slices, 2, causal=True)
+    assert torch.equal(got, run(*(x.contiguous() for x in slices), 2, causal=True))
 
 
 def reason(*call: Any, **mask: Any) -> str:
-    return str({v.backend: v.reason for v in op.OP.explain(op.facts(*call, **mask)).verdicts}["cpu"])
+    return str({v.backend: v.reason for v in op.OP.explain(Call(*call, **mask).facts()).verdicts}["cpu"])
 
 
 def test_it_declines_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +252,10 @@ def test_it_declines_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(op.OP, "_choices", {})
         monkeypatch.setattr(native, "why_missing", lambda missing=missing: missing)
         monkeypatch.setattr(native, "load", lambda library=library: library)
-        assert why in str(masked_attention_cpu.supports(op.facts(q, k, v, 2)))
+        assert why in str(masked_attention_cpu.supports(Call(q, k, v, 2).facts()))
     monkeypatch.setattr(native, "load", lambda: None)
     with pytest.raises(RuntimeError, match="called where it declines"):
-        masked_attention_cpu.run(q, k, v, 2)
+        run(q, k, v, 2)
 
 
 @needs_library

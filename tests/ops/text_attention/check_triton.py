@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from glide_fast.kernels import text_attention as kernels
@@ -14,9 +12,8 @@ from support.triton_device import DEVICE
 
 from glide_fast.ops import text_attention
 from glide_fast.ops.backends import force
+from glide_fast.ops.text_attention.reference import reference
 from glide_fast.ops.triton_runtime import interpreting
-
-op = importlib.import_module("glide_fast.ops.text_attention")
 
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 if interpreting():
@@ -55,9 +52,9 @@ def launched(
 def assert_as_good_as_plain_torch(
     result: torch.Tensor, qkv: torch.Tensor, heads: int, text: torch.Tensor | None
 ) -> None:
-    truth = op.reference(qkv.double(), heads, None if text is None else text.double())
+    truth = reference(qkv.double(), heads, None if text is None else text.double())
     error = (result.double() - truth).abs().max()
-    plain = (op.reference(qkv, heads, text).double() - truth).abs().max()
+    plain = (reference(qkv, heads, text).double() - truth).abs().max()
     largest = max(float(qkv.double().abs().max()), 1.0)
     # Where plain torch is lucky: one rounding of the weights, and one of a result that is no larger than the values.
     floor = (8 if qkv.dtype == torch.float32 else 1) * HALF_UNIT[qkv.dtype] * largest
@@ -123,7 +120,7 @@ def test_sharp_softmax_and_values_near_the_end_of_the_range(dtype: torch.dtype) 
     qkv[:, :64] *= 12
     qkv[:, 64:] = qkv[:, 64:].sign() * 6e4
     result = launched(qkv, 1, None, kernels.Tiles(16, 16, 4, 1), True)
-    truth = op.reference(qkv.double(), 1)
+    truth = reference(qkv.double(), 1)
     assert bool(result.isfinite().all())
     # A logit of 1000 in fp32 is known to 2 ** -14, and so is its exponential, relatively.
     assert float((result.double() - truth).abs().max()) <= 6e4 * (2.0**-12 + HALF_UNIT[dtype])

@@ -11,9 +11,13 @@ import torch
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import text_attention, triton_runtime
+from glide_fast.ops.attention import why_no_xformers
 from glide_fast.ops.backends import force
 from glide_fast.ops.text_attention import packed_heads
 from glide_fast.ops.text_attention import xformers as text_attention_xformers
+from glide_fast.ops.text_attention.arguments import LONG, Call
+from glide_fast.ops.text_attention.reference import reference
+from glide_fast.ops.text_attention.traced import NODE
 
 op = importlib.import_module("glide_fast.ops.text_attention")
 
@@ -34,11 +38,11 @@ def arguments(
 
 
 def reasons(*call: Any) -> dict[str, str | None]:
-    return {verdict.backend: verdict.reason for verdict in op.OP.explain(op.facts(*call)).verdicts}
+    return {verdict.backend: verdict.reason for verdict in op.OP.explain(Call(*call).facts()).verdicts}
 
 
 def chosen(*call: Any) -> str:
-    return op.OP.choose(op.facts(*call)).name
+    return op.OP.choose(Call(*call).facts()).name
 
 
 @pytest.mark.parametrize("text_tokens", [None, 7])
@@ -48,12 +52,12 @@ def test_sdpa_is_at_least_as_exact_as_the_reference(
     text_tokens: int | None, channels_last: bool, dtype: torch.dtype
 ) -> None:
     qkv, heads, text = arguments(33, text_tokens, dtype, channels_last)
-    truth = op.reference(qkv.double(), heads, None if text is None else text.double())
+    truth = reference(qkv.double(), heads, None if text is None else text.double())
     with force(text_attention="sdpa"):
         result = text_attention(qkv, heads, text)
     assert result.shape == truth.shape and result.dtype == dtype
     floor = 8 * torch.finfo(dtype).eps
-    plain = (op.reference(qkv, heads, text).double() - truth).abs().max()
+    plain = (reference(qkv, heads, text).double() - truth).abs().max()
     assert float((result.double() - truth).abs().max()) <= max(2 * float(plain), floor)
 
 
@@ -63,17 +67,17 @@ def test_sdpa_gives_the_gradients_of_the_reference() -> None:
     inputs = (qkv.requires_grad_(), text.requires_grad_())
     with force(text_attention="sdpa"):
         ours = torch.autograd.grad(text_attention(qkv, heads, text).square().sum(), inputs)
-    theirs = torch.autograd.grad(op.reference(qkv, heads, text).square().sum(), inputs)
+    theirs = torch.autograd.grad(reference(qkv, heads, text).square().sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 def test_on_a_cpu_sdpa_runs_where_it_was_measured_faster() -> None:
-    assert chosen(*arguments(op.LONG, channels_last=True)) == "sdpa"
-    assert chosen(*arguments(op.LONG)) == "reference"
-    assert chosen(*arguments(op.LONG - 1, channels_last=True)) == "reference"
-    assert chosen(*arguments(op.LONG, channels_last=True, dtype=torch.float64)) == "reference"
-    qkv, heads, text = arguments(op.LONG, channels_last=True)
+    assert chosen(*arguments(LONG, channels_last=True)) == "sdpa"
+    assert chosen(*arguments(LONG)) == "reference"
+    assert chosen(*arguments(LONG - 1, channels_last=True)) == "reference"
+    assert chosen(*arguments(LONG, channels_last=True, dtype=torch.float64)) == "reference"
+    qkv, heads, text = arguments(LONG, channels_last=True)
     assert chosen(qkv.requires_grad_(), heads, text) == "reference"
     with torch.no_grad():
         assert chosen(qkv, heads, text) == "sdpa"
@@ -113,13 +117,13 @@ def test_without_triton_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_xformers_declines_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CUDA devices only" in str(reasons(*arguments())["xformers"])
-    call = op.facts(*arguments(dtype=torch.float16))._replace(device="cuda")
-    text_attention_xformers.why_missing.cache_clear()
+    call = Call(*arguments(dtype=torch.float16)).facts()._replace(device="cuda")
+    why_no_xformers.cache_clear()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "xformers", None)
         assert 'pip install "glide-fast[xformers]"' in str(text_attention_xformers.supports(call))
-    text_attention_xformers.why_missing.cache_clear()
-    monkeypatch.setattr(text_attention_xformers, "why_missing", lambda: "built for another torch")
+    why_no_xformers.cache_clear()
+    monkeypatch.setattr(text_attention_xformers, "why_no_xformers", lambda: "built for another torch")
     assert text_attention_xformers.supports(call) == "built for another torch"
     assert "float32" in str(text_attention_xformers.supports(call._replace(dtype=torch.float32)))
     assert "multiple of 8" in str(text_attention_xformers.supports(call._replace(head_size=20)))
@@ -149,23 +153,23 @@ def test_the_custom_op_keeps_its_promises(
     if gradients:
         qkv.requires_grad_()
         text = text.requires_grad_() if text is not None else None
-    torch.library.opcheck(op._custom_op, (qkv, heads, text))
+    torch.library.opcheck(NODE.operator, (qkv, heads, text))
 
 
 def test_the_custom_op_gives_the_gradients_of_the_reference() -> None:
     qkv, heads, text = arguments()
     assert text is not None
     inputs = (qkv.requires_grad_(), text.requires_grad_())
-    ours = torch.autograd.grad(op._custom_op(qkv, heads, text).square().sum(), inputs)
-    theirs = torch.autograd.grad(op.reference(qkv, heads, text).square().sum(), inputs)
+    ours = torch.autograd.grad(NODE(Call(qkv, heads, text)).square().sum(), inputs)
+    theirs = torch.autograd.grad(reference(qkv, heads, text).square().sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_under_torch_compile_the_custom_op_breaks_no_graph() -> None:
     qkv, heads, text = arguments()
-    run = torch.compile(lambda a, b: op._custom_op(a * 2, heads, b) + 1, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(run(qkv, text), op.reference(qkv * 2, heads, text) + 1)
+    run = torch.compile(lambda a, b: NODE(Call(a * 2, heads, b)) + 1, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(run(qkv, text), reference(qkv * 2, heads, text) + 1)
 
 
 def test_an_empty_batch_with_text() -> None:

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import native, text_attention
+from glide_fast.ops.attention import HEAD_SIZES
 from glide_fast.ops.backends import force
 from glide_fast.ops.text_attention import cpu as text_attention_cpu
 from glide_fast.ops.text_attention import packed_heads
+from glide_fast.ops.text_attention.arguments import LONG, Call
+from glide_fast.ops.text_attention.reference import reference
 
 op = importlib.import_module("glide_fast.ops.text_attention")
 
@@ -62,8 +65,12 @@ def inputs(
     return normal(tokens, 3), heads, normal(text_tokens, 2) if text_tokens else None
 
 
+def run(qkv: torch.Tensor, heads: int, text: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+    return text_attention_cpu.run(Call(qkv, heads, text), **options)
+
+
 def exact(qkv: torch.Tensor, heads: int, text: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = op.reference(qkv.double(), heads, None if text is None else text.double())
+    result: torch.Tensor = reference(qkv.double(), heads, None if text is None else text.double())
     return result
 
 
@@ -94,7 +101,7 @@ def poisoned(qkv: torch.Tensor) -> torch.Tensor:
     heads=st.integers(1, 3),
     tokens=st.one_of(st.integers(1, 12), st.integers(1, 200)),
     text_tokens=st.one_of(st.just(0), st.integers(1, 8), st.integers(1, 150)),
-    head=st.sampled_from(text_attention_cpu.HEAD_SIZES),
+    head=st.sampled_from(HEAD_SIZES),
     dtype=st.sampled_from(TYPES),
     size=st.sampled_from([0.0, 1.0, 1.0, 10.0, 300.0]),
     gaps=st.tuples(st.sampled_from([0, 1, 5, 64]), st.sampled_from([0, 3, 32])),
@@ -114,7 +121,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
 ) -> None:
     arguments = inputs(n, heads, tokens, text_tokens, head, dtype, size, gaps, seed)
     truth = exact(*arguments)
-    result = text_attention_cpu.run(*arguments, out=poisoned(arguments[0]), isa=isa)
+    result = run(*arguments, out=poisoned(arguments[0]), isa=isa)
     # Where torch happens to be lucky: a logit is a sum of `head` products, rounded as often, and an error in it is one of its
     # exponential; with bf16, a rounding of the result and of its weights.
     floor = (16 + head**0.5 * largest_logit(*arguments)) * 2.0**-24
@@ -153,11 +160,11 @@ def test_logits_of_any_size_pick_the_largest(isa: str, dtype: torch.dtype) -> No
         qkv = qkv.to(dtype)
         last = qkv[0, :, 1, 0] == qkv[0, -1, 1, 0]  # bf16 cannot tell them all apart
         want = qkv[0, last, 2].double().mean(0)
-        y = text_attention_cpu.run(qkv.reshape(1, tokens, -1).transpose(1, 2), heads, isa=isa)
+        y = run(qkv.reshape(1, tokens, -1).transpose(1, 2), heads, isa=isa)
         assert worst(y[0].T, want) <= 1.2 * HALF_UNIT[dtype] + 2.0**-20
         # And falling, so that the first key is the one.
         qkv[:, :, 1] = qkv[:, :, 1].flip(1)
-        y = text_attention_cpu.run(qkv.reshape(1, tokens, -1).transpose(1, 2), heads, isa=isa)
+        y = run(qkv.reshape(1, tokens, -1).transpose(1, 2), heads, isa=isa)
         want = qkv[0, last.flip(0), 2].double().mean(0)
         assert worst(y[0].T, want) <= 1.2 * HALF_UNIT[dtype] + 2.0**-20
 
@@ -172,7 +179,7 @@ def test_what_is_not_finite_spoils_no_more_than_it_must(isa: str, dtype: torch.d
     for part, token in ((0, 70), (1, 99), (2, 3)):
         spoiled = qkv.clone()
         spoiled[1, 96 + 32 * part + 5, token] = value  # sample 1, head 1, channel 5
-        y = text_attention_cpu.run(spoiled, heads, text, isa=isa)
+        y = run(spoiled, heads, text, isa=isa)
         expected = torch.zeros(2, 64, 100, dtype=torch.bool)
         where = {0: (slice(32, 64), 70), 1: (slice(32, 64), slice(None)), 2: (37, slice(None))}[part]
         expected[1][where] = True
@@ -189,7 +196,7 @@ def test_nothing_is_written_outside_the_output(isa: str, dtype: torch.dtype) -> 
         arguments = inputs(2, 3, tokens, 5, 32, dtype)
         out = inside(torch.zeros(2, tokens, 96, dtype=dtype), 11, 13, around=7.0)
         buffer = out.new_empty(0).set_(out.untyped_storage())
-        text_attention_cpu.run(*arguments, out=out, isa=isa)
+        run(*arguments, out=out, isa=isa)
         assert worst(out, exact(*arguments)) <= 1.2 * HALF_UNIT[dtype] + 2.0**-20
         out.fill_(7.0)
         assert (buffer == 7.0).all()
@@ -207,7 +214,7 @@ def test_the_number_of_threads_does_not_change_a_bit(
         results = []
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(text_attention_cpu.run(*arguments))
+            results.append(run(*arguments))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
@@ -218,16 +225,14 @@ def test_the_number_of_threads_does_not_change_a_bit(
 def test_a_query_depends_on_its_own_row_and_the_keys_only(dtype: torch.dtype) -> None:
     qkv, heads, text = inputs(3, 2, 150, 20, dtype=dtype)
     assert text is not None
-    together = text_attention_cpu.run(qkv, heads, text)
+    together = run(qkv, heads, text)
     for i in range(3):
-        assert torch.equal(
-            text_attention_cpu.run(qkv[i : i + 1], heads, text[i : i + 1]), together[i : i + 1]
-        )
+        assert torch.equal(run(qkv[i : i + 1], heads, text[i : i + 1]), together[i : i + 1])
     # Other queries, the same keys and values.
     changed = qkv.unflatten(1, (heads, 3, 64)).clone()
     changed[:, :, 0, :, 1:] = 3.0
     changed = changed.permute(0, 4, 1, 2, 3).flatten(2).transpose(1, 2)
-    y = text_attention_cpu.run(changed, heads, text)
+    y = run(changed, heads, text)
     assert torch.equal(y[:, :, 0], together[:, :, 0])
 
 
@@ -235,15 +240,15 @@ def test_a_query_depends_on_its_own_row_and_the_keys_only(dtype: torch.dtype) ->
 def test_an_empty_text_is_no_text() -> None:
     qkv, heads, _ = inputs(1, 2, 20, 0)
     nothing = torch.empty(1, 0, 2 * 2 * 64).transpose(1, 2)
-    assert torch.equal(text_attention_cpu.run(qkv, heads, nothing), text_attention_cpu.run(qkv, heads))
+    assert torch.equal(run(qkv, heads, nothing), run(qkv, heads))
 
 
 @needs_library
 def test_calls_at_the_same_time_do_not_disturb_each_other() -> None:
     calls = [inputs(1, 2, tokens, 30, seed=tokens) for tokens in (40, 70, 130, 190) * 8]
-    wanted = [text_attention_cpu.run(*call) for call in calls]
+    wanted = [run(*call) for call in calls]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda call: text_attention_cpu.run(*call), calls))
+        results = list(pool.map(lambda call: run(*call), calls))
     assert all(torch.equal(a, b) for a, b in zip(results, wanted, strict=True))
 
 
@@ -252,17 +257,17 @@ def test_its_memory_is_reused() -> None:
     resource = pytest.importorskip("resource", reason="the most memory used is known on Unix only")
     arguments = inputs(1, 4, 512, 128)
     for _ in range(3):
-        text_attention_cpu.run(*arguments)
+        run(*arguments)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(50):
-        text_attention_cpu.run(*arguments)
+        run(*arguments)
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048
     )  # KiB; a call needs about a thousand
 
 
 def reason(*call: Any) -> str:
-    return str({v.backend: v.reason for v in op.OP.explain(op.facts(*call)).verdicts}["cpu"])
+    return str({v.backend: v.reason for v in op.OP.explain(Call(*call).facts()).verdicts}["cpu"])
 
 
 def test_it_declines_with_a_reason() -> None:
@@ -288,10 +293,10 @@ def test_it_declines_with_a_reason() -> None:
 @needs_library
 def test_it_comes_before_sdpa_where_it_was_measured_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(op.OP, "_choices", {})
-    qkv, heads, text = inputs(1, 2, op.LONG, 7)
+    qkv, heads, text = inputs(1, 2, LONG, 7)
     assert op.OP.names.index("cpu") < op.OP.names.index("sdpa")
     wanted = "sdpa" if ISAS == ["portable"] else "cpu"
-    assert op.OP.choose(op.facts(qkv, heads, text)).name == wanted
+    assert op.OP.choose(Call(qkv, heads, text).facts()).name == wanted
 
     class Old:
         @staticmethod
@@ -300,7 +305,7 @@ def test_it_comes_before_sdpa_where_it_was_measured_faster(monkeypatch: pytest.M
 
     monkeypatch.setattr(op.OP, "_choices", {})
     monkeypatch.setattr(native, "load", Old)
-    assert op.OP.choose(op.facts(qkv, heads, text)).name == "sdpa"
+    assert op.OP.choose(Call(qkv, heads, text).facts()).name == "sdpa"
     assert "without AVX2" in reason(qkv, heads, text)
     with force(text_attention="cpu"):
         assert reason(qkv, heads, text) == "None"
@@ -312,7 +317,7 @@ def test_without_the_library_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     call = inputs(1, 2, 20, 7)
     assert reason(*call) == "no C++ compiler"
     with pytest.raises(RuntimeError, match="called where it declines"):
-        text_attention_cpu.run(*call)
+        run(*call)
 
 
 def test_gradients_are_those_of_the_reference() -> None:
@@ -320,7 +325,7 @@ def test_gradients_are_those_of_the_reference() -> None:
     assert text is not None
     leaves = (qkv.requires_grad_(), text.requires_grad_())
     ours = torch.autograd.grad(text_attention(qkv, heads, text).square().sum(), leaves)
-    theirs = torch.autograd.grad(op.reference(qkv, heads, text).square().sum(), leaves)
+    theirs = torch.autograd.grad(reference(qkv, heads, text).square().sum(), leaves)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -1,0 +1,9 @@
+"""masked_attention for what records operators instead of running them."""
+
+from __future__ import annotations
+
+from glide_fast.ops.custom_op import CustomOp
+from glide_fast.ops.masked_attention import reference
+from glide_fast.ops.masked_attention.arguments import Call
+
+NODE = CustomOp("masked_attention", Call, reference.run)
