@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="time nothing: compare every backend with fp64 in each type, at small sizes; nothing recorded",
     )
+    parser.add_argument("--first", type=int, metavar="N", help="only the first N calls of each op")
     parser.add_argument("--out", type=Path, help="where to write; benchmarks/results/<device> otherwise")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.seconds
@@ -72,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     for op in options.op or SUITES:
         done = measure(op, SUITES[op], options, effort(options), table(folder, facts), until)
         red += done.red
+        red += [f"no backend of {op} ran"] if options.check and not done.ran and not done.unfinished else []
         unfinished = unfinished or done.unfinished
         more = ", more to go" * done.unfinished
         print(f"{op}: {done.measured} calls measured, {done.kept} kept{more}", flush=True)
@@ -93,9 +96,10 @@ def measure(
     until: float,
 ) -> contests.Done:
     """One op's suite."""
+    sizes = checked(op, options.device) if options.check else contests.sizes(op, options.device, quick=options.quick)
     return contests.run_suite(
         suite,
-        checked(op, options.device) if options.check else contests.sizes(op, options.device, quick=options.quick),
+        itertools.islice(sizes, options.first),
         how,
         rows,
         compiled=not (options.no_compile or options.quick or options.check),

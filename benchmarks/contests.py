@@ -21,7 +21,7 @@ from glide_fast import ops as public
 from glide_fast.bench.calls import results, widened
 from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest, Unable
 from glide_fast.bench.cost import cost
-from glide_fast.bench.measurement import Measurement, short_name, table
+from glide_fast.bench.measurement import short_name, table
 from glide_fast.bench.record import Table
 from glide_fast.bench.timing import Effort
 from glide_fast.errors import BackendError
@@ -58,7 +58,8 @@ class Size(NamedTuple):
     @property
     def work(self) -> str:
         """What is measured, in one line."""
-        return f"{self.case.op} {self.batch} x {self.case.name}, {short_name(self.dtype)}"
+        small = ", small" if self.small else ""
+        return f"{self.case.op} {self.batch} x {self.case.name}, {short_name(self.dtype)}{small}"
 
     def arguments(self, seed: int = 0) -> Arguments:
         """Of the public function."""
@@ -182,6 +183,7 @@ class Done(NamedTuple):
     kept: int  # contests that the file had already
     red: tuple[str, ...]  # "work: contestant" of what is wrong
     unfinished: bool  # the time was up before the last contest
+    ran: int = 0  # results of our backends that were compared
 
 
 def run_suite(
@@ -203,7 +205,7 @@ def run_suite(
         again: measure what the table has, too.
         until: in ``time.monotonic()``; no contest is begun after it.
     """
-    measured = kept = 0
+    measured = kept = ran = 0
     red: list[str] = []
     for size in chosen:
         title = f"{size.case.model} {size.work}"
@@ -220,16 +222,13 @@ def run_suite(
             ]
             continue
         if time.monotonic() > until:
-            return Done(measured, kept, tuple(red), unfinished=True)
-        found = _run(suite, size, effort, compiled)
+            return Done(measured, kept, tuple(red), True, ran)
+        found = contest(suite, size, compiled).run(effort)
         print(table(found), flush=True)
         red += [f"{title}: {row.contestant}" for row in found if row.failed]
         measured += 1
+        ran += sum(row.error is not None and row.contestant.startswith(OURS) for row in found)
         if rows is not None:
             rows.add(*(row.row() for row in found))
         torch.compiler.reset()
-    return Done(measured, kept, tuple(red), unfinished=False)
-
-
-def _run(suite: ModuleType, size: Size, effort: Effort | None, compiled: bool) -> list[Measurement]:
-    return contest(suite, size, compiled).run(effort)
+    return Done(measured, kept, tuple(red), False, ran)

@@ -292,12 +292,11 @@ def accuracy(known: Sequence[Device]) -> str:
                             torchs,
                         ]
                     )
-        for name in ("accuracy-steps", "accuracy-loops"):
-            for row in device.others.get(name, []):
-                where = f" at {row['place']}" if "place" in row else ""
-                rows.append(
-                    [f"{name[9:-1]}: {row['model']}{where}", row["dtype"], row["error"], row["torch_error"]]
-                )
+        for row in device.others.get("checks", []):
+            if row["part"] in ("accuracy-steps", "accuracy-loops"):
+                where = f" at {row['place']}" if row.get("place") else ""
+                what = f"{row['part'][9:-1]}: {row['model']}{where}"
+                rows.append([what, row["dtype"], row["error"], row["torch_error"]])
         return markdown(["of", "type", "relative error", "torch's own in that type"], rows)
 
     return per_device(of, known)

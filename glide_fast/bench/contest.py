@@ -9,6 +9,7 @@ compared is the result as it is at the moment when the call returns.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import torch
 from glide_fast.bench.clocks import Clocks, clocks
 from glide_fast.bench.measurement import Measurement, timed
 from glide_fast.bench.timing import Call, Effort, interleaved
+from glide_fast.errors import BackendError
 from glide_fast.ops.case import Cost, relative_error
 
 OURS = "glide_fast"
@@ -259,4 +261,6 @@ def said(reason: Exception, *, whole: bool = False) -> str:
     """A reason in one line: its first line, or ``whole``; with its type, unless it was raised to give a reason."""
     lines = [line.strip() for line in str(reason).strip().splitlines() if line.strip()]
     text = " ".join(lines) if whole else next(iter(lines), "")
+    if isinstance(reason, BackendError):
+        return re.sub(r"^backend '(\w+)' of \w+ is forced but cannot run: \1: ", "", text)
     return text if isinstance(reason, Unable) else f"{type(reason).__name__}: {text}"

@@ -7,11 +7,11 @@ that each read from memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 from glide_fast.ops.backends import Choice
+from glide_fast.ops.case import Cost, held
 from glide_fast.ops.group_norm_act.arguments import Call as NormCall
 from glide_fast.ops.guided_step.arguments import Call as StepCall
 from glide_fast.ops.masked_attention import cases as masked_attention_cases
@@ -23,21 +23,6 @@ POINTWISE_STEP, PHILOX = 40, 60
 """FLOPs of guided_step for each value of the state, and of the noise drawn in it."""
 
 
-class Cost(NamedTuple):
-    """Bytes moved and floating-point operations."""
-
-    bytes: int
-    flops: int
-
-    def seconds(self, bandwidth: float, peak: float) -> float:
-        """The least time at ``bandwidth`` bytes and ``peak`` FLOPs a second: the roofline (Williams et al. 2009)."""
-        return max(self.bytes / bandwidth, self.flops / peak)
-
-
-def _held(*tensors: torch.Tensor | None) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
-
 def group_norm_act(choice: Choice) -> Cost:
     """x, skip, residual and parameters in; y and, where it is kept, the sum out."""
     call: NormCall = choice.arguments[0]
@@ -46,8 +31,8 @@ def group_norm_act(choice: Choice) -> Cost:
     if call.resample is not None:
         written = values * 4 if call.resample == "nearest_x2" else values // 4
     size = torch.empty(0, dtype=call.out_dtype or call.x.dtype).element_size()
-    total = _held(call.x, call.x2, call.residual, call.x_bias, call.weight, call.bias, call.scale, call.shift)
-    total += written * size + (_held(call.x) if call.keep_sum and call.adds else 0)
+    total = held(call.x, call.x2, call.residual, call.x_bias, call.weight, call.bias, call.scale, call.shift)
+    total += written * size + (held(call.x) if call.keep_sum and call.adds else 0)
     return Cost(total, POINTWISE_NORM * values)
 
 
@@ -59,35 +44,35 @@ def convolution(choice: Choice) -> Cost:
         (x.shape[2 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)
     )
     values = x.shape[0] * weight.shape[0] * height * width
-    moved = _held(x, weight, bias, residual) + values * x.element_size()
+    moved = held(x, weight, bias, residual) + values * x.element_size()
     flops = 2 * values * x.shape[1] * kernel[0] * kernel[1]
     return Cost(moved, flops * 2 // 3 if choice.backend.name == "winograd" else flops)
 
 
 def text_attention(choice: Choice) -> Cost:
     """Packed keys and values in, a third of qkv's size out; two products of queries and all keys."""
-    return Cost(*text_attention_cases.cost(choice.arguments[0]))
+    return text_attention_cases.cost(choice.arguments[0])
 
 
 def masked_attention(choice: Choice) -> Cost:
     """q, k and v in, q's size out; two products, of half the keys where they are causal."""
-    return Cost(*masked_attention_cases.cost(choice.arguments[0]))
+    return masked_attention_cases.cost(choice.arguments[0])
 
 
 def resample(choice: Choice) -> Cost:
     """x, bias and residual in, four times or a quarter of x out."""
     x, mode = choice.arguments
-    written = _held(x) * 4 if mode == "nearest_x2" else _held(x) // 4
+    written = held(x) * 4 if mode == "nearest_x2" else held(x) // 4
     added = sum(tensor is not None for tensor in choice.options.values())
-    return Cost(_held(x, *choice.options.values()) + written, (added + (mode != "nearest_x2")) * x.numel())
+    return Cost(held(x, *choice.options.values()) + written, (added + (mode != "nearest_x2")) * x.numel())
 
 
 def guided_step(choice: Choice) -> Cost:
     """State and prediction in; state, predicted picture and the network's next input out."""
     call: StepCall = choice.arguments[0]
     x = call.x
-    moved = _held(x, call.model_out, call.noise, call.known, call.known_mask, call.score)
-    moved += 2 * _held(x) + 2 * _held(call.history) + _held(call.inputs)
+    moved = held(x, call.model_out, call.noise, call.known, call.known_mask, call.score)
+    moved += 2 * held(x) + 2 * held(call.history) + held(call.inputs)
     flops = POINTWISE_STEP + (PHILOX if call.seeds is not None else 0)
     return Cost(moved, flops * x.numel())
 

@@ -154,17 +154,16 @@ def table(measurements: Sequence[Measurement]) -> str:
 
 
 def _told(m: Measurement) -> str:
-    if m.value is None:
-        return "; ".join(filter(None, (m.fault, m.note)))
-    parts = [f"{quantity(m.value, m.unit):>9}"]
+    parts = [] if m.value is None else [f"{quantity(m.value, m.unit):>9}"]
     if m.lower is not None and m.upper is not None and m.samples > 1:
         parts.append(f"({quantity(m.lower, m.unit)} to {quantity(m.upper, m.unit)})")
     if m.cold is not None:
         parts.append(f"{quantity(m.cold, m.unit)} with a cold cache")
+    refused = "speed-up refused" if m.value is not None else "wrong"
     if m.fault:
-        parts.append(f"speed-up refused: {m.fault}")
+        parts.append(f"{refused}: {m.fault}")
     elif m.error is not None and m.allowed is not None and m.gate == "red":
-        parts.append(f"speed-up refused: error {m.error:.2g}, allowed {m.allowed:.2g}")
+        parts.append(f"{refused}: error {m.error:.2g}, allowed {m.allowed:.2g}")
     else:
         parts += [] if m.speedup is None else [f"{m.speedup:.2f}x"]
         parts += [] if m.error is None else [f"error {m.error:.2g}"]

@@ -10,24 +10,25 @@ import torch
 
 from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.parts.loops import models
-from benchmarks.gpu.table import Table
 from glide_fast import GlidePipeline
 from glide_fast.bench.contestants import accelerated, bind
-from glide_fast.bench.gate import FLOOR, MARGIN, error
+from glide_fast.bench.gate import STEP, error
+from glide_fast.bench.measurement import short_name
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject, subjects
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
 from glide_fast.diffusion.sampling import SamplingLoop
+from glide_fast.ops.case import Tolerance
 
 TYPES = {"cuda": (torch.float16, torch.bfloat16, torch.float32), "cpu": (torch.bfloat16, torch.float32)}
 PLACES = (0.98, 0.5, 0.02)
 """Of a process, from clean to noise: where single steps are looked at."""
 LOOP_STEPS, LOOP_PICTURES = 50, 8
-LOOP_MARGIN = 2.0
-"""How much further than torch's own a loop's pictures may be off: a loop magnifies what differs early, each time otherwise."""
-FP32_LOOP = 1e-2
-"""Relative error of a loop in fp32 against fp32."""
+LOOP = Tolerance(margin=2.0, floor=STEP.floor)
+"""Of a loop's pictures: a loop magnifies what differs early, each time otherwise."""
+FP32_LOOP = Tolerance(margin=0.0, floor=1e-2)
+"""Of a loop in fp32 against fp32."""
 SAME = {torch.float32: 40.0, torch.float16: 30.0, torch.bfloat16: 25.0}
 """PSNR, in dB, that the shipped model's pictures must reach against those of a CPU in fp32."""
 PROMPTS = ("a red cube", "a large purple pyramid", "a small green star")
@@ -39,15 +40,11 @@ def exact_products() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def plain(subject: Subject, work: Work, dtype: torch.dtype) -> PlainDenoiser:
     """The network of torch's own layers."""
     model = stock(subject.model, dtype=dtype, device=work.device)
-    told = work.prompt | work.pictures
-    return PlainDenoiser(lambda x, timesteps: model(x, timesteps, **told), work.device)
+    conditioning = work.prompt | work.pictures
+    return PlainDenoiser(lambda x, timesteps: model(x, timesteps, **conditioning), work.device)
 
 
 class Judged(NamedTuple):
@@ -89,7 +86,7 @@ def step_errors(subject: Subject, setting: Setting) -> Iterator[tuple[torch.dtyp
             yield (
                 dtype,
                 place,
-                Judged(error(predict(ours, row), truths[place]), theirs, max(FLOOR, MARGIN * theirs)),
+                Judged(error(predict(ours, row), truths[place]), theirs, STEP.allowed(theirs)),
             )
 
 
@@ -108,7 +105,7 @@ def loop_errors(subject: Subject, setting: Setting) -> Iterator[tuple[torch.dtyp
     for dtype in TYPES[setting.device]:
         theirs = error(draw(plain(subject, work, dtype)), truth)
         got = draw(bind(accelerated(subject, work, dtype), work))
-        allowed = FP32_LOOP if dtype == torch.float32 else max(FLOOR, LOOP_MARGIN * theirs)
+        allowed = (FP32_LOOP if dtype == torch.float32 else LOOP).allowed(theirs)
         yield dtype, Judged(error(got, truth), theirs, allowed), psnr((got + 1) / 2, (truth + 1) / 2)
 
 
@@ -120,36 +117,36 @@ def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
 
 def steps(setting: Setting) -> Outcome:
     exact_products()
-    table = Table(setting, "accuracy-steps", ("model", "dtype", "place"))
+    table = setting.table("accuracy-steps", ("model", "dtype", "place"))
     for subject in models(setting):
-        if table.find(subject.name, named(TYPES[setting.device][-1]), str(PLACES[-1])):
+        if table.find(subject.name, short_name(TYPES[setting.device][-1]), str(PLACES[-1])):
             continue
         if setting.time_is_up:
-            return conclude(table.file, wrong(table), subject.name)
+            return conclude(table.file, table.red(), subject.name)
         for dtype, place, judged in step_errors(subject, setting):
-            table.add({"model": subject.name, "dtype": named(dtype), "place": str(place)} | judged.row())
-    return conclude(table.file, wrong(table))
+            table.add({"model": subject.name, "dtype": short_name(dtype), "place": str(place)} | judged.row())
+    return conclude(table.file, table.red())
 
 
 def loops(setting: Setting) -> Outcome:
     exact_products()
-    table = Table(setting, "accuracy-loops", ("model", "dtype"))
+    table = setting.table("accuracy-loops", ("model", "dtype"))
     for subject in [*(() if setting.small else subjects(("small",))), *models(setting)]:
-        if table.find(subject.name, named(TYPES[setting.device][-1])):
+        if table.find(subject.name, short_name(TYPES[setting.device][-1])):
             continue
         if setting.time_is_up:
-            return conclude(table.file, wrong(table), subject.name)
+            return conclude(table.file, table.red(), subject.name)
         for dtype, judged, ratio in loop_errors(subject, setting):
             table.add(
-                {"model": subject.name, "dtype": named(dtype)} | judged.row() | {"psnr_db": f"{ratio:.1f}"}
+                {"model": subject.name, "dtype": short_name(dtype)} | judged.row() | {"psnr_db": f"{ratio:.1f}"}
             )
-    return conclude(table.file, wrong(table))
+    return conclude(table.file, table.red())
 
 
 def same_picture(setting: Setting) -> Outcome:
     """The shipped model's pictures from the same seeds on this device and on a CPU."""
     exact_products()
-    table = Table(setting, "same-picture", ("stage", "dtype"))
+    table = setting.table("same-picture", ("stage", "dtype"))
     options = {"num_inference_steps": 2, "upsample_steps": 2} if setting.small else {}
     prompts = list(PROMPTS[:1] if setting.small else PROMPTS)
 
@@ -160,36 +157,26 @@ def same_picture(setting: Setting) -> Outcome:
 
     want = draw("cpu", torch.float32, False)
     for dtype in TYPES[setting.device]:
-        if table.find("upsampler", named(dtype)):
+        if table.find("upsampler", short_name(dtype)):
             continue
         for stage, pictures in draw(setting.device, dtype, True).items():
             ratio = psnr(pictures, want[stage])
             table.add(
                 {
                     "stage": stage,
-                    "dtype": named(dtype),
+                    "dtype": short_name(dtype),
                     "gate": "green" if ratio >= SAME[dtype] else "red",
                     "psnr_db": f"{ratio:.1f}",
                     "allowed_db": f"{SAME[dtype]:.0f}",
                     "largest": f"{float((pictures - want[stage]).abs().max()):.3g}",
                 }
             )
-    return conclude(table.file, wrong(table))
+    return conclude(table.file, table.red())
 
 
-def wrong(table: Table) -> list[str]:
-    """The rows whose gate is red."""
-    return [" ".join(row[name] for name in table.key) for row in table.rows if row["gate"] == "red"]
-
-
-PARTS = (
-    Part(
-        "accuracy-steps", "error of a step in each type, against torch's fp32 and beside torch's own", steps
-    ),
-    Part("accuracy-loops", f"the same of a loop of {LOOP_STEPS} steps", loops),
-    Part(
-        "same-picture",
-        "the shipped model's pictures against those of a CPU from the same seeds",
-        same_picture,
-    ),
-)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (
+        Part("accuracy-steps", "error of a step in each type, beside torch's own", steps, 90, least=45),
+        Part("accuracy-loops", f"the same of a loop of {LOOP_STEPS} steps", loops, 180, least=60),
+        Part("same-picture", "the shipped model's pictures against a CPU's of the same seeds", same_picture, 45),
+    )
