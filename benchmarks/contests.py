@@ -72,14 +72,17 @@ def cases(op: str) -> ModuleType:
 
 
 def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> Iterator[Size]:
-    """Every case of an op at all of its batches; with ``quick`` one of each model at its first."""
-    seen: set[str] = set()
-    for case in cases(op).CASES:
-        if quick and case.model in seen:
-            continue
-        seen.add(case.model)
-        for batch in case.batches[:1] if quick or small else case.batches:
-            yield Size(case, batch, activation_dtype(device), device, small)
+    """Every case of an op, first at its first batch, then at the larger ones; with ``quick`` the first case of each model.
+
+    ``small``: at the first batch only, and as small as the case can be.
+    """
+    every = list(cases(op).CASES)
+    if quick:
+        every = list({case.model: case for case in reversed(every)}.values())
+    for turn in range(1 if quick or small else max(len(case.batches) for case in every)):
+        for case in every:
+            if turn < len(case.batches):
+                yield Size(case, case.batches[turn], activation_dtype(device), device, small)
 
 
 def names(suite: ModuleType, size: Size, compiled: bool) -> set[str]:

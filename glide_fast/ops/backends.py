@@ -7,19 +7,24 @@ has no reason to decline them, and is remembered for each distinct value.
 Forcing: ``GLIDE_FAST_BACKEND=reference`` for every op, ``GLIDE_FAST_BACKEND=group_norm_act=cpu,text_attention=reference``
 for some, or :func:`force` in code, which goes before the environment. A forced backend that declines raises instead of
 falling back. A name for every op is meant for those that have such a backend: the others keep their own choice.
+
+The environment is read once for all direct calls of ops (at the first one), once for a model (when it is accelerated) and once
+for a loop (when it is bound). A later change of it reaches only models and loops that are built afterwards.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
 
 from glide_fast.errors import BackendError
+from glide_fast.ops import plain_tensor
 
 ENVIRONMENT = "GLIDE_FAST_BACKEND"
 
@@ -28,7 +33,24 @@ _ANY = "*"
 _CHOICES = 1000
 """Choices that an op remembers; facts hold sizes, and a process that runs for long may see ever new ones."""
 
-_forced: ContextVar[Mapping[str, str] | None] = ContextVar("glide_fast_forced_backends", default=None)
+Setting = Mapping[str, str]
+"""The backend that is forced, by op; ``"*"`` stands for every op that has such a backend."""
+
+_forced: ContextVar[Setting | None] = ContextVar("glide_fast_forced_backends", default=None)
+_bound: ContextVar[Setting | None] = ContextVar("glide_fast_bound_backends", default=None)
+_environment: Setting | None = None
+"""What the environment said at the first call of an op; None before."""
+
+
+class Arguments(Protocol):
+    """The checked arguments of one call of an op, as ``glide_fast.ops.<op>.arguments.Call`` holds them."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """Every tensor argument in the order of the op's signature; None for one that is absent."""
+
+    def facts(self) -> Any:
+        """What the choice of a backend rests on."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +98,18 @@ class Explanation(NamedTuple):
 
 
 class Op(Generic[Facts]):
-    """The backends of one op, in order of preference."""
+    """The backends of one op, in order of preference.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: the op's name.
+        operator: runs a call (:class:`Arguments`) as one operator of torch, for graphs that torch records; see :meth:`run`.
+    """
+
+    def __init__(self, name: str, operator: Callable[[Any], Any] | None = None) -> None:
         if name in _ops:
             raise ValueError(f"an op named {name} exists already")
         self.name = name
+        self._operator = operator
         self._backends: list[Backend[Facts]] = []
         self._choices: dict[tuple[Facts, str | None], Backend[Facts]] = {}
         _ops[name] = self
@@ -119,6 +147,21 @@ class Op(Generic[Facts]):
         self._backends.append(Backend(name, supports, worth, run))
         self._choices.clear()
 
+    def run(self, call: Arguments) -> Any:
+        """The result of a call: by the chosen backend, or as one operator where torch records operators instead of running them.
+
+        Raises:
+            BackendError: as :meth:`choose`.
+        """
+        facts = call.facts()
+        if facts.unreadable is not None and self._operator and plain_tensor.as_one_node(call.tensors):
+            return self._operator(call)
+        return self.choose(facts, call).run(call)
+
+    def run_chosen(self, call: Arguments) -> Any:
+        """The result of a call by the chosen backend; what the op's operator does once its tensors have values."""
+        return self.choose(call.facts(), call).run(call)
+
     def choose(self, facts: Facts, *arguments: Any, **options: Any) -> Backend[Facts]:
         """The backend for calls with these facts; ``arguments`` and ``options`` of the call are for :func:`listen` only.
 
@@ -155,12 +198,12 @@ class Op(Generic[Facts]):
         Raises:
             BackendError: one is forced for every op that none of them has.
         """
-        code = _forced.get() or {}
-        setting = os.environ.get(ENVIRONMENT)
-        if not code and not setting:
+        code, environment = _forced.get(), _bound.get()
+        if environment is None:
+            environment = _environment if _environment is not None else _read_once()
+        if not code and not environment:
             return None
-        environment = _parse(setting or "")
-        for choices in (code, environment):
+        for choices in (code or {}, environment):
             own, general = choices.get(self.name), choices.get(_ANY)
             if own is not None:
                 return own
@@ -232,6 +275,45 @@ def ops() -> Mapping[str, Op[Any]]:
     return dict(_ops)
 
 
+def named(op: str) -> Op[Any]:
+    """The op of this name.
+
+    Raises:
+        BackendError: there is none.
+    """
+    _check_ops((op,))
+    return _ops[op]
+
+
+def read_environment() -> Setting:
+    """What GLIDE_FAST_BACKEND says now, for :func:`bound`; empty where it is not set.
+
+    Raises:
+        BackendError: it names an op that does not exist, or is not written as it should be.
+    """
+    return _parse(os.environ.get(ENVIRONMENT, ""))
+
+
+def _read_once() -> Setting:
+    """The environment for calls outside of :func:`bound`, read at the first of them."""
+    global _environment
+    _environment = read_environment()
+    return _environment
+
+
+@contextmanager
+def bound(setting: Setting) -> Iterator[None]:
+    """Within the block, ``setting`` (of :func:`read_environment`) holds in place of the environment; :func:`force` goes first.
+
+    A model and a loop are built with the setting of that time, and run in such a block: their backends stay the same.
+    """
+    token = _bound.set(setting)
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
 @contextmanager
 def force(backend: str | None = None, **by_op: str) -> Iterator[None]:
     """Within the block, run ``backend`` for every op that has it, or ``op="backend"`` for some; inner blocks go first.
@@ -248,8 +330,7 @@ def force(backend: str | None = None, **by_op: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-@functools.lru_cache(maxsize=16)
-def _parse(setting: str) -> Mapping[str, str]:
+def _parse(setting: str) -> Setting:
     """``"reference"`` or ``"op=backend,op=backend"``, as in GLIDE_FAST_BACKEND."""
     choices: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in setting.split(","))):

@@ -6,7 +6,7 @@ the runtime launches. Each op's ``cases.py`` has
 - ``CASES``: a tuple of :class:`Case`;
 - ``cost(call)``: the :class:`Cost` of any call of the op, from its ``arguments.Call``;
 - ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`);
-- ``describe(call)``: the call in words, such as ``2x192x64x64 + FiLM, SiLU``;
+- ``describe(call)``: the call in a few words, for people, such as ``2x192x64x64 + FiLM, SiLU`` (:func:`sizes`, :func:`fused`);
 - where backends want arguments prepared once, ``prepared(arguments, backend)``: the arguments as that backend holds them.
 """
 
@@ -44,6 +44,19 @@ class Cost(NamedTuple):
 def held(*tensors: torch.Tensor | None) -> int:
     """The bytes of all elements of these tensors."""
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+def sizes(tensor: torch.Tensor) -> str:
+    """A shape as ``2x192x64x64``."""
+    return "x".join(map(str, tensor.shape))
+
+
+def fused(**parts: object) -> str:
+    """What a call does besides, as `` + bias, residual``: the names of ``parts`` that are neither None nor False."""
+    present = [
+        name.replace("_", " ") for name, given in parts.items() if given is not None and given is not False
+    ]
+    return f" + {', '.join(present)}" if present else ""
 
 
 Draw = Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]

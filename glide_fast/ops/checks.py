@@ -48,6 +48,13 @@ def _kind(tensor: torch.Tensor) -> str:
     return f"a nested tensor, {tensor.layout}" if tensor.is_nested else f"a tensor of layout {tensor.layout}"
 
 
+def gradients(given: Sequence[torch.Tensor | None]) -> bool:
+    """Whether autograd is to differentiate a result of these tensors."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in given)
+
+
 def floating(name: str, tensor: torch.Tensor) -> None:
     """Refuse a tensor of a type that ops do not compute with."""
     if tensor.dtype not in FLOATING:

@@ -42,3 +42,11 @@ def empty_pixels(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Ten
     channels_last = x.stride(1) == 1
     order = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
+
+
+def laid_out_as(promised: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """``result`` in the strides of ``promised``, which lends its memory where they differ.
+
+    With one channel, say, the same memory has two descriptions, and torch.compile holds an operator to the one that it was told.
+    """
+    return result if result.stride() == promised.stride() else promised.copy_(result)

@@ -22,7 +22,7 @@ from benchmarks.contestants import (
     torchnorm,
     xformers,
 )
-from glide_fast.ops.group_norm_act import reference as norm_reference
+from glide_fast.ops.group_norm_act.reference import reference as norm_reference
 from glide_fast.ops.text_attention import packed_heads
 from glide_fast.ops.text_attention.reference import reference as attention_reference
 

@@ -146,6 +146,7 @@ def test_a_backend_that_cannot_run_ends_with_5(
     invoke: Any, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLIDE_FAST_BACKEND", "group_norm_act=abacus")
+    monkeypatch.setattr("glide_fast.ops.backends._environment", None)  # it is read once a process
     result = invoke("sample", "a", "--model", model, "-q")
     assert result.exit_code == 5
     assert "abacus" in result.stderr

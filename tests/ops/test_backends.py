@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glide_fast.errors import BackendError
-from glide_fast.ops import backends
-from glide_fast.ops.backends import Backend, Choice, Op, force, listen
+from glide_fast.ops import backends, plain_tensor
+from glide_fast.ops.backends import Backend, Choice, Op, bound, force, listen, read_environment
 
 asked: list[int] = []
 
@@ -20,17 +22,16 @@ def fast_supports(width: int) -> str | None:
 
 
 @pytest.fixture
-def op(monkeypatch: pytest.MonkeyPatch) -> Iterator[Op[int]]:
+def op(monkeypatch: pytest.MonkeyPatch) -> Op[int]:
     """An op on one fact, a width, whose first backend wants a multiple of 8."""
     monkeypatch.setattr(backends, "_ops", {})
     monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
-    backends._parse.cache_clear()
+    monkeypatch.setattr(backends, "_environment", None)
     asked.clear()
     op: Op[int] = Op("double")
     op.register("fast", lambda x: ("fast", 2 * x), fast_supports)
     op.register("reference", lambda x: ("reference", 2 * x))
-    yield op
-    backends._parse.cache_clear()
+    return op
 
 
 def test_the_first_backend_without_a_reason_runs(op: Op[int]) -> None:
@@ -77,8 +78,74 @@ def test_explain_names_every_backend_and_why(op: Op[int]) -> None:
 def test_the_environment_forces(op: Op[int], monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     monkeypatch.setenv(backends.ENVIRONMENT, setting)
     assert op.choose(16).name == "reference"
-    monkeypatch.delenv(backends.ENVIRONMENT)
-    assert op.choose(16).name == "fast"
+
+
+def test_the_environment_is_read_at_the_first_call_and_where_something_is_bound(
+    op: Op[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT, "reference")
+    assert op.choose(16).name == "reference"
+    reference = read_environment()
+    monkeypatch.setenv(backends.ENVIRONMENT, "fast")
+    assert op.choose(16).name == "reference"
+    with bound(read_environment()):
+        assert op.choose(16).name == "fast"
+        with bound(reference):
+            assert op.choose(16).name == "reference"
+            with force("fast"):
+                assert op.choose(16).name == "fast"
+        assert op.choose(16).name == "fast" and op.explain(16).forced == "fast"
+    assert op.choose(16).name == "reference"
+
+
+def test_nothing_reads_the_environment_after_the_first_call(
+    op: Op[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    op.choose(16)
+    monkeypatch.setattr(backends, "os", None)
+    assert op.choose(16).name == "fast" and op.choose(9).name == "reference"
+
+
+def test_a_setting_that_cannot_be_read_is_told_at_every_call(
+    op: Op[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT, "triple=fast")
+    for _ in range(2):
+        with pytest.raises(BackendError, match="no op is named triple"):
+            op.choose(16)
+    with pytest.raises(BackendError, match="no op is named triple"):
+        read_environment()
+
+
+class OneTensor(NamedTuple):
+    """A call of an op whose only argument is a tensor."""
+
+    x: torch.Tensor
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return (self.x,)
+
+    class Facts(NamedTuple):
+        unreadable: str | None
+
+    def facts(self) -> Facts:
+        return self.Facts(plain_tensor.why_not(("x",), self.tensors))
+
+
+def test_a_call_runs_by_its_backend_or_where_torch_records_as_one_operator(op: Op[int]) -> None:
+    recorded: Op[OneTensor.Facts] = Op("recorded", operator=lambda call: ("operator", call))
+    recorded.register("only", lambda call: ("only", call))
+    alone: Op[OneTensor.Facts] = Op("alone")
+    alone.register("only", lambda call: ("only", call))
+    call = OneTensor(torch.ones(2))
+    assert recorded.run(call) == ("only", call) == recorded.run_chosen(call)
+    with FakeTensorMode():
+        assert recorded.run(call) == ("operator", call)
+        assert alone.run(call) == ("only", call) == recorded.run_chosen(call)
+    assert backends.named("recorded") is recorded
+    with pytest.raises(BackendError, match="no op is named triple"):
+        backends.named("triple")
 
 
 def test_force_goes_before_the_environment_and_inner_before_outer(

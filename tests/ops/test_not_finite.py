@@ -8,8 +8,8 @@ import torch
 from glide_fast.ops import group_norm_act, native, resample
 from glide_fast.ops.backends import force
 from glide_fast.ops.group_norm_act import cpu as group_norm_act_cpu
-from glide_fast.ops.group_norm_act import reference
 from glide_fast.ops.group_norm_act.arguments import Call
+from glide_fast.ops.group_norm_act.reference import reference
 from glide_fast.ops.masked_attention import cpu as masked_attention_cpu
 from glide_fast.ops.masked_attention.arguments import Call as MaskedCall
 from glide_fast.ops.masked_attention.reference import reference as masked_reference

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 
-from glide_fast.ops import plain_tensor
+from glide_fast.errors import invalid
+from glide_fast.ops import checks, plain_tensor, schema
 from glide_fast.ops.layout import channel_rows
 
 RESAMPLINGS = ("nearest_x2", "mean_2x2")
-TENSORS = ("x", "weight", "bias", "scale", "shift", "x2", "residual", "x_bias")
-"""The arguments that are tensors; the first three are always there."""
 
 
 class Facts(NamedTuple):
@@ -23,32 +22,34 @@ class Facts(NamedTuple):
     dtype: torch.dtype  # of x, x2, residual and the sum
     affine_dtype: torch.dtype  # of weight
     film_dtype: torch.dtype | None  # of scale; None without FiLM
-    alike: (
-        bool  # bias like weight and shift like scale; each, and x_bias, dense over channels and on x's device
-    )
+    x_bias_dtype: torch.dtype | None  # None without x_bias
+    alike: bool  # bias like weight, shift like scale; each, and x_bias, dense over channels and on x's device
     channels_last: bool  # x, x2 and residual
     empty: bool
     gradients: bool
-    out_dtype: torch.dtype  # of y
-    x2: bool = False
-    residual: bool = False
-    x_bias_dtype: torch.dtype | None = None  # None without x_bias
-    writes_sum: bool = False  # the sum is wanted, and is not x itself
-    resample: str | None = None
     unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
-    @property
-    def extras(self) -> str:
-        """The names of what goes beyond norm, FiLM and SiLU in x's own type; empty where nothing does."""
-        given = {
-            "x2": self.x2,
-            "residual": self.residual,
-            "x_bias": self.x_bias_dtype is not None,
-            "keep_sum": self.writes_sum,
-            "resample": self.resample is not None,
-            "out_dtype": self.out_dtype != self.dtype,
-        }
-        return ", ".join(name for name, present in given.items() if present)
+
+def why_not(facts: Facts, dtypes: Collection[torch.dtype]) -> str | None:
+    """The reasons to decline that all kernels share, for kernels that read and write these types."""
+    for name, dtype in (
+        ("x", facts.dtype),
+        ("weight", facts.affine_dtype),
+        ("scale", facts.film_dtype),
+        ("x_bias", facts.x_bias_dtype),
+    ):
+        if dtype is not None and dtype not in dtypes:
+            accepted = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
+            return f"{name} is {dtype}; the kernels take {accepted}"
+    if not facts.alike:
+        return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on x's device"
+    if facts.gradients:
+        return "gradients are wanted; the kernels have no backward pass"
+    if facts.empty:
+        return "x holds no elements"
+    if not facts.channels_last:
+        return "x, x2 or residual is not channels-last"
+    return None
 
 
 class Result(NamedTuple):
@@ -60,7 +61,12 @@ class Result(NamedTuple):
 
 @dataclass(slots=True)
 class Call:
-    """Checked arguments of :func:`glide_fast.ops.group_norm_act`, under their names there, as backends' ``run`` takes them."""
+    """The arguments of :func:`glide_fast.ops.group_norm_act`, under their names there; backends' ``run`` takes one.
+
+    Raises:
+        InvalidInputError: an argument that is to be a tensor is none. What else the contract asks for,
+            :func:`check_arguments` checks.
+    """
 
     x: torch.Tensor
     weight: torch.Tensor
@@ -77,6 +83,9 @@ class Call:
     out_dtype: torch.dtype | None = None
     keep_sum: bool = False
 
+    tensors: tuple[torch.Tensor | None, ...] = field(init=False)
+    """The arguments that :data:`TENSORS` names."""
+
     # Strides between samples and between positions (layout.channel_rows); None where channels do not lie side by side, or
     # where there is no such tensor.
     x_rows: tuple[int, int] | None = field(init=False)
@@ -84,17 +93,11 @@ class Call:
     residual_rows: tuple[int, int] | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tensors = tuple([getattr(self, name) for name in TENSORS])  # a list is faster than a generator
+        checks.tensors(TENSORS, self.tensors, 3)
         self.x_rows = channel_rows(self.x)
         self.x2_rows = None if self.x2 is None else channel_rows(self.x2)
         self.residual_rows = None if self.residual is None else channel_rows(self.residual)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """Those that :data:`TENSORS` names."""
-        return (
-            *(self.x, self.weight, self.bias, self.scale, self.shift),
-            *(self.x2, self.residual, self.x_bias),
-        )
 
     @property
     def channels(self) -> int:
@@ -118,40 +121,30 @@ class Call:
         """The facts of this call, for ``OP.choose`` and ``OP.explain``."""
         x, weight, scale, shift = self.x, self.weight, self.scale, self.shift
         device, affine_dtype, film_dtype = x.device, weight.dtype, None
-        gradients, alike = x.requires_grad, True
+        alike = True
         for p in (weight, self.bias):
             alike = alike and p.dtype == affine_dtype and p.device == device and p.stride(-1) == 1
-            gradients = gradients or p.requires_grad
         if scale is not None and shift is not None:
             film_dtype = scale.dtype
             for p in (scale, shift):
                 alike = alike and p.dtype == film_dtype and p.device == device and p.stride(-1) == 1
-                gradients = gradients or p.requires_grad
-        channels_last = self.x_rows is not None
-        if self.x2 is not None:
-            channels_last = channels_last and self.x2_rows is not None
-            gradients = gradients or self.x2.requires_grad
-        if self.residual is not None:
-            channels_last = channels_last and self.residual_rows is not None
-            gradients = gradients or self.residual.requires_grad
         if self.x_bias is not None:
             alike = alike and self.x_bias.device == device and self.x_bias.stride(-1) == 1
-            gradients = gradients or self.x_bias.requires_grad
+        channels_last = (
+            self.x_rows is not None
+            and (self.x2 is None or self.x2_rows is not None)
+            and (self.residual is None or self.residual_rows is not None)
+        )
         return Facts(
             device.type,
             x.dtype,
             affine_dtype,
             film_dtype,
+            None if self.x_bias is None else self.x_bias.dtype,
             alike,
             channels_last,
             x.numel() == 0,
-            gradients and torch.is_grad_enabled(),
-            self.out_dtype or x.dtype,
-            self.x2 is not None,
-            self.residual is not None,
-            None if self.x_bias is None else self.x_bias.dtype,
-            self.keep_sum and self.adds,
-            self.resample,
+            checks.gradients(self.tensors),
             plain_tensor.why_not(TENSORS, self.tensors),
         )
 
@@ -178,8 +171,14 @@ class Call:
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self.x_rows is None:
             return torch.empty(shape, dtype=dtype, device=self.x.device)
+        if len(shape) == 4:
+            return torch.empty(shape, dtype=dtype, device=self.x.device, memory_format=torch.channels_last)
         n, channels, *spatial = shape
         return torch.empty((n, *spatial, channels), dtype=dtype, device=self.x.device).movedim(-1, 1)
+
+
+TENSORS = schema.tensors(Call)
+"""The names of the arguments that are tensors; the first three are always there."""
 
 
 def in_batches(call: Call, result: Result, most: int) -> Iterator[tuple[Call, Result]]:
@@ -203,3 +202,64 @@ def in_batches(call: Call, result: Result, most: int) -> Iterator[tuple[Call, Re
 
 def _rows_of(tensor: torch.Tensor | None, run: slice) -> torch.Tensor | None:
     return None if tensor is None else tensor[run]
+
+
+def check_arguments(call: Call) -> None:
+    """Raise ``InvalidInputError`` for arguments outside the contract of :func:`group_norm_act`."""
+    x, weight, bias = call.x, call.weight, call.bias
+    if x.dim() < 3:
+        raise invalid(
+            "x", tuple(x.shape), "a tensor of shape [N, C, ...] with at least one spatial dimension"
+        )
+    n, channels = x.shape[:2]
+    if not channels:
+        raise invalid("x", tuple(x.shape), "a tensor with at least one channel")
+    checks.floating("x", x)
+    if call.x2 is not None:
+        _check_beside("x2", call.x2, x, (n, call.x2.shape[1] if call.x2.dim() > 1 else 1, *x.shape[2:]))
+        channels += call.x2.shape[1]
+    if call.residual is not None:
+        _check_beside("residual", call.residual, x, tuple(x.shape))
+    if call.x_bias is not None and tuple(call.x_bias.shape) != (x.shape[1],):
+        raise invalid("x_bias", tuple(call.x_bias.shape), f"a vector of x's {x.shape[1]} channels")
+    if not checks.is_integer(call.groups) or call.groups < 1 or channels % call.groups:
+        raise invalid("groups", call.groups, f"a divisor of the channel count {channels}")
+    if tuple(weight.shape) != (channels,) or tuple(bias.shape) != (channels,):
+        raise invalid(
+            "weight, bias", (tuple(weight.shape), tuple(bias.shape)), f"two vectors of {channels} elements"
+        )
+    if (call.scale is None) != (call.shift is None):
+        raise invalid(
+            "scale, shift", (type(call.scale).__name__, type(call.shift).__name__), "both or neither"
+        )
+    for name, film in (("scale", call.scale), ("shift", call.shift)):
+        if film is not None and tuple(film.shape) != (n, channels):
+            raise invalid(name, tuple(film.shape), f"a tensor of shape {(n, channels)}")
+    if call.resample is not None:
+        _check_resampling(call.resample, x)
+    eps = checks.epsilon("eps", call.eps)
+    if not torch.compiler.is_compiling():  # which has a symbol for it
+        call.eps = eps
+    checks.flag("silu", call.silu)
+    checks.flag("keep_sum", call.keep_sum)
+    if call.out_dtype is not None and call.out_dtype is not x.dtype and call.out_dtype is not torch.float32:
+        raise invalid("out_dtype", call.out_dtype, f"None, {x.dtype} (x's type) or torch.float32")
+
+
+def _check_beside(name: str, tensor: torch.Tensor, x: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape or tensor.dtype != x.dtype or tensor.device != x.device:
+        wanted = f"[{x.shape[0]}, C2, {', '.join(map(str, x.shape[2:]))}]" if name == "x2" else str(shape)
+        raise invalid(
+            name,
+            f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}",
+            f"a tensor of shape {wanted}, {x.dtype}, on {x.device}, as x",
+        )
+
+
+def _check_resampling(mode: str, x: torch.Tensor) -> None:
+    if not isinstance(mode, str) or mode not in RESAMPLINGS:
+        raise invalid("resample", mode, f"None, {' or '.join(map(repr, RESAMPLINGS))}")
+    if x.dim() != 4:
+        raise invalid("resample", f"{mode!r} with x of shape {tuple(x.shape)}", "x of shape [N, C, H, W]")
+    if mode == "mean_2x2" and (x.shape[2] % 2 or x.shape[3] % 2):
+        raise invalid("resample", f"{mode!r} with x of shape {tuple(x.shape)}", "even H and W")

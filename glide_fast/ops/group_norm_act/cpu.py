@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from glide_fast.ops import native
-from glide_fast.ops.group_norm_act.arguments import RESAMPLINGS, Call, Facts, Result
+from glide_fast.ops.group_norm_act.arguments import RESAMPLINGS, Call, Facts, Result, why_not
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
@@ -18,23 +18,7 @@ def supports(facts: Facts) -> str | None:
     """Why the kernel cannot serve this call, or None."""
     if facts.device != "cpu":
         return f"x is on {facts.device}, not on the CPU"
-    for name, dtype in (
-        ("x", facts.dtype),
-        ("weight", facts.affine_dtype),
-        ("scale", facts.film_dtype),
-        ("x_bias", facts.x_bias_dtype),
-    ):
-        if dtype is not None and dtype not in TYPE_CODES:
-            return f"{name} is {dtype}; the kernel takes float32 and bfloat16"
-    if not facts.alike:
-        return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on the CPU"
-    if facts.gradients:
-        return "gradients are wanted; the kernel has no backward pass"
-    if facts.empty:
-        return "x holds no elements"
-    if not facts.channels_last:
-        return "x, x2 or residual is not channels-last"
-    return native.why_missing()
+    return why_not(facts, TYPE_CODES) or native.why_missing()
 
 
 def run(call: Call, *, out: Result | None = None, isa: str = "") -> Result:

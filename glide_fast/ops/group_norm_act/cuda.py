@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glide_fast.ops import native
-from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches
+from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -20,24 +20,7 @@ def supports(facts: Facts) -> str | None:
     """Why the kernels cannot serve this call, or None."""
     if facts.device != "cuda":
         return f"x is on {facts.device}, not on a CUDA device"
-    types = (
-        ("x", facts.dtype),
-        ("weight", facts.affine_dtype),
-        ("scale", facts.film_dtype),
-        ("x_bias", facts.x_bias_dtype),
-    )
-    for name, dtype in types:
-        if dtype is not None and dtype not in TYPE_CODES:
-            return f"{name} is {dtype}; the kernels take float32, bfloat16 and float16"
-    if not facts.alike:
-        return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on x's device"
-    if facts.gradients:
-        return "gradients are wanted; the kernels have no backward pass"
-    if facts.empty:
-        return "x holds no elements"
-    if not facts.channels_last:
-        return "x, x2 or residual is not channels-last"
-    return why_missing()
+    return why_not(facts, TYPE_CODES) or why_missing()
 
 
 @functools.cache

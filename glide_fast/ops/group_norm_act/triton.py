@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from glide_fast.ops import triton_runtime
-from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches
+from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
 from glide_fast.ops.layout import channel_rows
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -16,24 +16,7 @@ MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
 
 def supports(facts: Facts) -> str | None:
     """Why the kernels cannot serve this call, or None."""
-    types = (
-        ("x", facts.dtype),
-        ("weight", facts.affine_dtype),
-        ("scale", facts.film_dtype),
-        ("x_bias", facts.x_bias_dtype),
-    )
-    for name, dtype in types:
-        if dtype is not None and dtype not in TYPES:
-            return f"{name} is {dtype}; the kernels take float16, bfloat16 and float32"
-    if not facts.alike:
-        return "weight and bias, or scale and shift, differ in type, or are not side by side in memory on x's device"
-    if facts.gradients:
-        return "gradients are wanted; the kernels have no backward pass"
-    if facts.empty:
-        return "x holds no elements"
-    if not facts.channels_last:
-        return "x, x2 or residual is not channels-last"
-    return triton_runtime.why_not(facts.device, "group_norm_act")
+    return why_not(facts, TYPES) or triton_runtime.why_not(facts.device, "group_norm_act")
 
 
 def run(call: Call, *, out: Result | None = None, cut: Any = None) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ from glide_fast.ops import group_norm_act
 from glide_fast.ops.backends import force
 from glide_fast.ops.group_norm_act import triton as group_norm_act_triton
 from glide_fast.ops.group_norm_act.arguments import Call, Result
+from glide_fast.ops.group_norm_act.reference import reference, reference_sum
 from glide_fast.ops.layout import channel_rows
 from glide_fast.ops.triton_runtime import interpreting
-
-op = importlib.import_module("glide_fast.ops.group_norm_act")
 
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 DTYPES = list(HALF_UNIT)
@@ -104,10 +102,10 @@ def launched(cut: kernels.Plan | None = None, **arguments: Any) -> tuple[torch.T
 def exact(arguments: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """y in fp64, and the sum: what is normalised is rounded to x's type once, so it is exact too."""
     a = {name: value for name, value in arguments.items() if name not in (*SUMMANDS, "keep_sum", "out_dtype")}
-    total = op.reference_sum(a["x"], *(arguments.get(name) for name in SUMMANDS))
+    total = reference_sum(a["x"], *(arguments.get(name) for name in SUMMANDS))
     a["x"] = total
     wide = {name: value.double() if isinstance(value, torch.Tensor) else value for name, value in a.items()}
-    return op.reference(**wide), total
+    return reference(**wide), total
 
 
 def plain_chain(arguments: dict[str, Any]) -> torch.Tensor:

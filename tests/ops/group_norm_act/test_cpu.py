@@ -17,6 +17,7 @@ from glide_fast.ops import group_norm_act, native
 from glide_fast.ops.backends import force
 from glide_fast.ops.group_norm_act import cpu as group_norm_act_cpu
 from glide_fast.ops.group_norm_act.arguments import Call, Result
+from glide_fast.ops.group_norm_act.reference import reference, reference_sum
 from glide_fast.ops.layout import channel_rows
 
 op = importlib.import_module("glide_fast.ops.group_norm_act")
@@ -64,9 +65,9 @@ def kernel(
 def exact(arguments: dict[str, Any], groups: int, silu: bool, **options: Any) -> torch.Tensor:
     """The op in fp64, on the values that the kernel is given; the sum is rounded first, as the contract says."""
     a = dict(arguments)
-    a["x"] = op.reference_sum(a["x"], a.pop("residual", None), a.pop("x_bias", None))
+    a["x"] = reference_sum(a["x"], a.pop("residual", None), a.pop("x_bias", None))
     wide = {name: value.double() for name, value in a.items()}
-    return op.reference(**wide, groups=groups, silu=silu, **options)
+    return reference(**wide, groups=groups, silu=silu, **options)
 
 
 def plain_chain(
@@ -84,7 +85,7 @@ def plain_chain(
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """What eager torch does in the precision of the result, each operation rounded."""
-    total = op.reference_sum(x, residual, x_bias)
+    total = reference_sum(x, residual, x_bias)
     total = (total if x2 is None else torch.cat([total, x2], dim=1)).to(out_dtype or x.dtype)
     y = F.group_norm(total, groups, weight.to(total.dtype), bias.to(total.dtype))
     if scale is not None and shift is not None:
@@ -173,7 +174,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     floor = 10 * max(gain, 1.0) * 2.0**-24 + (1.2 * HALF_UNIT[dtype] if dtype != torch.float32 else 0.0)
     assert worst(y, truth) <= max(allowed, floor)
     if keep_sum and ("residual" in a or "x_bias" in a):
-        assert torch.equal(total, op.reference_sum(a["x"], a.get("residual"), a.get("x_bias")))
+        assert torch.equal(total, reference_sum(a["x"], a.get("residual"), a.get("x_bias")))
     y.fill_(7.0)
     total.fill_(7.0)
     assert (arena == 7).all() and (sum_arena == 7).all(), "something was written outside the output"
@@ -201,7 +202,7 @@ def test_a_decoder_block_through_the_public_op(dtype: torch.dtype) -> None:
     a["x_bias"] = torch.randn(384, generator=torch.Generator().manual_seed(1))
     with force(group_norm_act="cpu"):
         y, total = group_norm_act(**a, groups=32, silu=True, resample="nearest_x2", keep_sum=True)
-    assert y.shape == (2, 576, 16, 16) and torch.equal(total, op.reference_sum(a["x"], x_bias=a["x_bias"]))
+    assert y.shape == (2, 576, 16, 16) and torch.equal(total, reference_sum(a["x"], x_bias=a["x_bias"]))
     truth = exact(a, 32, True, resample="nearest_x2")
     assert worst(y, truth) <= {torch.float32: 4e-6, torch.bfloat16: 0.0041}[dtype]
 
@@ -267,7 +268,7 @@ def test_silu_over_its_whole_range(isa: str, dtype: torch.dtype) -> None:
     y = kernel(
         isa, None, x=x, weight=ones, bias=zeros, groups=1, scale=scale, shift=shift, silu=True
     ).double()
-    truth = op.reference(x.double(), ones, zeros, 1, 1e-5, scale, shift, True)
+    truth = reference(x.double(), ones, zeros, 1, 1e-5, scale, shift, True)
     assert truth.min() < -0.27 and truth.max() > 100
     error = (y - truth).abs()
     assert (
@@ -359,7 +360,7 @@ def test_a_slice_of_channels_is_read_in_place() -> None:
     assert channel_rows(part) == (96 * 30, 96)
     with force(group_norm_act="cpu"):
         y = group_norm_act(part, weight, bias, groups=4)
-    assert worst(y, op.reference(part.double(), weight, bias, 4)) < 4e-6
+    assert worst(y, reference(part.double(), weight, bias, 4)) < 4e-6
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_gradients_are_those_of_the_reference() -> None:
     weight, bias = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)
     y = group_norm_act(x, weight, bias, groups=2, silu=True)
     ours = torch.autograd.grad(y.square().sum(), (x, weight, bias))
-    z = op.reference(x, weight, bias, 2, silu=True)
+    z = reference(x, weight, bias, 2, silu=True)
     theirs = torch.autograd.grad(z.square().sum(), (x, weight, bias))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
@@ -15,9 +14,9 @@ from support.triton_device import DEVICE
 from glide_fast.ops import resample
 from glide_fast.ops.backends import force
 from glide_fast.ops.resample import triton as resample_triton
+from glide_fast.ops.resample.arguments import MODES, Call
+from glide_fast.ops.resample.reference import reference
 from glide_fast.ops.triton_runtime import interpreting
-
-op = importlib.import_module("glide_fast.ops.resample")
 
 if interpreting():
     teach_bfloat16()
@@ -56,7 +55,7 @@ def arguments(
     shape=st.tuples(
         st.integers(1, 3), st.sampled_from([1, 3, 16, 17, 48, 67, 130]), st.integers(1, 5), st.integers(1, 9)
     ),
-    mode=st.sampled_from(op.MODES),
+    mode=st.sampled_from(MODES),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     bias=st.sampled_from([None, torch.float32, torch.float16]),
     residual=st.booleans(),
@@ -75,25 +74,25 @@ def test_it_is_the_reference_bit_for_bit(
     n, c, height, width = shape
     shape = shape if mode == "nearest_x2" else (n, c, 2 * height, 2 * width)
     call = arguments(shape, dtype, bias, residual, seed, gaps)
-    truth = op.reference(mode=mode, **call)
+    truth = reference(mode=mode, **call)
     rows, columns = truth.shape[2:]
     arena = torch.full((n, rows + 2, columns + 3, c + 4), 7.0, dtype=dtype, device=DEVICE)
     out = arena[:, 1:-1, 1:-2, 2:-2].permute(0, 3, 1, 2)
     out.fill_(float("nan"))
-    resample_triton.run(mode=mode, **call, out=out)
+    resample_triton.run(Call(mode=mode, **call), out=out)
     assert torch.equal(out, truth)
     out.fill_(7.0)
     assert bool((arena == 7).all()), "something was written outside the output"
 
 
-@pytest.mark.parametrize("mode", op.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_glide_shapes_through_the_public_op(mode: str) -> None:
     """More pixels than a tile, in both axes of the grid."""
     call = arguments((2, 192, 12, 14), torch.float16, torch.float32, True)
     with force(resample="triton"):
         y = resample(mode=mode, **call)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(y, op.reference(mode=mode, **call))
+    assert torch.equal(y, reference(mode=mode, **call))
 
 
 def test_values_near_the_range_of_fp16() -> None:

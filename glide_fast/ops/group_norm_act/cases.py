@@ -1,0 +1,197 @@
+"""The calls of group_norm_act that GLIDE's models make, as the runtime launches them.
+
+On a CPU convolutions add their bias and the residual themselves, and a norm reads a finished sum. On a GPU the norm adds them
+(``x_bias``, ``residual``) and, where the sum is read again, keeps it (``keep_sum``): those cases have "bias" or "residual" in
+their names, and "kept".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glide_fast.ops.case import Case, Cost, fused, held, sizes
+from glide_fast.ops.group_norm_act.arguments import Call
+
+FLOOR = 0.0
+GROUPS = 32
+FLOPS = 20
+"""Of each value: two for the mean, three for the variance, the rest for affine, FiLM and SiLU."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One norm of a model, of ``channels`` of the stream and ``second`` of a skip connection.
+
+    Attributes:
+        side: height and width of the picture.
+        film: whether it takes scale and shift, of fp32, as slices of one table for all blocks.
+        silu: whether SiLU follows.
+        sums: what it adds to the stream on a GPU, in two letters at most: b for the bias, r for the residual.
+        keeps: whether the sum is read again.
+        resample: what becomes of the result on a GPU.
+        resample_on_cpu: the same on a CPU, where a convolution behind an upsampling reads the small picture.
+        wide: whether the result is fp32: the network's last norm.
+    """
+
+    side: int
+    channels: int
+    second: int = 0
+    film: bool = False
+    silu: bool = True
+    sums: str = ""
+    keeps: bool = True
+    resample: str | None = None
+    resample_on_cpu: bool = True
+    wide: bool = False
+
+    def name(self, on_gpu: bool) -> str:
+        """What distinguishes its call, such as ``64px 192+192 SiLU bias residual kept``."""
+        adds = self.sums if on_gpu else ""
+        parts = {
+            "FiLM": self.film,
+            "SiLU": self.silu,
+            "bias": "b" in adds,
+            "residual": "r" in adds,
+            "kept": bool(adds) and self.keeps,
+            str(self.resampling(on_gpu)): self.resampling(on_gpu) is not None,
+            "to fp32": self.wide,
+        }
+        width = f"{self.channels}+{self.second}" if self.second else f"{self.channels}"
+        return " ".join([f"{self.side}px {width}", *(part for part, present in parts.items() if present)])
+
+    def resampling(self, on_gpu: bool) -> str | None:
+        """How the result is resampled."""
+        return self.resample if on_gpu or self.resample_on_cpu else None
+
+    def draw(
+        self, on_gpu: bool, batch: int, dtype: torch.dtype, generator: torch.Generator
+    ) -> dict[str, Any]:
+        """The arguments of a call."""
+
+        def normal(*size: int) -> torch.Tensor:
+            return torch.randn(size, generator=generator)
+
+        def pixels(channels: int) -> torch.Tensor:
+            """Channels-last; the mean is not zero, as a residual stream's is not."""
+            values = normal(batch, self.side, self.side, channels) * 0.5 + 2.3
+            return values.to(dtype).permute(0, 3, 1, 2)
+
+        width, adds = self.channels + self.second, self.sums if on_gpu else ""
+        scale, shift = None, None
+        if self.film:
+            # A row of the table holds those of every block.
+            scale, shift = normal(batch, 4 * width)[:, width : 3 * width].chunk(2, dim=1)
+        return {
+            "x": pixels(self.channels),
+            "weight": normal(width),
+            "bias": normal(width),
+            "groups": GROUPS,
+            "scale": scale,
+            "shift": shift,
+            "silu": self.silu,
+            "x2": pixels(self.second) if self.second else None,
+            "residual": pixels(self.channels) if "r" in adds else None,
+            "x_bias": normal(self.channels).to(dtype) if "b" in adds else None,
+            "keep_sum": bool(adds) and self.keeps,
+            "resample": self.resampling(on_gpu),
+            "out_dtype": torch.float32 if self.wide and dtype != torch.float64 else None,
+        }
+
+
+def _first(side: int, channels: int, sums: str) -> Norm:
+    """The first norm of a residual block."""
+    return Norm(side, channels, sums=sums)
+
+
+def _after_skip(side: int, channels: int, second: int, sums: str) -> Norm:
+    """The first norm of a residual block that reads a skip connection."""
+    return Norm(side, channels, second, sums=sums)
+
+
+def _second(side: int, channels: int) -> Norm:
+    """The second norm of a residual block."""
+    return Norm(side, channels, film=True, sums="b", keeps=False)
+
+
+def _attention(side: int, channels: int) -> Norm:
+    """The norm of an attention block."""
+    return Norm(side, channels, silu=False, sums="br")
+
+
+def _down(side: int, channels: int, sums: str) -> Norm:
+    """The first norm of a residual block that halves the picture."""
+    return Norm(side, channels, sums=sums, resample="mean_2x2")
+
+
+def _up(side: int, channels: int, sums: str) -> Norm:
+    """The first norm of a residual block that doubles the picture."""
+    return Norm(side, channels, sums=sums, resample="nearest_x2", resample_on_cpu=False)
+
+
+def _last(side: int, channels: int) -> Norm:
+    """The norm of the output layer."""
+    return Norm(side, channels, sums="br", keeps=False, wide=True)
+
+
+_BASE = (
+    *(_first(64, 192, "b"), _first(64, 192, "br"), _second(64, 192), _down(64, 192, "br")),
+    *(_first(32, 192, "br"), _second(32, 192)),
+    *(_first(32, 384, "r"), _second(32, 384), _attention(32, 384), _down(32, 384, "r")),
+    *(_first(16, 384, "br"), _second(16, 384)),
+    *(_first(16, 576, "r"), _second(16, 576), _attention(16, 576), _down(16, 576, "r")),
+    *(_first(8, 576, "br"), _second(8, 576)),
+    *(_first(8, 768, "r"), _second(8, 768), _attention(8, 768)),
+    *(_after_skip(8, 768, 768, "br"), _after_skip(8, 768, 768, "r"), _after_skip(8, 768, 576, "r")),
+    *(_up(8, 768, "r"), _second(16, 768), _after_skip(16, 768, 576, "br")),
+    *(_after_skip(16, 576, 576, "r"), _after_skip(16, 576, 384, "r")),
+    *(_up(16, 576, "r"), _second(32, 576), _after_skip(32, 576, 384, "br")),
+    *(_after_skip(32, 384, 384, "r"), _after_skip(32, 384, 192, "r")),
+    *(_up(32, 384, "r"), _second(64, 384), _after_skip(64, 384, 192, "br")),
+    *(_after_skip(64, 192, 192, "br"), _last(64, 192)),
+)
+_UPSAMPLER: tuple[Norm, ...] = ()
+
+
+def _cases() -> Iterator[Case]:
+    for model, batches, norms in (("base", (2, 8, 32), _BASE), ("upsampler", (1, 4), _UPSAMPLER)):
+        drawn = {norm.name(on_gpu): (norm, on_gpu) for on_gpu in (False, True) for norm in norms}
+        for name, (norm, on_gpu) in drawn.items():
+            yield Case(
+                "group_norm_act",
+                model,
+                name,
+                batches,
+                lambda *given, norm=norm, on_gpu=on_gpu: norm.draw(on_gpu, *given),
+            )
+
+
+CASES = tuple(_cases())
+
+
+def cost(call: Call) -> Cost:
+    """x, skip, residual and parameters in; y and, where it is kept, the sum out."""
+    values = call.x.numel() + (0 if call.x2 is None else call.x2.numel())
+    written = values
+    if call.resample is not None:
+        written = values * 4 if call.resample == "nearest_x2" else values // 4
+    moved = held(*call.tensors) + written * (call.out_dtype or call.x.dtype).itemsize
+    if call.keep_sum and call.adds:
+        moved += held(call.x)
+    return Cost(moved, FLOPS * values)
+
+
+def describe(call: Call) -> str:
+    """Such as ``2x192x64x64 with 2x192x64x64 + bias, residual, kept sum, SiLU, mean_2x2``."""
+    second = "" if call.x2 is None else f" with {sizes(call.x2)}"
+    besides = fused(
+        bias=call.x_bias,
+        residual=call.residual,
+        kept_sum=call.keep_sum and call.adds,
+        FiLM=call.scale,
+        SiLU=call.silu,
+    )
+    return sizes(call.x) + second + besides + (f", {call.resample}" if call.resample else "")
