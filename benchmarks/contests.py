@@ -111,7 +111,7 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         for name, held in prepared.items():
             refill(held, suite.BASELINES[name].prepare(arguments))
         for backend, held in laid_out.items():
-            refill(held, own(backend))
+            refill(held, own(backend), but=PARAMETERS)
 
     def truth() -> list[torch.Tensor]:
         with force(**{op: "reference"}):

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from glide_fast.ops import backends, recompute
-from glide_fast.ops.declared import arguments_of, schema, tensor_names
+from glide_fast.ops import backends, recompute, schema
 
 
 class CustomOp:
@@ -26,10 +25,13 @@ class CustomOp:
 
     def __init__(self, name: str, call: type[Any], reference: Callable[[Any], torch.Tensor]) -> None:
         self._name, self._call, self._reference = name, call, reference
-        self._names, self._tensors = tuple(arguments_of(call)), tensor_names(call)
+        self._names, self._tensors = schema.arguments(call), schema.tensors(call)
         # Called with all arguments, by position.
         self.operator = torch.library.custom_op(
-            f"glide_fast::{name}", self._run, mutates_args=(), schema=schema(call)
+            f"glide_fast::{name}",
+            self._run,
+            mutates_args=(),
+            schema=f"({schema.of_operator(call)}) -> Tensor",
         )
         self.operator.register_fake(self._promise)
         self.operator.register_autograd(self._backward, setup_context=self._save)

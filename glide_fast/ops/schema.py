@@ -15,6 +15,8 @@ _TORCH = {
     "str | None": "str?",
     "torch.dtype | None": "ScalarType?",
     "tuple[int, int]": "int[2]",
+    "int | Sequence[int]": "int[2]",
+    "int | Sequence[int] | None": "int[2]?",
 }
 """A field's annotation, as written, and the type that an operator's schema has for it."""
 

@@ -22,7 +22,8 @@ from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetMod
 from glide_fast.ops import arena, group_norm_act, text_attention
 from glide_fast.ops.convolution import convolution
 from glide_fast.ops.resample import resample
-from glide_fast.ops.upsampled_convolution import PLACES, place_weights, upsampled_convolution
+from glide_fast.ops.upsampled_convolution import upsampled_convolution
+from glide_fast.ops.upsampled_convolution.places import PLACES, place_weights
 from glide_fast.runtime.derived import Derived
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import reads_upsampled

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from glide_fast.models.unet import Downsample, conv_nd
 from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
-from glide_fast.ops.convolution import OP, facts
+from glide_fast.ops.convolution import OP
 from glide_fast.ops.convolution import narrow as narrow_convolution
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
 
 SIZES = [(16, 1), (16, 2), (64, 2), (8, 1), (1, 1), (2, 1), (1, 16), (2, 16), (16, 4), (5, 3)]
@@ -93,7 +94,7 @@ def test_compiled_it_is_right_too() -> None:
 
 def test_onednn_says_why_it_declines() -> None:
     x, weight = operands(16, 2, True)
-    reasons = {v.backend: v.reason for v in OP.explain(facts(x, weight, stride=2)).verdicts}
+    reasons = {v.backend: v.reason for v in OP.explain(Call(x, weight, stride=2).facts()).verdicts}
     assert "one column" in str(reasons["onednn"]) or why_not(torch.bfloat16) is not None
     assert reasons["reference"] is None
 

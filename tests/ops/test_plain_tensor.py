@@ -28,7 +28,8 @@ from glide_fast.ops import (
 )
 from glide_fast.ops.backends import force, ops
 from glide_fast.ops.convolution.packed_weight import PackedWeight
-from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
+from glide_fast.ops.upsampled_convolution import upsampled_convolution
+from glide_fast.ops.upsampled_convolution.places import place_weights
 from glide_fast.runtime.watched import Watched
 
 Function = Callable[[torch.Tensor], torch.Tensor]

@@ -26,7 +26,8 @@ from glide_fast.ops import (
 )
 from glide_fast.ops.backends import force
 from glide_fast.ops.guided_step import Step
-from glide_fast.ops.upsampled_convolution import place_weights, upsampled_convolution
+from glide_fast.ops.upsampled_convolution import upsampled_convolution
+from glide_fast.ops.upsampled_convolution.places import place_weights
 
 CALLS = 400
 

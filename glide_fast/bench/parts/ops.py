@@ -17,8 +17,11 @@ from glide_fast.bench.parts.step import OneStep
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject, subjects
 from glide_fast.bench.work import Work
+from glide_fast.ops import schema
 from glide_fast.ops.backends import Choice, listen
 from glide_fast.ops.case import allowed_error
+from glide_fast.ops.convolution.arguments import Call
+from glide_fast.ops.convolution.cases import prepared
 from glide_fast.ops.convolution.packed_weight import PackedWeight
 from glide_fast.ops.described import described, first_tensor
 
@@ -97,15 +100,8 @@ def _backend(contestant: str) -> str:
 
 def _laid_out_for(backend: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The call with its weight as this backend holds it; the others would unpack it at every call."""
-
-    def own(value: Any) -> Any:
-        if not isinstance(value, PackedWeight) or (backend == "winograd" and value.tiles is not None):
-            return value
-        if backend != "onednn":
-            return value.dense()
-        if value.tiles is None:
-            return value
-        _, stride, padding = value.geometry.window
-        return PackedWeight.pack(value, input_shape=arguments[0].shape, stride=stride, padding=padding)
-
-    return tuple(own(value) for value in arguments)
+    call = arguments[0]
+    if not isinstance(call, Call) or not isinstance(call.weight, PackedWeight):
+        return arguments
+    given = {name: getattr(call, name) for name in schema.arguments(Call)}
+    return (Call(**prepared(given, backend)),)

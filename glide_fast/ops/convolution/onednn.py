@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from glide_fast.ops.convolution import narrow, packed_weight
+from glide_fast.ops.convolution.arguments import Call, Facts
 from glide_fast.ops.convolution.packed_weight import PackedWeight
-from glide_fast.ops.convolution.window import Window, as_kernel, kernel_size
-
-if TYPE_CHECKING:
-    from glide_fast.ops.convolution import Call
+from glide_fast.ops.convolution.window import as_kernel
 
 
-def supports(call: Call) -> str | None:
+def supports(facts: Facts) -> str | None:
     """Why it cannot serve this call, or None."""
-    reason = packed_weight.why_not(call.dtype, call.device)
+    reason = packed_weight.why_not(facts.dtype, facts.device)
     if reason is not None:
         return reason
-    if not call.alike:
+    if not facts.alike:
         return "the operands are on different devices"
-    if call.gradients:
+    if facts.gradients:
         return "gradients are wanted; the packed convolution has no backward pass"
-    if call.empty:
+    if facts.empty:
         return "x holds no elements"
-    if not call.channels_last:
+    if not facts.channels_last:
         return "x or residual is not channels-last"
-    return narrow.why_wrong(call.device, call.dtype, call.window.stride[1], call.size[1])
+    return narrow.why_wrong(facts.device, facts.dtype, facts.window.stride[1], facts.size[1])
 
 
-def run(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> torch.Tensor:
+def run(call: Call) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts. A plain weight is packed at every call."""
-    kernel = _kernel(x, weight, stride, padding)
+    x, bias, residual = call.x, call.bias, call.residual
+    _, stride, padding = call.window
+    kernel = _kernel(call)
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN would read the elements that lie behind its first one
     # torch keeps these operators for its own compiler: after the operands come dilation, groups and what to fuse.
     result: torch.Tensor
     if residual is None:
@@ -55,10 +48,9 @@ def run(
     return result
 
 
-def _kernel(
-    x: torch.Tensor, weight: torch.Tensor, stride: tuple[int, int], padding: tuple[int, int]
-) -> torch.Tensor:
+def _kernel(call: Call) -> torch.Tensor:
+    weight = call.weight
     if not isinstance(weight, PackedWeight):
         return as_kernel(weight)
-    packed = weight.packed_for(x, Window(kernel_size(weight), stride, padding))
+    packed = weight.packed_for(call.x, call.window)
     return packed if packed is not None else as_kernel(weight.dense())

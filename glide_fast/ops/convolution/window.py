@@ -53,6 +53,8 @@ def window(
 
 
 def _pair(name: str, given: int | Sequence[int], least: int) -> tuple[int, int]:
+    if type(given) is int and least <= given <= MOST:
+        return given, given
     pair = given if isinstance(given, tuple | list) else (given, given)
     if len(pair) != 2 or not all(map(is_integer, pair)) or min(pair) < least or max(pair) > MOST:
         accepted = f"an integer from {least} to {MOST}, or two: vertical, horizontal"

@@ -7,69 +7,54 @@ they do behind a norm; the rounding of a sum of two pixels grows with their mean
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from glide_fast.ops import native
 from glide_fast.ops.convolution import winograd_weight
+from glide_fast.ops.convolution.arguments import Call, Facts
 from glide_fast.ops.convolution.packed_weight import PackedWeight
-
-if TYPE_CHECKING:
-    from glide_fast.ops.convolution import Call
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 
 
-def supports(call: Call) -> str | None:
+def supports(facts: Facts) -> str | None:
     """Why it cannot serve this call, or None."""
-    if call.device != "cpu":
-        return f"x is on {call.device}, not on the CPU"
-    reason = winograd_weight.why_not(call.dtype, *call.channels, call.window, call.size[1])
+    if facts.device != "cpu":
+        return f"x is on {facts.device}, not on the CPU"
+    reason = winograd_weight.why_not(facts.dtype, *facts.channels, facts.window, facts.size[1])
     if reason is not None:
         return reason
-    if not call.tiled:
+    if not facts.tiled:
         return "the weight is not in the kernel's layout, or bias is not side by side in memory"
-    if not call.alike:
+    if not facts.alike:
         return "the operands are on different devices"
-    if call.gradients:
+    if facts.gradients:
         return "gradients are wanted; the kernel has no backward pass"
-    if call.empty:
+    if facts.empty:
         return "x holds no elements"
-    if not call.channels_last:
+    if not facts.channels_last:
         return "x or residual is not channels-last"
     return None
 
 
-def worth(call: Call) -> str | None:
+def worth(facts: Facts) -> str | None:
     """Why another should run where nobody asks for this one."""
     return winograd_weight.why_not_worth()
 
 
-def run(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    *,
-    isa: str = "",
-) -> torch.Tensor:
+def run(call: Call, *, isa: str = "") -> torch.Tensor:
     """The op for calls that :func:`supports` accepts; ``isa`` forces one of ``glide_fast._C.isas()``.
 
     Runs on ``torch.get_num_threads()`` threads at most; the result is the same, bit for bit, for any number.
     """
-    library = native.load()
+    library, x, weight, bias, residual = native.load(), call.x, call.weight, call.bias, call.residual
     tiles = weight.tiles if isinstance(weight, PackedWeight) else None
     if library is None or tiles is None:
         raise RuntimeError("Winograd's kernel was called where it declines")
     n, channels, height, width = x.shape
     threads = torch.get_num_threads()
     sizes = (n, height, width, channels)
-    y = torch.empty(
-        (n, weight.shape[0], height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )
+    y = call.empty_result()
     scratch = torch.empty(library.winograd_scratch(sizes, threads), dtype=torch.uint8, device=x.device)
     library.winograd(
         x.data_ptr(),

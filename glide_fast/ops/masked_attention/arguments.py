@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import checks, plain_tensor
+from glide_fast.ops import checks, plain_tensor, schema
 from glide_fast.ops.attention import MAX_OFFSET, span
-from glide_fast.ops.declared import tensor_names
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -72,7 +71,7 @@ class Call:
         return self.q.new_empty(self.q.shape)
 
 
-TENSORS = tensor_names(Call)
+TENSORS = schema.tensors(Call)
 """The arguments that are tensors."""
 
 

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 
 from glide_fast.errors import invalid
-from glide_fast.ops import checks, plain_tensor
+from glide_fast.ops import checks, plain_tensor, schema
 from glide_fast.ops.attention import MAX_OFFSET, span
-from glide_fast.ops.declared import tensor_names
 from glide_fast.ops.text_attention import packed_heads
 
 LONG = 1024
@@ -83,7 +82,7 @@ class Call:
         return packed_heads.empty_result(self.qkv)
 
 
-TENSORS = tensor_names(Call)
+TENSORS = schema.tensors(Call)
 """The arguments that are tensors."""
 
 

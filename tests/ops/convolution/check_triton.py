@@ -17,6 +17,7 @@ from support.triton_device import DEVICE
 from glide_fast.errors import BackendError
 from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.layout import pixel_strides
 from glide_fast.ops.triton_runtime import interpreting
 
@@ -212,7 +213,7 @@ def test_forced_it_serves_the_public_op_and_unforced_it_says_that_it_is_unmeasur
         y = convolution(**call)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert bool(((y.double() - exact(**call)).abs() <= allowance(call)).all())
-    verdicts = {verdict.backend: verdict for verdict in op.OP.explain(op.facts(**call)).verdicts}
+    verdicts = {verdict.backend: verdict for verdict in op.OP.explain(Call(**call).facts()).verdicts}
     assert "never measured" in str(verdicts["triton"].reason)
 
 

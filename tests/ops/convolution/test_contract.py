@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
+from glide_fast.ops.convolution import cudnn, packed_weight
 from glide_fast.ops.convolution import narrow as narrow_convolution
-from glide_fast.ops.convolution import packed_weight
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.packed_weight import PackedWeight
+from glide_fast.ops.convolution.reference import reference
 
 op = importlib.import_module("glide_fast.ops.convolution")
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -48,11 +50,11 @@ def operands(
 
 
 def chosen(*call: Any, **options: Any) -> str:
-    return op.OP.choose(op.facts(*call, **options)).name
+    return op.OP.choose(Call(*call, **options).facts()).name
 
 
 def reasons(*call: Any, **options: Any) -> dict[str, str | None]:
-    return {v.backend: v.reason for v in op.OP.explain(op.facts(*call, **options)).verdicts}
+    return {v.backend: v.reason for v in op.OP.explain(Call(*call, **options).facts()).verdicts}
 
 
 def error(got: torch.Tensor, truth: torch.Tensor) -> float:
@@ -100,7 +102,7 @@ def test_it_errs_at_most_twice_as_much_as_plain_torch(
     b, r = bias if with_bias else None, residual if with_residual else None
     padding = (kernel // 2, kernel // 2)
     wide = [None if t is None else t.double() for t in (x, weight, b, r)]
-    truth = op.reference(*wide, (stride, stride), padding)
+    truth = reference(*wide, (stride, stride), padding)
     if narrow_convolution.why_wrong("cpu", dtype, stride, truth.shape[-1]) is None:
         plain = F.conv2d(x, weight, b, stride, padding)
         plain = plain if r is None else plain + r
@@ -133,7 +135,7 @@ def test_a_weight_packed_for_another_convolution_serves_as_well(
     x, weight, bias, residual = operands(3, dtype=dtype)
     packed = PackedWeight.pack(weight, input_shape=input_shape, stride=stride, padding=padding)
     wide = [t.double() for t in (x, weight, bias, residual)]
-    truth = op.reference(*wide, (1, 1), (1, 1))
+    truth = reference(*wide, (1, 1), (1, 1))
     assert error(convolution(x, packed, bias, residual=residual), truth) <= 2 * UNIT[dtype]
 
 
@@ -160,7 +162,7 @@ def test_for_another_size_a_weight_is_packed_anew_once(side: int, other: int) ->
 @pytest.mark.parametrize("shape", [(32, 16, 1, 1), (32, 16, 1), (32, 16)])
 def test_a_projection_is_a_1x1_convolution(backend: str, packed: bool, shape: tuple[int, ...]) -> None:
     x, weight, bias, residual = operands(kernel=1)
-    truth = op.reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (0, 0))
+    truth = reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (0, 0))
     flat = weight.reshape(shape)
     with force(convolution=backend):
         result = convolution(
@@ -175,7 +177,7 @@ def test_a_bias_may_be_in_fp32(backend: str, with_residual: bool) -> None:
     x, weight, bias, residual = operands(dtype=torch.bfloat16)
     r = residual if with_residual else None
     bias = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    truth = op.reference(
+    truth = reference(
         x.double(), weight.double(), bias.double(), None if r is None else r.double(), (1, 1), (1, 1)
     )
     with force(convolution=backend):
@@ -207,7 +209,7 @@ def test_which_backend_runs() -> None:
         assert chosen(x, w, bias, residual) == "onednn"
         assert chosen(x.contiguous(), w, bias, residual) == "reference"
         assert chosen(x, w, bias, residual.contiguous()) == "reference"
-    assert op.facts(x, packed).packed and not op.facts(x, weight).packed
+    assert Call(x, packed).facts().packed and not Call(x, weight).facts().packed
     assert chosen(x.double(), weight.double()) == "reference"
     assert "on cpu, not on a CUDA device" in str(reasons(x, weight)["cudnn"])
 
@@ -251,13 +253,13 @@ def test_without_onednn_plain_weights_work(monkeypatch: pytest.MonkeyPatch, miss
         result = convolution(x, weight, bias, residual=residual)
     for cache in caches:
         cache.cache_clear()
-    truth = op.reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (1, 1))
+    truth = reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (1, 1))
     assert error(result, truth) <= 2**-8
 
 
 def test_fp16_on_a_cpu_is_summed_in_fp32_by_the_reference() -> None:
     x, weight, bias, residual = operands(dtype=torch.float16)
-    truth = op.reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (1, 1))
+    truth = reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (1, 1))
     result = convolution(x, weight, bias, residual=residual)
     assert result.dtype == torch.float16 and error(result, truth) <= 2**-11
 
@@ -314,13 +316,12 @@ def test_bad_arguments_are_named(change: dict[str, Any], name: str) -> None:
 
 
 def test_what_cudnn_runs_is_right_up_to_its_roundings() -> None:
-    run = importlib.import_module("glide_fast.ops.convolution.cudnn").run
     x, weight, _, residual = operands(dtype=torch.bfloat16)
     bias = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    truth = op.reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (1, 1))
-    assert error(run(x, weight, bias, residual, (1, 1), (1, 1)), truth) <= 2 * 2**-8
-    call = op.facts(x, weight, bias, residual)._replace(device="cuda")
-    assert importlib.import_module("glide_fast.ops.convolution.cudnn").supports(call) is None
+    truth = reference(*(t.double() for t in (x, weight, bias, residual)), (1, 1), (1, 1))
+    assert error(cudnn.run(Call(x, weight, bias, residual)), truth) <= 2 * 2**-8
+    facts = Call(x, weight, bias, residual).facts()._replace(device="cuda")
+    assert cudnn.supports(facts) is None
 
 
 @pytest.mark.gpu
@@ -330,7 +331,7 @@ def test_on_a_device_cudnn_runs(dtype: torch.dtype, channels_last: bool) -> None
     call = operands(dtype=dtype, channels_last=channels_last)
     x, weight, bias, residual = (t.cuda() for t in call)
     assert chosen(x, weight, bias, residual) == "cudnn"
-    truth = op.reference(*(t.double() for t in call), (1, 1), (1, 1))
+    truth = reference(*(t.double() for t in call), (1, 1), (1, 1))
     result = convolution(x, weight, bias, residual=residual)
     assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert error(result.cpu(), truth) <= 3 * UNIT[dtype]

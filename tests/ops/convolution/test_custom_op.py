@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import pytest
@@ -10,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from glide_fast.ops import convolution
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.packed_weight import PackedWeight
-
-op = importlib.import_module("glide_fast.ops.convolution")
+from glide_fast.ops.convolution.reference import reference
+from glide_fast.ops.convolution.traced import NODE
 
 
 def arguments(
@@ -33,29 +33,29 @@ def arguments(
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize(("bias", "residual"), [(True, True), (True, False), (False, True), (False, False)])
 def test_it_keeps_its_promises(channels_last: bool, gradients: bool, bias: bool, residual: bool) -> None:
-    torch.library.opcheck(op._custom_op, tuple(arguments(channels_last, bias, residual, gradients)))
+    torch.library.opcheck(NODE.operator, tuple(arguments(channels_last, bias, residual, gradients)))
 
 
 @pytest.mark.parametrize(("bias", "residual"), [(True, True), (True, False), (False, True), (False, False)])
 def test_it_gives_the_gradients_of_the_reference(bias: bool, residual: bool) -> None:
     call = arguments(True, bias, residual, True)
     inputs = [t for t in call if isinstance(t, torch.Tensor)]
-    ours = torch.autograd.grad(op._custom_op(*call).square().sum(), inputs)
-    theirs = torch.autograd.grad(op.reference(*call).square().sum(), inputs)
+    ours = torch.autograd.grad(NODE(Call(*call)).square().sum(), inputs)
+    theirs = torch.autograd.grad(reference(*call).square().sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_its_result_is_laid_out_as_its_input(channels_last: bool) -> None:
-    result = op._custom_op(*arguments(channels_last))
+    result = NODE(Call(*arguments(channels_last)))
     assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 def test_under_torch_compile_it_breaks_no_graph() -> None:
     call = arguments()
-    run = torch.compile(lambda *a: op._custom_op(*a) * 2, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(run(*call), op.reference(*call) * 2)
+    run = torch.compile(lambda *a: NODE(Call(*a)) * 2, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(run(*call), reference(*call) * 2)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -12,6 +12,7 @@ from glide_fast.errors import BackendError
 from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
 from glide_fast.ops.convolution import triton as convolution_triton
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.packed_weight import PackedWeight
 
 op = importlib.import_module("glide_fast.ops.convolution")
@@ -30,11 +31,11 @@ def test_on_a_cpu_it_declines_even_where_it_is_forced() -> None:
 
 def test_it_is_off_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution_triton.triton_runtime, "why_not", lambda *_: None)
-    call = op.facts(**operands())
-    assert convolution_triton.supports(call) is None
+    facts = Call(**operands()).facts()
+    assert convolution_triton.supports(facts) is None
     for forced, expected in (("reference", convolution_triton.UNMEASURED), ("triton", None)):
         with force(convolution=forced):
-            verdicts = {v.backend: v for v in op.OP.explain(call).verdicts}
+            verdicts = {v.backend: v for v in op.OP.explain(facts).verdicts}
         assert verdicts["triton"].reason == expected
         assert verdicts["triton"].chosen == (forced == "triton")
 
@@ -50,4 +51,4 @@ def test_it_is_off_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["fp32", "gradients", "empty", "packed"],
 )  # fmt: skip
 def test_it_declines_with_a_reason(change: dict[str, Any], reason: str) -> None:
-    assert reason in str(convolution_triton.supports(op.facts(**(operands() | change))))
+    assert reason in str(convolution_triton.supports(Call(**(operands() | change)).facts()))

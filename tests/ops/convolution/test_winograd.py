@@ -19,7 +19,9 @@ from glide_fast.ops import convolution, native
 from glide_fast.ops.backends import force
 from glide_fast.ops.convolution import winograd as convolution_winograd
 from glide_fast.ops.convolution import winograd_weight
+from glide_fast.ops.convolution.arguments import Call
 from glide_fast.ops.convolution.packed_weight import PackedWeight
+from glide_fast.ops.convolution.reference import reference
 from glide_fast.runtime import accelerate
 
 op = importlib.import_module("glide_fast.ops.convolution")
@@ -112,14 +114,14 @@ def test_it_errs_at_most_twice_as_much_as_plain_torch(
     b = None if bias_type is None else bias.to(bias_type)
     r = residual if with_residual else None
     wide = [None if t is None else t.double() for t in (x, weight, b, r)]
-    truth = op.reference(*wide, (1, 1), (1, 1))
+    truth = reference(*wide, (1, 1), (1, 1))
     plain = F.conv2d(x, weight, None if b is None else b.bfloat16(), padding=1)
     plain = plain if r is None else plain + r
     packed = tiled(weight, x)
     with poisoned(), threads(count):
-        result = convolution_winograd.run(x, packed, b, r, (1, 1), (1, 1), isa=isa)
+        result = convolution_winograd.run(Call(x, packed, b, r), isa=isa)
     with threads(1):
-        alone = convolution_winograd.run(x, packed, b, r, (1, 1), (1, 1), isa=isa)
+        alone = convolution_winograd.run(Call(x, packed, b, r), isa=isa)
     assert result.dtype == x.dtype and result.is_contiguous(memory_format=torch.channels_last)
     # Of few values a plain result may happen to be nearly exact.
     few = 0.0 if result.numel() >= 4096 else UNIT
@@ -135,7 +137,7 @@ def test_of_many_values_it_errs_at_most_twice_as_much(activation: object, isa: s
     x = activation(x)
     truth = F.conv2d(x.double(), weight.double(), padding=1)
     plain = error(F.conv2d(x, weight, padding=1), truth)
-    result = convolution_winograd.run(x, tiled(weight, x), None, None, (1, 1), (1, 1), isa=isa)
+    result = convolution_winograd.run(Call(x, tiled(weight, x)), isa=isa)
     assert error(result, truth) <= 1.95 * plain
 
 
@@ -147,19 +149,19 @@ def test_a_mean_that_the_kernel_cancels_costs_what_is_said(mean: int, factor: fl
     inner = (..., slice(1, -1), slice(1, -1))
     truth = F.conv2d(x.double(), weight.double(), padding=1)[inner]
     plain = error(F.conv2d(x, weight, padding=1)[inner], truth)
-    result = convolution_winograd.run(x, tiled(weight, x), None, None, (1, 1), (1, 1))
+    result = convolution_winograd.run(Call(x, tiled(weight, x)))
     assert plain < error(result[inner], truth) <= factor * plain
 
 
 def test_other_default_devices_and_strides() -> None:
     x, weight, *_ = operands(1, 32, 32, (4, 8))
-    want = convolution_winograd.run(x, tiled(weight, x), None, None, (1, 1), (1, 1))
+    want = convolution_winograd.run(Call(x, tiled(weight, x)))
     flat = torch.cat([weight.new_zeros(1), weight.permute(0, 2, 3, 1).flatten()])
     odd = flat[1:].view(32, 3, 3, 32).permute(0, 3, 1, 2)
     assert odd.storage_offset() == 1 and odd.is_contiguous(memory_format=torch.channels_last)
     packed = tiled(odd, x)
     with torch.device("meta"):
-        got = convolution_winograd.run(x, packed, None, None, (1, 1), (1, 1))
+        got = convolution_winograd.run(Call(x, packed))
         assert torch.equal(packed.dense(), weight)
     assert torch.equal(got, want)
 
@@ -169,7 +171,7 @@ def test_a_pixel_reaches_its_neighbours_only() -> None:
     spoilt = x.clone()
     spoilt[0, :, 3, 4] = torch.inf
     packed = tiled(weight, x)
-    clean, reached = (convolution_winograd.run(p, packed, None, None, (1, 1), (1, 1)) for p in (x, spoilt))
+    clean, reached = (convolution_winograd.run(Call(p, packed)) for p in (x, spoilt))
     same = (clean == reached).all(1)[0]
     expected = torch.ones(6, 8, dtype=torch.bool)
     # A pair of pixels is computed from the four that either of them may see.
@@ -191,7 +193,7 @@ def test_tiles_hold_each_value_once(outputs: int, channels: int, seed: int) -> N
 
 
 def chosen(*call: object, **options: object) -> str:
-    return op.OP.choose(op.facts(*call, **options)).name
+    return op.OP.choose(Call(*call, **options).facts()).name
 
 
 @pytest.fixture(params=[True, False], ids=["as-if-faster", "as-if-slower"])
@@ -220,7 +222,7 @@ def test_which_weights_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
         ("stride (2, 2)", (x, packed), 2),
         ("the tensors are torch.float32", (x.float(), weight.float()), 1),
     ):
-        verdicts = {v.backend: v.reason for v in op.OP.explain(op.facts(*call, stride=stride)).verdicts}
+        verdicts = {v.backend: v.reason for v in op.OP.explain(Call(*call, stride=stride).facts()).verdicts}
         assert reason in str(verdicts["winograd"])
     for other in (weight.float(), weight[:, :31], weight[:24], weight[:, :, :1, :1]):
         shape = (2, other.shape[1], 8, 8)
@@ -258,7 +260,7 @@ def test_where_it_is_not_worth_it_it_runs_only_forced(monkeypatch: pytest.Monkey
     assert chosen(x, packed) == "onednn"
     with force(convolution="winograd"):
         forced = convolution(x, packed)
-    assert torch.equal(forced, convolution_winograd.run(x, packed, None, None, (1, 1), (1, 1)))
+    assert torch.equal(forced, convolution_winograd.run(Call(x, packed)))
     plain = {
         layer.weight.tiles
         for layer in accelerate(tiny_model("base", num_channels=32), dtype="bf16", image_size=SIZE).modules()
@@ -309,7 +311,7 @@ def test_a_weight_in_tiles_is_written_and_copied_as_any_other(faster: bool) -> N
         change(parameter)
         change(mirror)
         assert parameter.version > version and torch.equal(parameter.data.dense(), mirror)
-        want = convolution_winograd.run(x, tiled(mirror, x), None, None, (1, 1), (1, 1))
+        want = convolution_winograd.run(Call(x, tiled(mirror, x)))
         with force(convolution="winograd"):
             assert torch.equal(convolution(x, parameter), want)
     twin = copy.deepcopy(parameter)

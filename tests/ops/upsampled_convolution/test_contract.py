@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from glide_fast.errors import InvalidInputError
 from glide_fast.ops import native
-from glide_fast.ops import upsampled_convolution as op
 from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
+from glide_fast.ops.upsampled_convolution import upsampled_convolution
+from glide_fast.ops.upsampled_convolution.places import PLACES, interleave, place_weights
 
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 
@@ -52,12 +53,12 @@ def test_errs_no_more_than_twice_what_torch_does(
     if reason is not None:
         pytest.skip(reason)
     x, weight, bias = drawn(shape, outputs, dtype, with_bias, seed)
-    places = op.place_weights(weight)
+    places = place_weights(weight)
     if packed:
         places = PackedWeight.pack(places, input_shape=shape)
-    biases = None if bias is None else bias.repeat(op.PLACES)
+    biases = None if bias is None else bias.repeat(PLACES)
     with torch.no_grad():
-        got = op.upsampled_convolution(x, places, biases)
+        got = upsampled_convolution(x, places, biases)
         upsampled = F.interpolate(x.float(), scale_factor=2, mode="nearest").to(dtype)
         plain = F.conv2d(upsampled, weight, None if bias is None else bias.to(dtype), padding=1)
     want = exact(x, weight, bias)
@@ -78,7 +79,7 @@ def test_at_a_models_size_errs_no_more_than_torch_and_a_quarter(dtype: torch.dty
     low, rounded = x.to(dtype), weight.to(dtype)
     assert bias is not None
     with torch.no_grad():
-        got = op.upsampled_convolution(low, op.place_weights(rounded), bias.repeat(op.PLACES))
+        got = upsampled_convolution(low, place_weights(rounded), bias.repeat(PLACES))
         plain = F.conv2d(
             low.repeat_interleave(2, 2).repeat_interleave(2, 3), rounded, bias.to(dtype), padding=1
         )
@@ -91,36 +92,36 @@ def test_at_a_models_size_errs_no_more_than_torch_and_a_quarter(dtype: torch.dty
 def test_every_pixel_goes_to_its_place(size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     """Each value tells where it is from."""
     n, outputs, height, width = size
-    shape = (n, op.PLACES * outputs, height + 1, width + 1)
-    values = torch.arange(n * op.PLACES * outputs * (height + 1) * (width + 1)) % 2039
+    shape = (n, PLACES * outputs, height + 1, width + 1)
+    values = torch.arange(n * PLACES * outputs * (height + 1) * (width + 1)) % 2039
     places = values.view(shape).to(dtype).to(memory_format=torch.channels_last)
     want = torch.full((n, outputs, 2 * height, 2 * width), torch.nan, dtype=dtype)
-    for place in range(op.PLACES):
+    for place in range(PLACES):
         down, right = divmod(place, 2)
         part = places[:, place * outputs : (place + 1) * outputs]
         want[:, :, down::2, right::2] = part[:, :, down : down + height, right : right + width]
-    assert torch.equal(op._interleave(places), want)
+    assert torch.equal(interleave(places), want)
 
 
 def test_without_the_library_torch_moves_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     places = torch.randn(2, 12, 4, 6).to(memory_format=torch.channels_last)
-    want = op._interleave(places)
+    want = interleave(places)
     monkeypatch.setattr(native, "load", lambda: None)
-    assert torch.equal(op._interleave(places), want)
+    assert torch.equal(interleave(places), want)
 
 
 @pytest.mark.skipif(native.load() is None, reason="the library is not built")
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_kernel_writes_its_result_and_nothing_else(threads: int) -> None:
     n, outputs, height, width = 2, 8, 5, 3
-    x = torch.randn(n, height + 1, width + 1, op.PLACES * outputs)
+    x = torch.randn(n, height + 1, width + 1, PLACES * outputs)
     arena = torch.full((64 + n * 4 * height * width * outputs + 64,), 7.0)
     library = native.load()
     assert library is not None
     library.interleave(x.data_ptr(), arena[64:].data_ptr(), (n, height, width), 4 * outputs, threads)
     assert bool((arena[:64] == 7).all()) and bool((arena[-64:] == 7).all())
     inner = arena[64:-64].view(n, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
-    assert torch.equal(inner, op._interleave(x.permute(0, 3, 1, 2)))
+    assert torch.equal(inner, interleave(x.permute(0, 3, 1, 2)))
 
 
 @pytest.mark.skipif(native.load() is None, reason="the library is not built")
@@ -137,6 +138,6 @@ def test_the_kernel_refuses_what_is_no_picture(change: dict[str, object]) -> Non
 @pytest.mark.parametrize("shape", [(4, 3, 1, 1), (4, 3, 3), (4, 3, 5, 5)])
 def test_only_3x3_weights_have_places(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match=r"weight: .*\[O, C, 3, 3\]"):
-        op.place_weights(torch.zeros(shape))
+        place_weights(torch.zeros(shape))
     with pytest.raises(InvalidInputError, match="place_weights"):
-        op.upsampled_convolution(torch.zeros(1, 3, 4, 4), torch.zeros(shape))
+        upsampled_convolution(torch.zeros(1, 3, 4, 4), torch.zeros(shape))
