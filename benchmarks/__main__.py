@@ -96,7 +96,11 @@ def measure(
     until: float,
 ) -> contests.Done:
     """One op's suite."""
-    sizes = checked(op, options.device) if options.check else contests.sizes(op, options.device, quick=options.quick)
+    sizes = (
+        checked(op, options.device)
+        if options.check
+        else contests.sizes(op, options.device, quick=options.quick)
+    )
     return contests.run_suite(
         suite,
         itertools.islice(sizes, options.first),

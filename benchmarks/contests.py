@@ -19,7 +19,7 @@ import torch
 from benchmarks.contestants import Description, peers
 from glide_fast import ops as public
 from glide_fast.bench.calls import results, widened
-from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest, Unable
+from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest
 from glide_fast.bench.cost import cost
 from glide_fast.bench.measurement import short_name, table
 from glide_fast.bench.record import Table
@@ -214,7 +214,9 @@ def run_suite(
         title = f"{size.case.model} {size.work}"
         if not re.search(shapes, title):
             continue
-        have = [r for r in rows.rows if (r["model"], r["work"]) == (size.case.model, size.work)] if rows else []
+        have = (
+            [r for r in rows.rows if (r["model"], r["work"]) == (size.case.model, size.work)] if rows else []
+        )
         if not again and {row["contestant"] for row in have} >= names(suite, size, compiled):
             kept += 1
             guests = {peer.name for peer in peers(getattr(suite, "DESCRIPTION", None))}

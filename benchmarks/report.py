@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from benchmarks.folders import RESULTS
 from glide_fast.bench.contest import OURS
-from glide_fast.bench.record import Row, read
 from glide_fast.bench.measurement import quantity
+from glide_fast.bench.record import Row, read
 
 ROOT = RESULTS.parents[1]
 FILES = ("README.md", "docs/performance.md")

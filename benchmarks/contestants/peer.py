@@ -13,7 +13,6 @@ import torch
 from glide_fast.bench.contest import Unable
 
 
-
 class Peer(NamedTuple):
     """``prepare`` takes the work's description and gives the call that does it; it raises :class:`Unable` if there is none."""
 

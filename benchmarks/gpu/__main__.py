@@ -44,7 +44,15 @@ def note(setting: Setting, part: Part, outcome: Outcome, seconds: float) -> Row:
 
 def outside(part: Part, setting: Setting, seconds: float) -> Outcome | None:
     """Run a part in a process of its own, which writes its outcome down; None where it did, else what it died of."""
-    arguments = ["--inside", "--device", setting.device, "--out", str(setting.folder), "--seconds", f"{seconds:.0f}"]
+    arguments = [
+        "--inside",
+        "--device",
+        setting.device,
+        "--out",
+        str(setting.folder),
+        "--seconds",
+        f"{seconds:.0f}",
+    ]
     arguments += ["--small"] * setting.small + ["--again"] * setting.again
     ran = command.run(
         [sys.executable, "-m", "benchmarks.gpu", part.name, *arguments],
@@ -101,7 +109,9 @@ def run(chosen: Sequence[Part], setting: Setting, minutes: float, *, kept: bool)
             continue
         left = end - time.monotonic() - (0 if part.in_process else GRACE)
         if estimates.needs(part) > left:
-            print(f"== {part.name}: not begun: takes about {estimates.seconds(part):.0f} s, {left:.0f} s are left")
+            print(
+                f"== {part.name}: not begun: takes about {estimates.seconds(part):.0f} s, {left:.0f} s are left"
+            )
             found.append(UNFINISHED)
             continue
         print(f"== {part.name}: {part.about} (about {estimates.seconds(part):.0f} s)", flush=True)
@@ -148,7 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="begin nothing that would not end in this time",
     )
     parser.add_argument(
-        "--list", action="store_true", help="name the parts in their order and what became of them, run nothing"
+        "--list",
+        action="store_true",
+        help="name the parts in their order and what became of them, run nothing",
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny sizes that only try the plumbing")

@@ -35,4 +35,7 @@ def plain(a: Arguments) -> list[torch.Tensor]:
     return [y if a.get("residual") is None else y + a["residual"]]
 
 
-BASELINES = {PLAIN: Baseline(plain, dense), "official layout (channels first)": Baseline(plain, channels_first)}
+BASELINES = {
+    PLAIN: Baseline(plain, dense),
+    "official layout (channels first)": Baseline(plain, channels_first),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+
 import numpy as np
 import torch
 
@@ -70,7 +71,9 @@ def released(a: Arguments) -> Arguments:
 
 
 def official(a: Arguments) -> list[torch.Tensor]:
-    if a.get("seeds") is not None:  # it draws noise, too; that of the seeds takes its place, since results are compared
+    if (
+        a.get("seeds") is not None
+    ):  # it draws noise, too; that of the seeds takes its place, since results are compared
         torch.randn_like(a["x"])
     scale = a.get("guidance_scale")
     found = official_step(a["x"], a["model_out"].float(), a["noise"], None if scale is None else float(scale))

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from benchmarks.contestants import AttentionCall
 from benchmarks.contests import PLAIN, Arguments, Baseline
-
 from glide_fast.ops.text_attention import packed_heads
 from glide_fast.ops.text_attention.reference import reference
 

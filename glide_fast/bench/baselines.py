@@ -73,7 +73,9 @@ def denoiser(model: Callable[..., torch.Tensor], conditioning: dict[str, Any]) -
                 len(v) == len(x) for v in conditioning.values() if not isinstance(v, dict)
             ):
                 return model(x, timesteps, **conditioning)
-            return model(x, timesteps, **{name: _first(value, len(x)) for name, value in conditioning.items()})
+            return model(
+                x, timesteps, **{name: _first(value, len(x)) for name, value in conditioning.items()}
+            )
 
     return predict
 

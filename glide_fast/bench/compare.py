@@ -39,7 +39,11 @@ class Difference(NamedTuple):
     def __str__(self) -> str:
         before, after = (quantity(float(row["value"]), row["unit"]) for row in (self.before, self.after))
         verdict = "" if self.clear else "noise"
-        gates = "" if self.before["gate"] == self.after["gate"] else f"gate {self.before['gate'] or '-'} to {self.after['gate'] or '-'}"
+        gates = (
+            ""
+            if self.before["gate"] == self.after["gate"]
+            else f"gate {self.before['gate'] or '-'} to {self.after['gate'] or '-'}"
+        )
         return f"{before:>9} {after:>9} {self.ratio:7.3f}x {verdict:5}  {self.name} {gates}".rstrip()
 
 

@@ -130,7 +130,9 @@ class Contest:
                 self.redraw(0)
             for name, timing in timings.items():
                 if timing.late > max(LATE_US, LATE * timing.median):
-                    judge.fault(name, f"the device went on for {timing.late:.0f} us after the stream had ended")
+                    judge.fault(
+                        name, f"the device went on for {timing.late:.0f} us after the stream had ended"
+                    )
         base = next((name for name in ready if name in timings), None)
         trusted = base is not None and not judge.wrong(base, ready[base].dtype)
         rows = []

@@ -129,7 +129,11 @@ def draw(rows: Sequence[Row], file: Path) -> bool:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
     )
     figure.suptitle(_title(rows[0]), fontsize="medium")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,4 +195,6 @@ def _draw_bar(
     if written:
         top = max(ratio, 1.0, quartiles[1])
         text = quantity(float(row["value"]), row["unit"])
-        axis.annotate(text, (centre, top), (0, 2), textcoords="offset points", ha="center", fontsize="x-small")
+        axis.annotate(
+            text, (centre, top), (0, 2), textcoords="offset points", ha="center", fontsize="x-small"
+        )

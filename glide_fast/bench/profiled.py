@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from glide_fast.bench import ceilings, contestants
 from glide_fast.bench.cost import Cost, cost, linear
-from glide_fast.bench.record import Row
-from glide_fast.bench.measurement import quantity, short_name
+from glide_fast.bench.measurement import quantity
 from glide_fast.bench.parts.step import OneStep
+from glide_fast.bench.record import Row
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.timing import Effort, interleaved

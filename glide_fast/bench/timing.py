@@ -64,7 +64,9 @@ QUICK = Effort(warm=2, samples=5, sample_seconds=2e-4, seconds=2, least=3, cold=
 def summarise(seconds: Sequence[float]) -> Timing:
     """Median, quartiles and best of samples in seconds."""
     ordered = sorted(value * 1e6 for value in seconds)
-    lower, median, upper = statistics.quantiles(ordered * 2 if len(ordered) == 1 else ordered, n=4, method="inclusive")
+    lower, median, upper = statistics.quantiles(
+        ordered * 2 if len(ordered) == 1 else ordered, n=4, method="inclusive"
+    )
     return Timing(median, lower, upper, ordered[0], len(ordered))
 
 
@@ -182,7 +184,9 @@ class _Device:
         if len(self.taken) % 4 == 1:
             self.launched.append(on_device(self.call, self.repeats).seconds)
         if self.empty_cache is not None:
-            self.cold.append(on_device_cold(self.call, min(self.repeats, COLD_CALLS), self.spin, self.empty_cache))
+            self.cold.append(
+                on_device_cold(self.call, min(self.repeats, COLD_CALLS), self.spin, self.empty_cache)
+            )
 
     def timing(self) -> Timing:
         found = summarise([one.seconds for one in self.taken])

@@ -116,7 +116,7 @@ CHEATS: dict[str, tuple[Maker, str]] = {
     "later": (lambda x: lambda: [x.exp().as_subclass(Later)], "not a plain torch.Tensor"),
     "changes its input": (changes_its_input, "it changes its inputs"),
     "another shape": (lambda x: lambda: [x.exp()[:-1]], ""),
-    "nothing": (lambda x: lambda: [], "zip"),
+    "nothing": (lambda x: list, "zip"),
     "nan": (lambda x: lambda: [torch.full_like(x, torch.nan)], ""),
     "infinity": (lambda x: lambda: [torch.full_like(x, torch.inf)], ""),
     "nearly": (lambda x: lambda: [x.exp() + 1e-3], ""),
@@ -155,8 +155,15 @@ def test_refusals_are_notes_and_crashes_are_red() -> None:
         return call
 
     rows = competition(refuses=refuses, crashes=crashes, honest=honest)
-    assert (rows["refuses"].note, rows["refuses"].gate, rows["refuses"].value) == ("not on Tuesdays", "", None)
-    assert rows["crashes"].failed and rows["crashes"].fault == "CRASHED: RuntimeError: an illegal access somewhere"
+    assert (rows["refuses"].note, rows["refuses"].gate, rows["refuses"].value) == (
+        "not on Tuesdays",
+        "",
+        None,
+    )
+    assert (
+        rows["crashes"].failed
+        and rows["crashes"].fault == "CRASHED: RuntimeError: an illegal access somewhere"
+    )
     assert rows["honest"].gate == "green"
 
 

@@ -135,7 +135,10 @@ def test_sizes() -> None:
 
 
 def test_the_command_records_what_it_measured_on(
-    tmp_path: Path, tiny: tuple[Case, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny: tuple[Case, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--device", "cpu", "--quick", "--out", str(tmp_path)]
     assert command.main(arguments) == 0
@@ -148,14 +151,20 @@ def test_the_command_records_what_it_measured_on(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ceilings.csv", "ops.csv"]
 
     monkeypatch.setitem(command.SUITES, "masked_attention", suite(wrong=Baseline(wrong)))
-    for said in ("1 calls measured", "0 calls measured, 1 kept"):  # kept from the file, and as wrong as before
+    for said in (
+        "1 calls measured",
+        "0 calls measured, 1 kept",
+    ):  # kept from the file, and as wrong as before
         assert command.main(arguments) == 1
         out = capsys.readouterr().out
         assert said in out and "WRONG: clip text masked_attention 2 x 5 tokens, bfloat16: wrong" in out
 
 
 def test_a_run_goes_on_where_it_stopped(
-    tmp_path: Path, tiny: tuple[Case, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny: tuple[Case, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(command, "FULL", TINY)
     base = ["--device", "cpu", "--no-compile", "--out", str(tmp_path)]

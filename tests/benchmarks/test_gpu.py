@@ -198,7 +198,10 @@ def test_estimates_follow_what_was_measured(
     assert made.speed == 2 and made.seconds(second) == 80 and made.seconds(first) == 20
     made.note("first", 1e6)
     assert made.speed == order.SPEEDS[1]
-    known = [{"part": "second", "state": GREEN, "seconds": "7"}, {"part": "first", "state": RED, "seconds": "1"}]
+    known = [
+        {"part": "second", "state": GREEN, "seconds": "7"},
+        {"part": "first", "state": RED, "seconds": "1"},
+    ]
     assert order.Estimates([first, second], known).seconds(second) == 7
     assert order.Estimates([first, second], known).needs(second._replace(least=3.0)) == 3.0
 
@@ -277,7 +280,12 @@ def test_setup_records_the_same_hash_of_the_sources(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("lines", "state", "said", "shown"),
     [
-        ("def test_good(): pass\n@pytest.mark.skip(reason='no peer')\ndef test_other(): pass", GREEN, "test_other: no peer", ""),
+        (
+            "def test_good(): pass\n@pytest.mark.skip(reason='no peer')\ndef test_other(): pass",
+            GREEN,
+            "test_other: no peer",
+            "",
+        ),
         ("def test_bad(): assert 0\ndef test_killed(): import os; os._exit(5)", RED, "", "test_bad (call)"),
         ("@pytest.mark.skip(reason='no device')\ndef test_it(): pass", RED, "no test passed", ""),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import report
 from benchmarks.report import EAGER, FROZEN, OURS, STRONG, TABLES, Device, devices, filled
-from glide_fast.bench.files import Row, write
 from glide_fast.bench.measurement import Measurement
+from glide_fast.bench.record import Row, write
 
 CPU: Row = {"when": "2030-01-01", "device": "A CPU", "threads": "2", "torch": "2.13", "commit": "abc"}
 H200: Row = CPU | {"device": "NVIDIA H200", "when": "2030-01-02"}

@@ -59,7 +59,9 @@ def run(setting: Setting) -> Outcome:
             capability = torch.cuda.get_device_capability()
             return Outcome(UNABLE, notes=(f"csrc/cuda is not written for sm_{capability}",))
     record, said = ask()
-    there = record is not None and record.get("sources") == sources() and judged(record, wanted).state == GREEN
+    there = (
+        record is not None and record.get("sources") == sources() and judged(record, wanted).state == GREEN
+    )
     if not there:
         ran = build(wanted, setting.seconds_left)
         if ran.status != 0:

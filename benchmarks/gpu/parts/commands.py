@@ -119,15 +119,25 @@ def commands(setting: Setting) -> Iterator[Command]:
     yield from bench("step", one, *EAGER, *MEASURED, "--dtype", "bf16", group="bf16")
     yield from bench("profile", (*RELEASED, PAPER[0], PAPER[3]), "--samples", "15")
     ablated = [RELEASED[0], RELEASED[3], RELEASED[2], RELEASED[4]]
-    yield from bench("step", slower(ablated, 2), "--ablate", "--baselines", "eager-half", *MEASURED, group="ablation")
-    loops: list[Size] = [("base", 1, 60), ("upsample", 1, 60), ("base", 4, 60), ("base", 16, 90), ("upsample", 4, 90)]
+    yield from bench(
+        "step", slower(ablated, 2), "--ablate", "--baselines", "eager-half", *MEASURED, group="ablation"
+    )
+    loops: list[Size] = [
+        ("base", 1, 60),
+        ("upsample", 1, 60),
+        ("base", 4, 60),
+        ("base", 16, 90),
+        ("upsample", 4, 90),
+    ]
     few = ("--samples", "5", "--seconds", "30")
     yield from bench("loop", loops[:2], "--steps", "100", *EAGER, *few, label="100 steps")
     yield from bench("loop", loops, "--steps", "25", *EAGER, *few, label="25 steps")
     both = "base+upsample"
     pictures: list[Size] = [(both, 1, 60), (both, 4, 90), (both, 16, 180)]
     yield from bench("pipeline", pictures, "--samples", "5", "--seconds", "60")
-    yield from bench("pipeline", pictures, "--steps", "25", "--samples", "5", "--seconds", "60", label="25 steps")
+    yield from bench(
+        "pipeline", pictures, "--steps", "25", "--samples", "5", "--seconds", "60", label="25 steps"
+    )
     yield from bench("pipeline", [("paper-base+paper-upsample", 1, 150)])
     yield from bench("cold-start", [(both, None, 120), ("small", None, 60)], "--samples", "3")
     yield from bench("memory", [(both, None, 60), ("paper-base+paper-upsample", None, 90)])

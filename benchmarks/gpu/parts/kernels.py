@@ -47,7 +47,9 @@ def run(setting: Setting) -> Outcome:
     front += ["--small"] * setting.small
 
     def share(number: int) -> command.Ran:
-        return command.run([*front, "--share", f"{number}/{count}"], setting.seconds_left, {"OMP_NUM_THREADS": "1"})
+        return command.run(
+            [*front, "--share", f"{number}/{count}"], setting.seconds_left, {"OMP_NUM_THREADS": "1"}
+        )
 
     with ThreadPoolExecutor(count) as threads:
         found = list(threads.map(share, range(count)))
@@ -73,7 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parts(setting: Setting) -> tuple[Part, ...]:
     return (
-        Part("kernels", "the Triton kernels of GLIDE's calls, into Triton's cache", run, 60, least=30, in_process=True),
+        Part(
+            "kernels",
+            "the Triton kernels of GLIDE's calls, into Triton's cache",
+            run,
+            60,
+            least=30,
+            in_process=True,
+        ),
     )
 
 

@@ -227,6 +227,8 @@ def clocked(call: Callable[[], object], device: str, samples: int = 5) -> float:
 
 def parts(setting: Setting) -> tuple[Part, ...]:
     return (
-        Part("capture", "what capturing a loop costs, and whether it is all given back", capture, 90, least=45),
+        Part(
+            "capture", "what capturing a loop costs, and whether it is all given back", capture, 90, least=45
+        ),
         Part("soak", f"{SOAK} loops of each model: the same pictures, the same memory", soak, 250),
     )

@@ -23,7 +23,9 @@ def check(setting: Setting) -> Outcome:
     """Errors in each type; red as well where no backend of an op ran."""
     table, red, idle = rows(setting), [], []
     for op, suite in suites.found().items():
-        done = run_suite(suite, checked(op, setting.device), None, table, again=setting.again, until=setting.until)
+        done = run_suite(
+            suite, checked(op, setting.device), None, table, again=setting.again, until=setting.until
+        )
         red += done.red
         if done.unfinished:
             return conclude(table.file, red, op)
@@ -65,7 +67,13 @@ def parts(setting: Setting) -> tuple[Part, ...]:
         for op in names
     )
     compiled = (
-        Part(f"compiled-ops {op}", f"{op} with torch.compile as well", functools.partial(run, op, True), 500, least=90)
+        Part(
+            f"compiled-ops {op}",
+            f"{op} with torch.compile as well",
+            functools.partial(run, op, True),
+            500,
+            least=90,
+        )
         for op in names
     )
     return (

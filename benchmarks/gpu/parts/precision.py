@@ -138,7 +138,9 @@ def loops(setting: Setting) -> Outcome:
             return conclude(table.file, table.red(), subject.name)
         for dtype, judged, ratio in loop_errors(subject, setting):
             table.add(
-                {"model": subject.name, "dtype": short_name(dtype)} | judged.row() | {"psnr_db": f"{ratio:.1f}"}
+                {"model": subject.name, "dtype": short_name(dtype)}
+                | judged.row()
+                | {"psnr_db": f"{ratio:.1f}"}
             )
     return conclude(table.file, table.red())
 
@@ -178,5 +180,7 @@ def parts(setting: Setting) -> tuple[Part, ...]:
     return (
         Part("accuracy-steps", "error of a step in each type, beside torch's own", steps, 90, least=45),
         Part("accuracy-loops", f"the same of a loop of {LOOP_STEPS} steps", loops, 180, least=60),
-        Part("same-picture", "the shipped model's pictures against a CPU's of the same seeds", same_picture, 45),
+        Part(
+            "same-picture", "the shipped model's pictures against a CPU's of the same seeds", same_picture, 45
+        ),
     )

@@ -75,4 +75,6 @@ def one(program: str | None, tool: str, op: str, setting: Setting) -> Row:
 
 
 def parts(setting: Setting) -> tuple[Part, ...]:
-    return (Part("sanitizer", f"compute-sanitizer: {' and '.join(TOOLS)}", run, 500, least=120, in_process=True),)
+    return (
+        Part("sanitizer", f"compute-sanitizer: {' and '.join(TOOLS)}", run, 500, least=120, in_process=True),
+    )

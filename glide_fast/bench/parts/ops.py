@@ -10,8 +10,8 @@ import torch
 
 from glide_fast.bench import contestants
 from glide_fast.bench.calls import results, widened
-from glide_fast.bench.cost import cost
 from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest, Unable
+from glide_fast.bench.cost import cost
 from glide_fast.bench.measurement import Measurement, short_name
 from glide_fast.bench.parts.step import OneStep
 from glide_fast.bench.settings import Settings
