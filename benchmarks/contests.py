@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.contestants import Description, peers
 from glide_fast import ops as public
-from glide_fast.bench.calls import results, widened
+from glide_fast.bench.calls import WRITTEN, results, widened
 from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest
 from glide_fast.bench.cost import cost
 from glide_fast.bench.measurement import short_name, table
@@ -27,6 +27,7 @@ from glide_fast.bench.timing import Effort
 from glide_fast.errors import BackendError
 from glide_fast.ops.backends import Choice, force, listen, ops
 from glide_fast.ops.case import Case, activation_dtype, allowed_error
+from glide_fast.ops.described import first_tensor
 
 Arguments = dict[str, Any]
 COMPILED = "torch.compile of plain torch"
@@ -101,10 +102,12 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
     choices: list[Choice] = []
     with torch.inference_mode(), listen(choices.append), force(**{op: "reference"}):
         function(**arguments)
+    dtype = first_tensor(choices[0]).dtype
 
     def own(backend: str) -> Arguments:
-        """The arguments as a backend holds them, such as a packed weight."""
-        return record.prepared(arguments, backend) if hasattr(record, "prepared") else arguments
+        """The arguments as a backend holds them, such as a packed weight, with memory of its own for the results."""
+        held = record.prepared(arguments, backend) if hasattr(record, "prepared") else arguments
+        return {name: copied(value) if name in WRITTEN else value for name, value in held.items()}
 
     def redraw(number: int) -> None:
         refill(arguments, size.arguments(number), but=PARAMETERS)
@@ -127,7 +130,7 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         size.device,
         truth,
         allowed,
-        inputs=[value for value in arguments.values() if isinstance(value, torch.Tensor)],
+        inputs=[v for name, v in arguments.items() if isinstance(v, torch.Tensor) and name not in WRITTEN],
         redraw=redraw,
         cost=cost(choices[0]),
         copy=True,
@@ -137,7 +140,7 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         def call() -> list[torch.Tensor]:
             return results(run(held))
 
-        return Competitor(call, None, size.dtype)
+        return Competitor(call, None, dtype)
 
     def of_backend(backend: str) -> Competitor:
         # Forced once and not at every call: that would be timed, too.
@@ -161,7 +164,7 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         for peer in peers(suite.DESCRIPTION):
 
             def of_peer(prepare: Callable[[Any], Callable[[], Any]] = peer.prepare) -> Competitor:
-                return Competitor(prepare(describe(prepared[PLAIN])), None, size.dtype)
+                return Competitor(prepare(describe(prepared[PLAIN])), None, dtype)
 
             made.enter(peer.name, of_peer, (Exception,), guest=True)
     if compiled:
@@ -169,6 +172,13 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         # A compiler may raise anything.
         made.enter(COMPILED, lambda: ready(run, prepared[PLAIN]), (Exception,))
     return made
+
+
+def copied(value: Any) -> Any:
+    """A tensor, or a record of tensors, in memory of its own."""
+    if isinstance(value, tuple):
+        return type(value)(*map(copied, value))
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def refill(held: Arguments, new: Arguments, but: Iterable[str] = ()) -> None:

@@ -14,28 +14,40 @@ from glide_fast.diffusion.noise import philox_normal
 from glide_fast.diffusion.respacing import SpacedDiffusion, space_timesteps
 from glide_fast.diffusion.rules import ddpm
 from glide_fast.diffusion.schedules import get_named_beta_schedule
-from glide_fast.ops.guided_step import reference
+from glide_fast.ops.guided_step.reference import reference
 
-ROW = 50
+STEPS = {"squaredcos_cap_v2": "100", "linear": "fast27"}
 
 
 @functools.cache
-def process() -> SpacedDiffusion:
-    """GLIDE's hundred steps."""
-    return SpacedDiffusion(
-        space_timesteps(1000, "100"), betas=get_named_beta_schedule("squaredcos_cap_v2", 1000)
-    )
+def process(schedule: str) -> SpacedDiffusion:
+    """The process of one of the released models, by its noise schedule."""
+    betas = get_named_beta_schedule(schedule, 1000)
+    return SpacedDiffusion(space_timesteps(1000, STEPS[schedule]), betas=betas)
+
+
+def schedule_of(table: torch.Tensor) -> str:
+    """The schedule whose DDPM steps these coefficients are; Unable where there is none."""
+    for schedule in STEPS:
+        known = torch.from_numpy(ddpm(process(schedule))).to(table.dtype)
+        if known.shape == table.shape and torch.equal(known, table.cpu()):
+            return schedule
+    raise Unable("the released update is DDPM")
 
 
 def official_step(
-    x: torch.Tensor, model_out: torch.Tensor, noise: torch.Tensor, guidance_scale: float | None
+    diffusion: SpacedDiffusion,
+    row: int,
+    x: torch.Tensor,
+    model_out: torch.Tensor,
+    noise: torch.Tensor,
+    guidance_scale: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A step as the official loop takes it: coefficients come from the host's fp64 arrays at every use, one launch each.
 
     With guidance its state is as doubled as the network's batch, ``x`` and ``noise`` ``[2 N, C, H, W]``, to the end.
     """
-    diffusion = process()
-    t = torch.full((len(x),), ROW, device=x.device)
+    t = torch.full((len(x),), row, device=x.device)
 
     def at(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(x.device)[t].float().view(-1, 1, 1, 1).expand(x.shape)
@@ -60,14 +72,18 @@ def released(a: Arguments) -> Arguments:
     """What the released loop holds: with guidance a state and noise as doubled as the network's batch, to the end."""
     if any(a.get(name) is not None for name in ("known", "history", "score")):
         raise Unable("the released update has no such part")
-    if not torch.equal(a["table"].cpu(), torch.from_numpy(ddpm(process())).to(a["table"].dtype)):
-        raise Unable("the released update is DDPM of 100 steps")
     noise = a.get("noise")
     if noise is None:
         noise = philox_normal(a["seeds"], a["step"], a["x"].shape[1:], stream=a.get("stream", 0))
     copies = 1 if a.get("guidance_scale") is None else 2
     whole = {"x": a["x"].repeat(copies, 1, 1, 1), "noise": noise.repeat(copies, 1, 1, 1)}
-    return a | whole | {"count": len(a["x"])}
+    scale = a.get("guidance_scale")
+    return a | whole | {
+        "guidance_scale": None if scale is None else float(scale),
+        "row": int(a["step"][0]),
+        "process": process(schedule_of(a["table"])),
+        "count": len(a["x"]),
+    }
 
 
 def official(a: Arguments) -> list[torch.Tensor]:
@@ -75,8 +91,8 @@ def official(a: Arguments) -> list[torch.Tensor]:
         a.get("seeds") is not None
     ):  # it draws noise, too; that of the seeds takes its place, since results are compared
         torch.randn_like(a["x"])
-    scale = a.get("guidance_scale")
-    found = official_step(a["x"], a["model_out"].float(), a["noise"], None if scale is None else float(scale))
+    given = (a[name] for name in ("process", "row", "x", "model_out", "noise", "guidance_scale"))
+    found = official_step(*given)
     return [result[: a["count"]] for result in found]
 
 

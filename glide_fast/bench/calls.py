@@ -10,7 +10,7 @@ import torch
 
 from glide_fast.ops.convolution.packed_weight import PackedWeight
 
-_WRITTEN = ("out", "inputs", "out_dtype")
+WRITTEN = ("out", "inputs", "out_dtype")
 """Arguments that say where and in which type results are written; fp64 results go elsewhere."""
 
 
@@ -32,5 +32,5 @@ def widened(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(widened(part) for part in value)
     if isinstance(value, dict):
-        return {name: None if name in _WRITTEN else widened(part) for name, part in value.items()}
+        return {name: None if name in WRITTEN else widened(part) for name, part in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""How far steps and loops of a model may err: measured against torch's own code in the same type. No wrong result has a speed-up."""
+"""How far steps and loops of a model may err, measured against torch's own code in the same type."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from glide_fast.diffusion import rules
 from glide_fast.diffusion.losses import learned_range_bound
 from glide_fast.diffusion.schedules import Array
 from glide_fast.errors import invalid
-from glide_fast.ops.guided_step import Column, Prediction, advance, column, eps_from_x0, predict
+from glide_fast.ops.guided_step import Column
+from glide_fast.ops.guided_step.reference import Prediction, advance, column, eps_from_x0, predict
 
 Model = Callable[..., Any]
 Kwargs = Mapping[str, Any]

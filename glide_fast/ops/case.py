@@ -108,7 +108,9 @@ def _on(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, list | tuple):
-        return type(value)(_on(one, device) for one in value)
+        moved = [_on(one, device) for one in value]
+        named = hasattr(value, "_fields")
+        return type(value)(*moved) if named else type(value)(moved)
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 _TORCH = {
     "torch.Tensor": "Tensor",
@@ -29,9 +29,7 @@ def arguments(call: type) -> tuple[str, ...]:
 def tensors(call: type) -> tuple[str, ...]:
     """The names of those arguments that are tensors, or may be."""
     return tuple(
-        field.name
-        for field in dataclasses.fields(call)
-        if field.init and str(field.type).startswith("torch.Tensor")
+        field.name for field in dataclasses.fields(call) if field.init and "torch.Tensor" in str(field.type)
     )
 
 
@@ -41,15 +39,22 @@ def options(call: type) -> tuple[str, ...]:
     return tuple(name for name in arguments(call) if name not in named)
 
 
-def of_operator(call: type, *, without: Collection[str] = ()) -> str:
+def of_operator(
+    call: type, *, without: Collection[str] = (), replaced: Mapping[str, str] | None = None
+) -> str:
     """The arguments as ``torch.library`` reads them in a schema, such as ``Tensor x, Tensor? bias, int groups``.
 
     Args:
         call: a dataclass whose annotations are strings (``from __future__ import annotations``).
         without: arguments to leave out.
+        replaced: what stands in the schema for arguments of a type that torch has not, or that the operator writes to.
 
     Raises:
         KeyError: an argument's type has none of torch's beside it in this module.
     """
-    types = {field.name: str(field.type) for field in dataclasses.fields(call)}
-    return ", ".join(f"{_TORCH[types[name]]} {name}" for name in arguments(call) if name not in without)
+    types, special = {field.name: str(field.type) for field in dataclasses.fields(call)}, replaced or {}
+    return ", ".join(
+        special[name] if name in special else f"{_TORCH[types[name]]} {name}"
+        for name in arguments(call)
+        if name not in without
+    )

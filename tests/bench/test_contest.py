@@ -1,4 +1,4 @@
-"""The harness itself: contestants that cheat are caught, wrong ones have no speed-up, and crashes stop nobody. No times are judged."""
+"""The harness itself: contestants that cheat are caught, and crashes stop nobody. No times are judged."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ import torch
 from glide_fast.diffusion.respacing import SpacedDiffusion, space_timesteps
 from glide_fast.diffusion.rules import RULES
 from glide_fast.diffusion.schedules import get_named_beta_schedule
-from glide_fast.ops.guided_step import HISTORY, Step, reference
+from glide_fast.ops.guided_step import HISTORY, Step
+from glide_fast.ops.guided_step.reference import reference
 
 op = importlib.import_module("glide_fast.ops.guided_step")
 STEPS = 12

@@ -153,7 +153,34 @@ _BASE = (
     *(_up(32, 384, "r"), _second(64, 384), _after_skip(64, 384, 192, "br")),
     *(_after_skip(64, 192, 192, "br"), _last(64, 192)),
 )
-_UPSAMPLER: tuple[Norm, ...] = ()
+_UPSAMPLER = (
+    *(_first(256, 192, "r"), _first(256, 192, "br"), _second(256, 192), _down(256, 192, "br")),
+    *(_first(128, 192, "br"), _second(128, 192), _down(128, 192, "br")),
+    *(_first(64, 192, "br"), _second(64, 192)),
+    *(_first(64, 384, "br"), _second(64, 384), _down(64, 384, "br")),
+    *(
+        _first(32, 384, "br"),
+        _first(32, 384, "r"),
+        _second(32, 384),
+        _attention(32, 384),
+        _down(32, 384, "r"),
+    ),
+    *(_first(16, 384, "br"), _second(16, 384)),
+    *(_first(16, 768, "r"), _second(16, 768), _attention(16, 768), _down(16, 768, "r")),
+    *(_first(8, 768, "br"), _first(8, 768, "r"), _second(8, 768), _attention(8, 768)),
+    *(_after_skip(8, 768, 768, "br"), _after_skip(8, 768, 768, "r")),
+    *(_up(8, 768, "r"), _after_skip(16, 768, 768, "br")),
+    *(_after_skip(16, 768, 768, "r"), _after_skip(16, 768, 384, "r")),
+    *(_up(16, 768, "r"), _second(32, 768), _after_skip(32, 768, 384, "br"), _after_skip(32, 384, 384, "r")),
+    *(_up(32, 384, "r"), _after_skip(64, 384, 384, "br"), _after_skip(64, 384, 192, "br")),
+    *(
+        _up(64, 384, "br"),
+        _second(128, 384),
+        _after_skip(128, 384, 192, "br"),
+        _after_skip(128, 192, 192, "br"),
+    ),
+    *(_up(128, 192, "br"), _after_skip(256, 192, 192, "br"), _last(256, 192)),
+)
 
 
 def _cases() -> Iterator[Case]:

@@ -7,13 +7,28 @@ from typing import NamedTuple
 
 import torch
 
-from glide_fast.ops import plain_tensor
+from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.ops import checks, plain_tensor, schema
 
-TENSORS = (
-    *("x", "model_out", "table", "step", "noise", "seeds", "guidance_scale", "known", "known_mask", "score"),
-    *("history", "inputs", "out.x", "out.x0", "out.history"),
-)
-"""The arguments that are tensors; the first four are always there."""
+HISTORY = 3
+"""Predictions of earlier steps that a rule may use (PLMS uses three, DPM-Solver++(2M) one)."""
+
+
+class Column:
+    """Columns of a rule's coefficient table, ``[steps, Column.COUNT]``."""
+
+    SQRT_RECIP = 0  # sqrt(1 / abar)
+    SQRT_RECIPM1 = 1  # sqrt(1 / abar - 1)
+    MIN_LOG = 2  # log of the clipped posterior variance
+    MAX_LOG = 3  # log(beta)
+    X = 4
+    X0 = 5
+    HISTORY = 6  # 6, 7, 8: the latest remembered prediction first
+    NOISE = 9
+    LEARNED_NOISE = 10
+    SCORE_TO_X0 = 11  # a classifier's gradient enters x0 (Song et al. 2020) ...
+    SCORE_TO_MEAN = 12  # ... or the mean, times the variance (Dhariwal & Nichol 2021, algorithm 1)
+    COUNT = 13
 
 
 class Step(NamedTuple):
@@ -63,14 +78,14 @@ def spread(x: torch.Tensor) -> Spread | None:
     return stride[0], stride[1], position
 
 
-def _spread(x: object) -> Spread | None:
-    usable = isinstance(x, torch.Tensor) and x.layout is torch.strided and not x.is_nested and x.dim() > 1
-    return spread(x) if usable else None  # type: ignore[arg-type]
-
-
 @dataclass(slots=True)
 class Call:
-    """Checked arguments of :func:`glide_fast.ops.guided_step`, under their names there, as backends' ``run`` takes them."""
+    """The arguments of :func:`glide_fast.ops.guided_step`, under their names there; backends' ``run`` takes one.
+
+    Raises:
+        InvalidInputError: an argument that is to be a tensor, or ``out`` a step of tensors, is none. What else the contract
+            asks for, :func:`check_arguments` checks.
+    """
 
     x: torch.Tensor
     model_out: torch.Tensor
@@ -89,43 +104,41 @@ class Call:
     inputs: torch.Tensor | None = None
     out: Step | None = None
 
+    tensors: tuple[torch.Tensor | None, ...] = field(init=False)
+    """The arguments that :data:`TENSORS` names; None for a guidance scale that is a number."""
+
     # None where positions are not evenly spaced, or where there is no such tensor.
     model_spread: Spread | None = field(init=False)
     input_spread: Spread | None = field(init=False)
 
     def __post_init__(self) -> None:
-        # Of what is no tensor of its own memory, the checks of the op speak.
-        self.model_spread = _spread(self.model_out)
-        self.input_spread = _spread(self.inputs)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """Those that :data:`TENSORS` names."""
-        return (
-            *(self.x, self.model_out, self.table, self.step, self.noise, self.seeds, self.scale_in_memory),
-            *(self.known, self.known_mask, self.score, self.history, self.inputs),
-            *(self.out or (None, None, None)),
+        out = self.out
+        if out is not None and not isinstance(out, Step):
+            raise invalid("out", out, "a Step of tensors, or None")
+        self.tensors = (
+            *[
+                self.scale_in_memory if name == "guidance_scale" else getattr(self, name)
+                for name in _OWN_TENSORS
+            ],
+            *(out or (None, None, None)),
         )
-
-    @property
-    def gradients(self) -> bool:
-        """Whether a result is to be differentiated."""
-        return torch.is_grad_enabled() and any(
-            tensor is not None and tensor.requires_grad for tensor in self.tensors
-        )
+        checks.tensors(TENSORS, self.tensors, 4)
+        self.model_spread = spread(self.model_out) if self.model_out.dim() > 1 else None
+        self.input_spread = None
+        if self.inputs is not None and self.inputs.dim() > 1:
+            self.input_spread = spread(self.inputs)
 
     def facts(self) -> Facts:
         """The facts of this call, for ``OP.choose`` and ``OP.explain``."""
         x, model_out, inputs = self.x, self.model_out, self.inputs
         device, fp32 = x.device, torch.float32
-        gradients, flaw = model_out.requires_grad, None
+        flaw = None
         for tensor in (
             *(x, self.table, self.noise, self.known, self.known_mask, self.score, self.history),
             *(self.scale_in_memory, *(self.out or ())),
         ):
             if tensor is None:
                 continue
-            gradients = gradients or tensor.requires_grad
             if tensor.dtype != fp32 or not tensor.is_contiguous() or tensor.device != device:
                 flaw = self._flaw_of(tensor, fp32)
         for tensor in (self.step, self.seeds):
@@ -145,7 +158,7 @@ class Call:
             None if inputs is None else inputs.dtype,
             flaw,
             x.numel() == 0,
-            gradients and torch.is_grad_enabled(),
+            checks.gradients(self.tensors),
             plain_tensor.why_not(TENSORS, self.tensors),
         )
 
@@ -162,6 +175,11 @@ class Call:
         if tensor is self.model_out or tensor is self.inputs:
             return f"{name} has positions that are not evenly spaced in memory"
         return f"{name} is not contiguous"
+
+    @property
+    def written(self) -> tuple[torch.Tensor | None, ...]:
+        """The tensors that a backend writes to because the caller gave them: ``inputs`` and those of ``out``."""
+        return (self.inputs, *(self.out or ()))
 
     def result(self) -> Step:
         """Where the result goes."""
@@ -195,6 +213,11 @@ class Call:
         return 0 if self.inputs is None else self.inputs.shape[0] // self.x.shape[0]
 
 
+_OWN_TENSORS = schema.tensors(Call)
+TENSORS = (*_OWN_TENSORS, "out.x", "out.x0", "out.history")
+"""The names of the arguments that are, or hold, tensors; the first four are always there."""
+
+
 def why_not(facts: Facts, dtypes: tuple[torch.dtype, ...]) -> str | None:
     """The reasons to decline that all kernels share, for one that reads and writes these types."""
     names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
@@ -211,3 +234,136 @@ def why_not(facts: Facts, dtypes: tuple[torch.dtype, ...]) -> str | None:
 def address(tensor: torch.Tensor | None) -> int:
     """For the native library: 0 is none."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+_STEP_TYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+
+
+def check_types(call: Call) -> None:
+    """Raise ``InvalidInputError`` for arguments that are not what their names say, whatever their shapes."""
+    scale = call.guidance_scale
+    if scale is not None and not isinstance(scale, torch.Tensor):
+        number = checks.number("guidance_scale", scale, "a number, a tensor or None")
+        if not torch.compiler.is_compiling():  # which has a symbol for it
+            call.guidance_scale = number
+    checks.integer("stream", call.stream, 0, 2**32 - 1)
+    checks.flag("clip", call.clip)
+    checks.flag("remember_eps", call.remember_eps)
+
+
+def check_arguments(call: Call) -> None:
+    """Raise ``InvalidInputError`` for arguments outside the contract of :func:`guided_step`."""
+    full, model_out, table, step = call.x.shape, call.model_out, call.table, call.step
+    if len(full) < 3:
+        raise invalid("x", tuple(full), "a tensor of shape [N, C, H, W]")
+    checks.floating("x", call.x)
+    count, channels, *positions = full
+    if not channels:
+        raise invalid("x", tuple(full), "a tensor with at least one channel")
+    copies = 1 if call.guidance_scale is None else 2
+    if model_out.shape != (copies * count, 2 * channels, *positions):
+        accepted = f"shape {(copies * count, 2 * channels, *positions)}"
+        raise invalid("model_out", tuple(model_out.shape), accepted)
+    if table.dim() != 2 or table.shape[1] != Column.COUNT or not table.shape[0]:
+        raise invalid("table", tuple(table.shape), f"shape [steps, {Column.COUNT}], with a step or more")
+    if step.dim() > 1 or (step.dim() == 1 and step.shape[0] != count) or step.dtype not in _STEP_TYPES:
+        raise invalid("step", f"{step.dtype} {tuple(step.shape)}", f"an integer tensor [] or [{count}]")
+    seeds, scale = call.seeds, call.scale_in_memory
+    if seeds is not None:
+        if call.noise is not None:
+            raise invalid("noise, seeds", "both", "one of them, or neither for a step without noise")
+        if seeds.shape != (count,) or seeds.dtype != torch.int64:
+            raise invalid("seeds", f"{seeds.dtype} {tuple(seeds.shape)}", f"an int64 tensor [{count}]")
+    if scale is not None and scale.numel() not in (1, count):
+        raise invalid("guidance_scale", tuple(scale.shape), f"a number, or 1 or {count} elements")
+    known, mask = call.known, call.known_mask
+    if (known is None) != (mask is None):
+        raise invalid("known, known_mask", (type(known).__name__, type(mask).__name__), "both or neither")
+    if mask is not None and mask.shape != (count, 1, *positions):
+        raise invalid("known_mask", tuple(mask.shape), f"shape {(count, 1, *positions)}")
+    history, inputs, out = call.history, call.inputs, call.out
+    if history is not None and history.shape != (HISTORY, *full):
+        raise invalid("history", tuple(history.shape), f"shape {(HISTORY, *full)}")
+    for name, tensor in (("noise", call.noise), ("known", known), ("score", call.score)):
+        if tensor is not None and tensor.shape != full:
+            raise invalid(name, tuple(tensor.shape), f"the shape of x, {tuple(full)}")
+    if inputs is not None and (inputs.shape[1:] != full[1:] or not count or inputs.shape[0] % count):
+        raise invalid("inputs", tuple(inputs.shape), f"shape [k {count}, {', '.join(map(str, full[1:]))}]")
+    if out is not None:
+        shapes = (out.x.shape, out.x0.shape, None if out.history is None else out.history.shape)
+        if shapes != (full, full, None if history is None else history.shape):
+            raise invalid("out", shapes, "the shapes of x, x and history")
+        if out.x is out.x0:
+            raise invalid("out", "the same tensor for x and x0", "a tensor for each")
+    overlap = None
+    if inputs is not None and not inputs.is_contiguous():
+        overlap = checks.overlapping("inputs", inputs)
+    if overlap is not None:
+        raise overlap
+
+
+def check_step(call: Call) -> None:
+    """Raise ``InvalidInputError`` for a step outside the table, where the host can tell without waiting for a device."""
+    if call.step.device.type != "cpu":
+        return
+    values = call.step.numpy()
+    if ((values < 0) | (values >= len(call.table))).any():
+        raise outside_the_table(call)
+
+
+def outside_the_table(call: Call) -> InvalidInputError:
+    """The error for a step outside the table."""
+    return invalid("step", call.step.tolist(), f"rows of the table, from 0 to {len(call.table) - 1}")
+
+
+def check_memory(call: Call) -> None:
+    """Raise ``InvalidInputError`` where a tensor that is written shares memory with another.
+
+    Only ``out.x`` may be ``x``, and ``out.history`` be ``history``. Tensors with gaps between their elements, which may lie in
+    those of another, are taken for separate.
+    """
+    out, ranges = call.out, []
+    in_place = () if out is None else (("x", call.x, out.x), ("history", call.history, out.history))
+    skipped = {
+        name
+        for name, old, new in in_place
+        if old is not None and new is not None and _range(old) == _range(new)
+    }
+    for name, tensor in zip(TENSORS, call.tensors, strict=True):
+        if tensor is not None and name not in skipped and (found := _range(tensor)) is not None:
+            ranges.append((*found, name in _WRITTEN, name))
+    ranges.sort()
+    # From the lowest address on: what has been written up to where, and what has been used up to where.
+    written, used = (0, ""), (0, "")
+    for start, end, writes, name in ranges:
+        last, other = used if writes else written
+        if start < last:
+            wrong = name if writes else other
+            raise invalid(
+                "inputs" if wrong == "inputs" else "out", f"{name} in the memory of {other}", _APART
+            )
+        used = max(used, (end, name))
+        if writes:
+            written = max(written, (end, name))
+
+
+_WRITTEN = frozenset({"inputs", "out.x", "out.x0", "out.history"})
+_APART = "a tensor in memory of its own (out.x may be x, and out.history history)"
+
+
+def _range(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """The addresses from its first byte to behind its last; None where there are gaps between, or nothing at all."""
+    size, elements = tensor.element_size(), tensor.numel()
+    if not elements:
+        return None
+    if not tensor.is_contiguous():
+        extent = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        if extent != elements:
+            return None
+    start = tensor.data_ptr()
+    return start, start + elements * size
+
+
+def mark_written(call: Call) -> None:
+    """Count a write to the tensors that the caller gave for results, of which torch's operators know nothing."""
+    torch.autograd.graph.increment_version([tensor for tensor in call.written if tensor is not None])

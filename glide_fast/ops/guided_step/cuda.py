@@ -6,7 +6,15 @@ import torch
 
 from glide_fast.ops import native
 from glide_fast.ops.group_norm_act import cuda as group_norm_act_cuda
-from glide_fast.ops.guided_step.arguments import Call, Facts, Step, address, why_not
+from glide_fast.ops.guided_step.arguments import (
+    Call,
+    Facts,
+    Step,
+    address,
+    check_memory,
+    mark_written,
+    why_not,
+)
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _DTYPES = tuple(TYPE_CODES)
@@ -24,6 +32,7 @@ def run(call: Call) -> Step:
     library, x, inputs = native.load(), call.x, call.inputs
     if library is None or call.model_spread is None or (inputs is not None and call.input_spread is None):
         raise RuntimeError("guided_step's CUDA kernel was called where it declines")
+    check_memory(call)
     result = call.result()
     samples, channels = x.shape[:2]
     g = library.cuda.GuidedStep()
@@ -43,4 +52,5 @@ def run(call: Call) -> Step:
         g.copies = call.copies
     with torch.cuda.device_of(x):
         library.cuda.guided_step(g, torch.cuda.current_stream(x.device).cuda_stream)
+    mark_written(call)
     return result

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 
 from glide_fast.ops import triton_runtime
-from glide_fast.ops.guided_step.arguments import Call, Facts, Step, why_not
+from glide_fast.ops.guided_step.arguments import (
+    Call,
+    Facts,
+    Step,
+    check_memory,
+    check_step,
+    mark_written,
+    why_not,
+)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,6 +30,8 @@ def run(call: Call) -> Step:
     input_spread = (0, 0, 0) if call.inputs is None else call.input_spread
     if kernels is None or model_spread is None or input_spread is None:
         raise RuntimeError("guided_step's Triton kernel was called where it declines")
+    check_step(call)
+    check_memory(call)
     result = call.result()
     images = x.shape[0]
     elements = x[0].numel()
@@ -61,4 +71,5 @@ def run(call: Call) -> Step:
             num_warps=kernels.NUM_WARPS,
             enable_fp_fusion=False,
         )
+    mark_written(call)
     return result

@@ -19,11 +19,11 @@ _BASE = (
 _UPSAMPLER = (
     *(
         (MEAN_2X2, side, channels)
-        for side, channels in ((256, 192), (128, 192), (64, 384), (32, 384), (16, 576))
+        for side, channels in ((256, 192), (128, 192), (64, 384), (32, 384), (16, 768))
     ),
     *(
         (NEAREST_X2, side, channels)
-        for side, channels in ((8, 768), (16, 576), (32, 384), (64, 384), (128, 192))
+        for side, channels in ((8, 768), (16, 768), (32, 384), (64, 384), (128, 192))
     ),
 )
 

@@ -123,6 +123,6 @@ def test_what_is_not_finite_is_what_the_reference_says() -> None:
         for channel in (1, 4):  # of eps, of the variance
             arguments = steps.arguments((1, 3, 4, 4), noise="tensor", device=DEVICE) | {"clip": False}
             arguments["model_out"][0, channel, 2, 1:3] = poison
-            want = steps.op.reference(**arguments)
+            want = steps.reference(**arguments)
             for ours, theirs in zip(run(**arguments)[:2], want[:2], strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)

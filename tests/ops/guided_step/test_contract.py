@@ -13,7 +13,8 @@ from glide_fast.diffusion.rules import RULES
 from glide_fast.errors import InvalidInputError
 from glide_fast.ops import guided_step, native
 from glide_fast.ops.backends import force
-from glide_fast.ops.guided_step import HISTORY, Column, Step, reference
+from glide_fast.ops.guided_step import HISTORY, Column, Step
+from glide_fast.ops.guided_step.reference import reference
 
 
 def test_seeds_stand_for_the_noise_of_their_step() -> None:
@@ -177,7 +178,7 @@ def test_opcheck(everything: bool, checks: tuple[str, ...]) -> None:
     inputs = steps.next_inputs((2, 3, 8, 8), 2, torch.bfloat16, False) if everything else None
     arguments = (
         a["x"], a["model_out"], a["table"], a["step"], None, a["seeds"], 3, 3.0, None, a.get("known"), a.get("known_mask"),
-        True, a.get("score"), a.get("history"), a["remember_eps"], out.x, out.x0, out.history, inputs,
+        True, a.get("score"), a.get("history"), a["remember_eps"], inputs, out.x, out.x0, out.history,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.glide_fast.guided_step.default, arguments, test_utils=checks)
 
@@ -274,6 +275,82 @@ def test_steps_of_other_integers(dtype: torch.dtype) -> None:
     want = guided_step(**arguments)
     arguments["step"] = arguments["step"].to(dtype)
     torch.testing.assert_close(guided_step(**arguments).x, want.x, rtol=1e-5, atol=1e-5)
+
+
+def shared(size: int, *starts: int) -> list[torch.Tensor]:
+    """Pictures ``[2, 3, 8, 8]`` in one piece of memory, which begin at these elements of it."""
+    memory = torch.zeros(size)
+    return [memory[start : start + 384].view(2, 3, 8, 8) for start in starts]
+
+
+@pytest.mark.parametrize("backend", HOSTS)
+@pytest.mark.parametrize(
+    ("case", "argument"),
+    [
+        ("out.x0 behind the half of out.x", "out"),
+        ("out.x behind the half of x", "out"),
+        ("out.history among out.x", "out"),
+        ("inputs among out.x", "(out|inputs)"),
+        ("inputs in model_out", "inputs"),
+        ("out.x is noise", "out"),
+    ],
+)
+def test_results_in_the_memory_of_others_are_refused(backend: str, case: str, argument: str) -> None:
+    arguments = steps.arguments(rule="plms", noise="tensor")
+    x, x0 = shared(1000, 0, 500)
+    out = Step(x, x0, torch.zeros(HISTORY, 2, 3, 8, 8))
+    if case == "out.x0 behind the half of out.x":
+        out = out._replace(x0=shared(1000, 0, 192)[1])
+        out = out._replace(x=out.x0._base[:384].view(2, 3, 8, 8))  # type: ignore[index]
+    elif case == "out.x behind the half of x":
+        before, after = shared(1000, 0, 192)
+        arguments["x"] = before.copy_(arguments["x"])
+        out = out._replace(x=after)
+    elif case == "out.history among out.x":
+        memory = torch.zeros(HISTORY, 2, 3, 8, 8)
+        out = out._replace(history=memory, x=memory[1])
+    elif case == "inputs among out.x":
+        memory = torch.zeros(4, 3, 8, 8)
+        out, arguments["inputs"] = out._replace(x=memory[1:3]), memory
+    elif case == "inputs in model_out":
+        arguments["inputs"] = arguments["model_out"].view(-1)[: 4 * 192].view(4, 3, 8, 8)
+    else:
+        out = out._replace(x=arguments["noise"])
+    with (
+        force(guided_step=backend),
+        pytest.raises(InvalidInputError, match=rf"^{argument}: got .* memory of"),
+    ):
+        guided_step(**arguments, out=out)
+
+
+@pytest.mark.parametrize("backend", HOSTS)
+def test_a_state_in_place_beside_others_is_taken(backend: str) -> None:
+    """All tensors in one piece of memory, none in another's part."""
+    arguments = steps.arguments(rule="plms", noise="tensor")
+    want = reference(**arguments)
+    x, x0, noise = shared(384 * 3, 0, 384, 768)
+    arguments |= {"x": x.copy_(arguments["x"]), "noise": noise.copy_(arguments["noise"])}
+    with force(guided_step=backend):
+        got = guided_step(**arguments, out=Step(x, x0, arguments["history"]))
+    assert got.x is x and got.history is arguments["history"]
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours is not None and theirs is not None
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", HOSTS)
+def test_what_is_written_says_so_in_its_version(backend: str) -> None:
+    """Whoever remembers something of a tensor by its version sees that it has changed."""
+    arguments = steps.arguments(rule="plms") | {"inputs": torch.zeros(4, 3, 8, 8)}
+    out = steps.poisoned(arguments["x"], arguments["history"])
+    written = [arguments["inputs"], *out]
+    before = [tensor._version for tensor in written]
+    with force(guided_step=backend):
+        guided_step(**arguments, out=out)
+    assert all(tensor._version > old for tensor, old in zip(written, before, strict=True))
+    assert arguments["x"]._version == 0 == arguments["model_out"]._version
+    with torch.inference_mode(), force(guided_step=backend):
+        guided_step(**arguments, out=Step.like(arguments["x"], arguments["history"]))
 
 
 POISON = {

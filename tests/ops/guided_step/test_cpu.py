@@ -13,12 +13,13 @@ from support import step_bound, steps
 
 from glide_fast.diffusion.noise import philox_normal
 from glide_fast.diffusion.rules import RULES
-from glide_fast.errors import BackendError
+from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.ops import guided_step, native
 from glide_fast.ops.backends import force
-from glide_fast.ops.guided_step import Column, Step, reference
+from glide_fast.ops.guided_step import Column, Step
 from glide_fast.ops.guided_step import cpu as guided_step_cpu
 from glide_fast.ops.guided_step.arguments import Call
+from glide_fast.ops.guided_step.reference import reference
 
 library = native.load()
 needs_library = pytest.mark.skipif(library is None, reason=str(native.why_missing()))
@@ -235,7 +236,7 @@ def test_a_library_from_before_this_kernel_declines(monkeypatch: pytest.MonkeyPa
 @needs_library
 def test_a_step_outside_the_table_is_refused() -> None:
     for row in (-1, steps.STEPS):
-        with pytest.raises(IndexError, match=f"step {row} of {steps.STEPS}"):
+        with pytest.raises(InvalidInputError, match=f"^step: got {row}; accepted: rows of the table"):
             run(**{**steps.arguments(), "step": torch.tensor(row)})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,15 @@ from hypothesis import strategies as st
 from support import cuda_host, step_bound
 
 from glide_fast.diffusion.noise import philox_normal
-from glide_fast.ops.guided_step import Step
+from glide_fast.ops.guided_step import HISTORY, Column, Step
+from glide_fast.ops.guided_step.reference import reference
 
-op = importlib.import_module("glide_fast.ops.guided_step")
 ROWS = 7
 
 
 def table(seed: int) -> torch.Tensor:
-    rows = torch.rand(ROWS, op.Column.COUNT, generator=torch.Generator().manual_seed(seed)) + 0.1
-    rows[:, op.Column.MIN_LOG] -= 3
+    rows = torch.rand(ROWS, Column.COUNT, generator=torch.Generator().manual_seed(seed)) + 0.1
+    rows[:, Column.MIN_LOG] -= 3
     return rows
 
 
@@ -120,17 +119,17 @@ def test_against_fp64(
     if score:
         buffers["score"] = normal(*shape)
     if history:
-        buffers["history"] = normal(op.HISTORY, *shape)
+        buffers["history"] = normal(HISTORY, *shape)
     arguments |= {
         name: buffers[name] for name in ("known", "known_mask", "score", "history") if name in buffers
     }
 
     names = ("x_out", "x0_out", "next", *(("history",) if history else ()))
     out = cuda_host.run(cuda_program, "guided_step", buffers, names, **values)[1]
-    remembered = out["history"].view(op.HISTORY, *shape) if history else None
+    remembered = out["history"].view(HISTORY, *shape) if history else None
     got = Step(out["x_out"].view(shape), out["x0_out"].view(shape), remembered)
     assert step_bound.excess(got, arguments) <= 1
-    want = op.reference(**arguments)
+    want = reference(**arguments)
     assert torch.equal(got.x0, want.x0)
     if history:
         assert torch.equal(got.history, want.history)
@@ -145,8 +144,8 @@ def test_against_fp64(
 
 def test_the_noise_is_the_definition_s(cuda_program: Path) -> None:
     """With every coefficient but the noise's at zero the new state is the noise."""
-    rows = torch.zeros(1000, op.Column.COUNT)
-    rows[:, op.Column.NOISE] = 1
+    rows = torch.zeros(1000, Column.COUNT)
+    rows[:, Column.NOISE] = 1
     shape, seeds = (2, 3, 15, 15), torch.tensor([0, 2**63 - 1])
     buffers = {
         "x": torch.zeros(shape), "model_out": torch.zeros(2, 6, 225), "table": rows, "step": torch.tensor(999),
@@ -204,7 +203,7 @@ def test_what_is_not_finite_is_what_the_reference_says(
     target[..., 1] = poison
     values["clip"] = 0
     out = cuda_host.run(cuda_program, "guided_step", buffers, ("x_out",), **values)[1]["x_out"]
-    want = op.reference(*(buffers[n] for n in ("x", "model_out", "table", "step")), noise, clip=False).x
+    want = reference(*(buffers[n] for n in ("x", "model_out", "table", "step")), noise, clip=False).x
     torch.testing.assert_close(out.flatten(), want.flatten(), rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
