@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.contestants import Unable
 from benchmarks.contests import PLAIN, Arguments, Baseline
-from glide_fast.bench.calls import results
+from glide_fast.bench.calls import WRITTEN, results
 from glide_fast.diffusion.noise import philox_normal
 from glide_fast.diffusion.respacing import SpacedDiffusion, space_timesteps
 from glide_fast.diffusion.rules import ddpm
@@ -78,12 +78,16 @@ def released(a: Arguments) -> Arguments:
     copies = 1 if a.get("guidance_scale") is None else 2
     whole = {"x": a["x"].repeat(copies, 1, 1, 1), "noise": noise.repeat(copies, 1, 1, 1)}
     scale = a.get("guidance_scale")
-    return a | whole | {
-        "guidance_scale": None if scale is None else float(scale),
-        "row": int(a["step"][0]),
-        "process": process(schedule_of(a["table"])),
-        "count": len(a["x"]),
-    }
+    return (
+        a
+        | whole
+        | {
+            "guidance_scale": None if scale is None else float(scale),
+            "row": int(a["step"][0]),
+            "process": process(schedule_of(a["table"])),
+            "count": len(a["x"]),
+        }
+    )
 
 
 def official(a: Arguments) -> list[torch.Tensor]:
@@ -97,9 +101,7 @@ def official(a: Arguments) -> list[torch.Tensor]:
 
 
 def plain(a: Arguments) -> list[torch.Tensor]:
-    names = ("x", "model_out", "table", "step", "noise")
-    options = {name: value for name, value in a.items() if name not in (*names, "inputs", "out")}
-    return results(reference(*(a.get(name) for name in names), **options))
+    return results(reference(**{name: value for name, value in a.items() if name not in WRITTEN}))
 
 
 BASELINES = {PLAIN: Baseline(plain), "official fp32 chain": Baseline(official, released)}

@@ -80,7 +80,7 @@ class Measurement:
 
     def row(self) -> Row:
         """Its columns in a CSV."""
-        rates = (None, None)
+        rates: tuple[float | None, float | None] = (None, None)
         if self.cost is not None and self.value:
             rates = (self.cost.bytes / self.value / 1e9, self.cost.flops / self.value / 1e9)
         return {

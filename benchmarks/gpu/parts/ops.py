@@ -21,7 +21,9 @@ def rows(setting: Setting) -> Table:
 
 def check(setting: Setting) -> Outcome:
     """Errors in each type; red as well where no backend of an op ran."""
-    table, red, idle = rows(setting), [], []
+    table = rows(setting)
+    red: list[str] = []
+    idle: list[str] = []
     for op, suite in suites.found().items():
         done = run_suite(
             suite, checked(op, setting.device), None, table, again=setting.again, until=setting.until
