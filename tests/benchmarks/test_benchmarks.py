@@ -77,7 +77,7 @@ def test_every_suite_is_right_at_a_small_size(op: str) -> None:
         assert not [row for row in rows.values() if row.failed], [row.row() for row in rows.values()]
         assert rows[PLAIN].speedup == 1.0 and rows[COPY].value
         if not torch.cuda.is_available():
-            assert "cpu" in rows["glide_fast triton"].note
+            assert rows["glide_fast triton"].note and rows["glide_fast triton"].value is None
     assert len(smallest) == 2
 
 
