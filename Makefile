@@ -1,4 +1,5 @@
 # make demo: a picture from a prompt.    make test: the tests.    make lint: ruff and mypy.    make clean: remove .venv.
+# make docs: the site of docs/ into site/; any warning is an error.
 # make resolve: whether constraints.txt can be installed with each Python; asks the package index, installs nothing.
 # make bench: measure the ops here and draw them.    make gpu: all that is to be known of an NVIDIA GPU; benchmarks/README.md.
 # Needs Python 3.10 to 3.13; everything else goes into .venv. A C++ compiler (apt install g++) makes CPUs faster.
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test triton-versions resolve lint bench gpu clean
+.PHONY: demo test triton-versions resolve lint docs bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/glide-fast sample "$(PROMPT)" -o "$(IMAGE)" --overwrite
@@ -41,6 +42,10 @@ lint: $(VENV)/.developed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The switch is for a notice about another project's plans, which mkdocs-material prints at every run.
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+
 # Reads metadata only. pip cannot ask for another Python than its own: it would judge markers by that one.
 resolve: $(VENV)/.developed
 	@for python in $(PYTHONS); do \
@@ -57,7 +62,7 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.measured)
 	$(GPU_PYTHON) -m benchmarks.gpu $(PARTS) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build site
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON): apt install python3 python3-venv, or make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -80,6 +85,10 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.torch
 # With the packages that the kernels are compared with.
 $(VENV)/.measured: $(VENV)/.developed
 	$(INSTALL) -e '.[peers]'
+	@touch $@
+
+$(VENV)/.documented: $(VENV)/.developed
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.developed: $(SOURCES) $(VENV)/.torch

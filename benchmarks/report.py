@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: fill the marked tables of README.md and docs/performance.md from the files of results/.
+"""``python -m benchmarks.report``: fill the marked tables of README.md and of the page on performance from the files of results/.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; what was there is replaced. ``--check`` writes
 nothing and ends with 1 where a file is not what its results make of it. Nothing is estimated: what no file has is "unmeasured".
@@ -19,7 +19,7 @@ from glide_fast.bench.measurement import quantity
 from glide_fast.bench.record import Row, read
 
 ROOT = RESULTS.parents[1]
-FILES = ("README.md", "docs/performance.md")
+FILES = ("README.md", "docs/explanation/performance.md")
 MARK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 UNMEASURED = "unmeasured"
 GPU = "NVIDIA GPU"

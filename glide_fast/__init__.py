@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from glide_fast.version import __version__
 
-_ROOMS = {
+_NAMES_OF = {
     "glide_fast.pipelines": ("GlidePipeline", "PipelineOutput"),
     "glide_fast.models": (
         "CLIPModel",
@@ -34,9 +34,9 @@ _ROOMS = {
     "glide_fast.checkpoints": ("load_checkpoint",),
     "glide_fast.env": ("environment", "report"),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_MODULE_OF]
 
 if TYPE_CHECKING:
     from glide_fast.checkpoints import load_checkpoint
@@ -61,9 +61,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glide_fast import __version__
 from glide_fast.errors import GlideFastError
+from glide_fast.version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -97,6 +97,11 @@ def compiled(build: Build, target: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 
+def local_accesses(cubin: Path) -> int:
+    """How many instructions of a compiled kernel read or write thread-local memory."""
+    return len(re.findall(r"\b(?:LDL|STL)\b", _output(TOOLS / "nvdisasm", "-c", cubin)))
+
+
 def examine(build: Build, target: int, commit: str = "") -> Row:
     """Compile one configuration and read what became of it."""
     binary = compiled(build, target)
@@ -104,8 +109,11 @@ def examine(build: Build, target: int, commit: str = "") -> Row:
         file.write(binary.asm["cubin"])
         file.flush()
         usage = _output(TOOLS / "cuobjdump", "-res-usage", file.name)
-        code = _output(TOOLS / "nvdisasm", "-c", file.name)
-    figures = dict(re.findall(r"\b(REG|STACK):(\d+)", usage))
+        figures = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage))
+        # What is spilled lies on the stack, in thread-local memory: without either there is nothing to look for, and to
+        # disassemble takes a hundred times as long as to read the sizes.
+        local = int(figures["STACK"]) or int(figures["LOCAL"])
+        spills = local_accesses(Path(file.name)) if local else 0
     registers, shared = int(figures["REG"]), int(binary.metadata.shared)
     programs = blocks_per_multiprocessor(target, build.warps, registers, shared)
     return Row(
@@ -117,7 +125,7 @@ def examine(build: Build, target: int, commit: str = "") -> Row:
         stages=build.stages,
         registers=registers,
         stack_bytes=int(figures["STACK"]),
-        spill_instructions=len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        spill_instructions=spills,
         shared_bytes=shared,
         tensor_cores=" ".join(
             sorted(set(re.findall(r"\b(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)\b", binary.asm["ptx"])))

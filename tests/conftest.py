@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,27 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
         return True
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: otherwise each ``gc.collect()`` looks through torch and all tests."""
+    gc.collect()
+    gc.freeze()
+
+
+SLOWEST = (
+    "ops/test_triton.py",
+    "packaging/test_install.py",
+    "diffusion/test_golden.py",
+    "benchmarks/test_gpu.py",
+    "train/test_resume.py",
+    "test_full_size.py",
+)
+"""Files of tests that take tens of seconds: several processes begin with them, so that none of them runs on alone at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        first = [Path(__file__).parent / name for name in SLOWEST]
+        items.sort(key=lambda item: first.index(item.path) if item.path in first else len(first))
     if config.getoption("record_kernels"):
         for item in items:
             drawn = getattr(getattr(item, "obj", None), "hypothesis", None)

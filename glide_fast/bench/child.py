@@ -1,19 +1,23 @@
 """A fresh process that makes a picture, and says when it had done what and how much memory it took.
 
 Its one argument is JSON: ``started`` (time.time() when the parent started it), ``name`` (of the pipeline), ``fast``, ``device``,
-``dtype``, ``steps``, ``threads``. It prints JSON: seconds since ``started`` by phase, and the peak in MiB.
+``dtype``, ``steps``, ``threads``, ``pictures`` (to make after the first). It prints JSON: seconds since ``started`` by phase,
+those of each further picture, the peak in MiB, and how its threads were asked to wait.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
 
+from glide_fast.openmp import WAIT_POLICY
+
 
 def run(told: dict[str, Any]) -> dict[str, Any]:
-    """Import, load, accelerate, sample; the times when each was done."""
+    """Import, load, accelerate, sample; the times when each was done, and how long more pictures took."""
     started = float(told["started"])
     phases = {"start of Python": time.time() - started}
     import torch
@@ -69,11 +73,22 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
 
     sample(on_step)
     phases["first picture"] = time.time() - started
+    pictures = []
+    for _ in range(int(told["pictures"])):
+        begin = time.perf_counter()
+        sample(None)
+        pictures.append(time.perf_counter() - begin)
     if pipeline.device.type == "cuda":
         peak: int | None = torch.cuda.max_memory_reserved()
     else:
         peak = peak_memory(pipeline.device)
-    return {"phases": phases, "peak": (peak or 0) / 2**20, "device": pipeline.device.type}
+    return {
+        "phases": phases,
+        "pictures": pictures,
+        "peak": (peak or 0) / 2**20,
+        "device": pipeline.device.type,
+        "waiting": os.environ.get(WAIT_POLICY),
+    }
 
 
 if __name__ == "__main__":

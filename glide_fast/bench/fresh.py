@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,19 @@ def _write(presets: Sequence[str], directory: Path) -> None:
     save_pipeline_directory(directory, dict(DEFAULTS), components)
 
 
-def run(name: str, settings: Settings, *, fast: bool) -> dict[str, Any]:
+def run(
+    name: str,
+    settings: Settings,
+    *,
+    fast: bool,
+    environment: Mapping[str, str] | None = None,
+    pictures: int = 0,
+) -> dict[str, Any]:
     """What the child says.
+
+    Args:
+        environment: variables of its environment that differ from this process's.
+        pictures: to make and time after the first.
 
     Raises:
         GlideFastError: with its last line, where it failed.
@@ -65,12 +76,13 @@ def run(name: str, settings: Settings, *, fast: bool) -> dict[str, Any]:
         "dtype": settings.dtype if fast else released,
         "steps": settings.steps or STEPS,
         "threads": torch.get_num_threads() if place.type == "cpu" else 0,
+        "pictures": pictures,
     }
     done = subprocess.run(
         [sys.executable, "-m", "glide_fast.bench.child", json.dumps(told)],
         capture_output=True,
         text=True,
-        env=dict(os.environ),
+        env={**os.environ, **(environment or {})},
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -18,7 +18,7 @@ from glide_fast.bench.record import Row
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.timing import Effort, interleaved
-from glide_fast.bench.trace import PREFIX, STEP, Kernel, Trace
+from glide_fast.bench.trace import NOTHING_ELSEWHERE, PREFIX, STEP, Elsewhere, Kernel, Trace
 from glide_fast.bench.work import Work
 from glide_fast.errors import BackendError
 from glide_fast.ops.backends import Backend, Choice, listen
@@ -77,6 +77,7 @@ class Profile:
         items: by time, longest first.
         kernels: on a GPU what it ran in a step, longest first.
         unlaunched: of a GPU's seconds those whose launch the profiler missed, so that no op has them.
+        elsewhere: what a GPU ran in a step for other threads of the process; no part of ``profiled``.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Profile:
     items: tuple[Item, ...]
     kernels: tuple[Kernel, ...] = ()
     unlaunched: float = 0.0
+    elsewhere: Elsewhere = NOTHING_ELSEWHERE
 
     @property
     def gap(self) -> float | None:
@@ -96,20 +98,31 @@ class Profile:
     def warning(self) -> str:
         """What to know before leaning on these times; "" where nothing is."""
         told = []
-        if self.gap is not None and abs(self.gap) > GAP:
+        if self.gap is not None and self.gap > GAP:
             told.append(
-                f"the parts add up to {abs(self.gap):.1%} {'more' if self.gap > 0 else 'less'} than the step takes without "
-                + (
-                    "the profiler (it slows kernels, or some ran side by side)"
-                    if self.gap > 0
-                    else "the profiler (the device waited between kernels, or the profiler missed some)"
-                )
+                f"the parts add up to {self.gap:.1%} more than the step takes without the profiler (it slows kernels, or some "
+                "ran side by side)"
+            )
+        elif self.gap is not None and self.gap < -GAP:
+            told.append(
+                f"the parts add up to {-self.gap:.1%} less than the step takes without the profiler ({self._with_elsewhere}the "
+                "device waited between kernels, or the profiler missed some)"
             )
         if self.unlaunched:
             told.append(
                 f"{quantity(self.unlaunched, 's')} of kernels whose launch the profiler missed are in everything else"
             )
         return "; ".join(told)
+
+    @property
+    def _with_elsewhere(self) -> str:
+        """What becomes of a gap when other threads' kernels, which take the device's time as well, are added to the parts."""
+        if not self.elsewhere.launches:
+            return ""
+        gap = (self.profiled + self.elsewhere.seconds) / self.step - 1
+        more = "more" if gap > 0 else "less"
+        seconds = quantity(self.elsewhere.seconds, "s")
+        return f"{abs(gap):.1%} {more} with the {seconds} of other threads' kernels; "
 
     @property
     def least(self) -> float:
@@ -140,6 +153,8 @@ class Profile:
                 "step_seconds": f"{self.step:.6g}",
                 "profiled_seconds": f"{self.profiled:.6g}",
                 "gap": "" if self.gap is None else f"{self.gap:.4f}",
+                "elsewhere_launches": str(self.elsewhere.launches),
+                "elsewhere_seconds": f"{self.elsewhere.seconds:.6g}",
                 "warning": self.warning,
             }
             for item in self.items
@@ -167,6 +182,11 @@ class Profile:
         lines.append("")
         lines += [self._line(item, item.op) for item in self._by_op()]
         lines.append(f"{self._time(self.other)} {self.other / self.profiled:6.1%} {'':31}  everything else")
+        if self.elsewhere.launches:
+            launches = f"{self.elsewhere.launches} launch{'es' if self.elsewhere.launches > 1 else ''}"
+            lines.append(
+                f"{self._time(self.elsewhere.seconds)} {'':38}  elsewhere: {launches} of other threads, in no sum above"
+            )
         lines.append("")
         lines.append(
             f"at the ceilings this step would take {quantity(self.least, 's')}: it runs at {self.least / self.step:.0%} of them"
@@ -342,7 +362,16 @@ def taken_apart(
         for mark, item in items.items()
     ]
     timed.sort(key=lambda item: -item.seconds)
-    return Profile(title, step, took[STEP], limits, tuple(timed), recorded.kernels, recorded.unlaunched)
+    return Profile(
+        title,
+        step,
+        took[STEP],
+        limits,
+        tuple(timed),
+        recorded.kernels,
+        recorded.unlaunched,
+        recorded.elsewhere,
+    )
 
 
 def _write_trace(step: OneStep, ledger: _Ledger, activities: Any, file: Path) -> None:

@@ -38,6 +38,16 @@ class Kernel(NamedTuple):
     seconds: float
 
 
+class Elsewhere(NamedTuple):
+    """Kernels, copies and fills that threads without a mark launched in a step."""
+
+    launches: int
+    seconds: float
+
+
+NOTHING_ELSEWHERE = Elsewhere(0, 0.0)
+
+
 @dataclass(frozen=True)
 class Trace:
     """Seconds in a step, each the median over the recorded steps.
@@ -48,12 +58,14 @@ class Trace:
             :data:`STEP` has all that was launched in a step. Things that ran side by side count in full.
         kernels: of the device, longest first.
         unlaunched: device time, a step, whose launch is not in the trace; part of the step's.
+        elsewhere: what threads without a mark launched while a step was under way; no part of the step's, nor of the kernels.
     """
 
     host: Mapping[str, float]
     device: Mapping[str, float]
     kernels: tuple[Kernel, ...]
     unlaunched: float
+    elsewhere: Elsewhere
 
     @classmethod
     def of(cls, profiler: torch.profiler.profile) -> Trace:
@@ -84,14 +96,19 @@ class Trace:
             if inside.step is not None:
                 host.add(mark["name"], inside.step, mark["dur"] * _US)
         launched_in = {launch["args"]["correlation"]: open_marks[id(launch)] for launch in launches}
+        of_others = _by_threads_without_marks(marks, launches)
         kernels: dict[str, list[float]] = defaultdict(list)
         unlaunched = 0.0
+        elsewhere: list[float] = []
         for ran in work:
             seconds = ran["dur"] * _US
-            inside = launched_in.get(ran.get("args", {}).get("correlation"), _UNKNOWN)
+            correlation = ran.get("args", {}).get("correlation")
+            inside = launched_in.get(correlation, _UNKNOWN)
             if inside is _UNKNOWN:
                 unlaunched += seconds / steps
             elif inside.step is None:
+                if correlation in of_others:
+                    elsewhere.append(seconds)
                 continue
             else:
                 device.add(STEP, inside.step, seconds)
@@ -102,7 +119,12 @@ class Trace:
         medians[STEP] = medians.get(STEP, 0.0) + unlaunched
         found = (Kernel(name, len(all_) // steps, sum(all_) / steps) for name, all_ in kernels.items())
         return cls(
-            host.medians(), medians, tuple(sorted(found, key=lambda k: (-k.seconds, k.name))), unlaunched
+            host.medians(),
+            medians,
+            tuple(sorted(found, key=lambda k: (-k.seconds, k.name))),
+            unlaunched,
+            # Rounded up: one launch in all of the steps is not none.
+            Elsewhere(-(-len(elsewhere) // steps), sum(elsewhere) / steps),
         )
 
 
@@ -130,6 +152,18 @@ class _Sums:
     def medians(self) -> dict[str, float]:
         """Of each name over the steps."""
         return {name: statistics.median(sums) for name, sums in self._sums.items()}
+
+
+def _by_threads_without_marks(marks: Sequence[Event], launches: Sequence[Event]) -> set[int]:
+    """Correlation numbers of the launches that threads without a mark made while a step was under way on another."""
+    marked = {(mark["pid"], mark["tid"]) for mark in marks}
+    steps = [(mark["ts"], mark["ts"] + mark["dur"]) for mark in marks if mark["name"] == STEP]
+    return {
+        launch["args"]["correlation"]
+        for launch in launches
+        if (launch["pid"], launch["tid"]) not in marked
+        and any(begin <= launch["ts"] + launch["dur"] / 2 < end for begin, end in steps)
+    }
 
 
 def _open_marks(marks: Sequence[Event], launches: Sequence[Event]) -> dict[int, _Inside]:

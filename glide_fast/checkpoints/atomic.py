@@ -15,14 +15,20 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from glide_fast.checkpoints.exchange import exchange
 from glide_fast.checkpoints.paths import checked_path
+from glide_fast.errors import CheckpointError, GlideFastError
 
 if sys.platform != "win32":
     import fcntl
 
+Found = TypeVar("Found")
+
+_READINGS = 10
 _MAX_PREFIX = 120  # a file name holds 255 bytes at most; the rest is for the random part
 
 
@@ -161,9 +167,9 @@ def _set_aside(target: Path) -> Path:
 def current_directory(path: str | os.PathLike[str]) -> Path:
     """Where the content of the directory `path` is now.
 
-    It is `path` itself, except after a kill in the instant between the two renames of
-    :func:`atomic_directory`: then it is the previous content, which stands beside it under a hidden name
-    until the next write.
+    It is `path` itself, except where a file system cannot exchange two directories: there, between the two renames of
+    :func:`atomic_directory`, and after a kill in that instant until the next write, it is the previous content, which stands
+    beside it under a hidden name. A reader of several files uses :func:`read_unchanged`.
     """
     target = _resolved(path)
     previous = _set_aside(target)
@@ -201,18 +207,63 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Put `temporary` in the place of `target`; one process at a time, so that two writers cannot mix."""
+    """Put `temporary` in the place of `target`; one process at a time, so that two writers cannot mix.
+
+    Where the file system can, they are exchanged, and readers find one or the other at any time. Elsewhere two renames leave the
+    name empty for an instant, in which :func:`current_directory` finds the previous content.
+    """
     previous = _set_aside(target)
     with _opened(target.parent) as fd:
         _lock(fd, wait=True)
-        if target.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            os.rename(target, previous)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if previous.exists():
-                os.rename(previous, target)
-            raise
+        if not (target.exists() and exchange(temporary, target)):
+            _rename_both(temporary, target, previous)
         _sync_entries(target.parent)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _rename_both(temporary: Path, target: Path, previous: Path) -> None:
+    """Move `target`, where it exists, to `previous`, and `temporary` to `target`; or nothing, and OSError."""
+    if target.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(target, previous)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        if previous.exists():
+            os.rename(previous, target)
+        raise
+
+
+def read_unchanged(path: str | os.PathLike[str], read: Callable[[], Found]) -> Found:
+    """What `read` makes of the directory `path`; it is called again where the directory was replaced meanwhile.
+
+    So what was read is of one version. Raises what `read` raises of a directory that was not replaced, and CheckpointError where
+    it is replaced again and again.
+    """
+    for _ in range(_READINGS):
+        folder = current_directory(path)
+        with contextlib.ExitStack() as stack:
+            # An open directory keeps its number: what comes in its place has another.
+            with contextlib.suppress(OSError):
+                stack.enter_context(_opened(folder))
+            before = _identity(folder)
+            try:
+                found = read()
+            except (GlideFastError, OSError):
+                if _identity(current_directory(path)) == before:
+                    raise
+                continue
+            if _identity(current_directory(path)) == before:
+                return found
+    raise CheckpointError(
+        f"{os.fspath(path)} was replaced {_READINGS} times while it was read; try again later"
+    )
+
+
+def _identity(folder: Path) -> tuple[Path, int, int] | None:
+    """Which directory it is; None where there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return folder, status.st_dev, status.st_ino

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from glide_fast.checkpoints.atomic import atomic_directory, current_directory
+from glide_fast.checkpoints.atomic import atomic_directory, current_directory, read_unchanged
 from glide_fast.checkpoints.files import read_shapes, read_state_dict, reporting_failed_writes, storable
 from glide_fast.checkpoints.fit import require_fit
 from glide_fast.checkpoints.infer import infer_kind, infer_options
@@ -97,6 +97,10 @@ def is_training_run(folder: Path) -> bool:
 
 def open_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     """Open what :func:`save_directory` wrote; CheckpointError as :func:`read_directory`."""
+    return read_unchanged(path, lambda: _open_directory(path))
+
+
+def _open_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     folder = _existing_directory(path)
     if not os.path.exists(folder / CONFIG_NAME) and os.path.exists(folder / PIPELINE_NAME):
         raise CheckpointError(
@@ -117,8 +121,12 @@ def read_directory(
     Raises CheckpointError where the directory is missing, incomplete, damaged, foreign, or written by a newer
     version.
     """
-    directory = open_directory(path)
-    return directory.kind, directory.options, directory.read(mmap=mmap)
+
+    def read() -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        directory = _open_directory(path)
+        return directory.kind, directory.options, directory.read(mmap=mmap)
+
+    return read_unchanged(path, read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +198,10 @@ def save_pipeline_directory(
 
 def read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
     """Open what :func:`save_pipeline_directory` wrote, reading no weights yet; CheckpointError as there."""
+    return read_unchanged(path, lambda: _read_pipeline_directory(path))
+
+
+def _read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
     folder = _existing_directory(path)
     if not os.path.exists(folder / PIPELINE_NAME) and os.path.exists(folder / CONFIG_NAME):
         raise CheckpointError(f"{path} is one model, not a pipeline; read it with read_directory")

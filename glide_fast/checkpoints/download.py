@@ -57,24 +57,27 @@ def fetch_file_cached(
 
     The first four arguments are those of ``glide_text2im.download.fetch_file_cached``.
 
-    url: http or https; its last part names the file in the cache. A user and password in it are used, and neither they nor
-        its query are printed or written anywhere.
-    progress: show a bar.
-    cache_dir: where to keep it; default :func:`default_cache_dir`.
-    chunk_size: bytes per read.
-    sha256: what the file must hash to, 64 hexadecimal digits. The file itself is hashed at every call, about a second for a
-        gigabyte. Without it the hash of the first download is remembered in `<file>.glide_fast.json`, the
-        file is hashed where its length or time stamp has changed, and a later download that differs is refused.
-    force: download again even where cached, and accept that the file has changed (`sha256` still binds).
-    retries, backoff: see :func:`glide_fast.checkpoints.transfer.transfer`.
-
     Two processes that ask at once download once. An interrupted download leaves `<file>.glide_fast.part`, which the next
     call continues where the server can prove that the file is still the same. Nothing that is incomplete, a web page or
     an error in JSON ever stands under the final name; where the server states no length, the structure of
     torch and safetensors files shows whether they are whole, and other files cannot be judged.
 
-    Raises InvalidInputError for arguments, DownloadError where the file cannot be had or is not what it
-    should be.
+    Args:
+        url: http or https; its last part names the file in the cache. A user and password in it are used, and neither they nor
+            its query are printed or written anywhere.
+        progress: show a bar.
+        cache_dir: where to keep it; default :func:`default_cache_dir`.
+        chunk_size: bytes per read.
+        sha256: what the file must hash to, 64 hexadecimal digits. The file itself is hashed at every call, about a second for a
+            gigabyte. Without it the hash of the first download is remembered in `<file>.glide_fast.json`, the
+            file is hashed where its length or time stamp has changed, and a later download that differs is refused.
+        force: download again even where cached, and accept that the file has changed (`sha256` still binds).
+        retries: see :func:`glide_fast.checkpoints.transfer.transfer`, as for ``backoff``.
+        backoff: seconds.
+
+    Raises:
+        InvalidInputError: for arguments outside what is accepted.
+        DownloadError: where the file cannot be had or is not what it should be.
     """
     address = parse_address(url)
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from glide_fast.checkpoints.atomic import atomic_write
+from glide_fast.checkpoints.claimed_sizes import why_no_torch_zip, why_too_large
 from glide_fast.checkpoints.paths import checked_path, open_regular, require_regular
 from glide_fast.checkpoints.signature import HEAD, ZIP, error_page
 from glide_fast.errors import CheckpointError, invalid
@@ -123,11 +124,16 @@ def _read_torch(file: Path, head: bytes, mmap: bool) -> object:
     in_zip = head.startswith(ZIP)
     # Given a name that ends in .safetensors, torch.load goes by the suffix; and it maps only what it opens by name.
     mapped = mmap and in_zip and file.suffix != ".safetensors"
+    content: object = None
     try:
-        if mapped:
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        with file.open("rb") as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
+        with open_regular(file) as stream:
+            fault = why_no_torch_zip(stream) if in_zip else None
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            if fault is None and not mapped:
+                content = torch.load(stream, map_location="cpu", weights_only=True)
+        if fault is None and mapped:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         if named:
@@ -147,6 +153,10 @@ def _read_torch(file: Path, head: bytes, mmap: bool) -> object:
             f"{file} is neither a torch nor a safetensors checkpoint (it starts with {head[:16]!r}), or is "
             f"truncated: {_first_line(error)}"
         ) from error
+    fault = fault or why_too_large(content, length)
+    if fault is not None:
+        raise CheckpointError(f"{file} is refused: {fault}")
+    return content
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
+
+from glide_fast.openmp import let_threads_sleep
 
 if TYPE_CHECKING:
     from glide_fast.cli.commands import app
@@ -16,8 +17,7 @@ def main() -> None:
     from glide_fast.cli import signals
 
     signals.install()
-    # Threads that wait for work by spinning make a busy machine ten times as slow. OpenMP reads this when torch loads it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     from glide_fast.cli.commands import app
 
     app(prog_name="glide-fast")

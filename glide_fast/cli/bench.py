@@ -17,7 +17,7 @@ def bench(
         list[str],
         typer.Argument(
             metavar="PART...",
-            help="ops, step, loop, pipeline, cold-start, memory, quality.",
+            help="ops, step, loop, pipeline, cold-start, memory, waiting, quality.",
         ),
     ],
     name: opt.MeasuredModel = ["small"],  # noqa: B006  # typer reads the default and never changes it

@@ -20,10 +20,10 @@ from glide_fast.file_names import require_name
 
 
 class Command(TyperCommand):
-    """A command whose failures are for people; ``glide-fast --debug COMMAND`` shows where in the code they happened."""
+    """A command that prints an error as one line; ``glide-fast --debug COMMAND`` also prints the traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; every way out but success ends in ``typer.Exit`` with the code of its kind."""
+        """Run the command; an error is printed and ends in ``typer.Exit`` with the exit code of its class."""
         debug = ctx.find_root().params.get("debug", False)
         with warnings.catch_warnings():
             _print_warnings_as_lines()
@@ -35,7 +35,7 @@ class Command(TyperCommand):
             except KeyboardInterrupt as interrupt:
                 failure: BaseException = interrupt
             except BrokenPipeError:
-                raise  # whoever read the output has gone; nobody is left to tell
+                raise  # nobody reads the output any more
             except Exception as error:
                 failure = error
         if debug:
@@ -46,7 +46,7 @@ class Command(TyperCommand):
 
 
 def with_paths_checked(function: Callable[..., None]) -> Callable[..., None]:
-    """The command's function, which first refuses paths that no file can have."""
+    """A command's function that first raises InvalidInputError for paths that no file can have."""
 
     @functools.wraps(function)
     def checked(**arguments: Any) -> None:
@@ -59,7 +59,7 @@ def with_paths_checked(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def option_names(command: TyperCommand) -> dict[str, str]:
-    """A command's options and arguments as people type them, by the parameter, which is called as the argument it becomes."""
+    """A command's options and arguments as people type them, by the name of the parameter."""
     names = {}
     for parameter in command.params:
         if parameter.name is not None:
@@ -70,7 +70,11 @@ def option_names(command: TyperCommand) -> dict[str, str]:
 
 
 def describe(error: BaseException, options: Mapping[str, str]) -> tuple[int, str]:
-    """Exit code and line for an error; arguments that it names are called by ``options``."""
+    """Exit code and message for an error.
+
+    Args:
+        options: what people type for each argument (:func:`option_names`); the message uses it.
+    """
     if isinstance(error, KeyboardInterrupt):
         return signals.ending()
     if isinstance(error, InvalidInputError):
@@ -79,8 +83,8 @@ def describe(error: BaseException, options: Mapping[str, str]) -> tuple[int, str
         return error.exit_code, f"error: {error}"
     if isinstance(error, OSError) and error.errno is not None:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        place = f"{error.filename}: " if error.filename else ""
-        return GlideFastError.exit_code, f"error: {place}{reason}"
+        where = f"{error.filename}: " if error.filename else ""
+        return GlideFastError.exit_code, f"error: {where}{reason}"
     kind, text = type(error).__name__, str(error).strip()
     first = text.splitlines()[0] if text else "no message"
     if _ran_out_of_memory(error):
@@ -97,7 +101,7 @@ def _ran_out_of_memory(error: BaseException) -> bool:
 
 
 def _with_options(error: InvalidInputError, options: Mapping[str, str]) -> str:
-    """The message, the argument at its start and those that it lists in their place (``name: ...``, ``name['key']: ...``)."""
+    """The error's message with options in place of the argument at its start and of those in ``listed``."""
     text = re.sub(r"\A(\w+)(?=(\[[^]]*\])?: )", lambda found: options.get(found[1], found[1]), str(error))
     for name in error.listed:
         text = re.sub(rf"(?<=[ (]){name}(?=(\[[^]]*\])?: )", options.get(name, name), text)
@@ -105,13 +109,13 @@ def _with_options(error: InvalidInputError, options: Mapping[str, str]) -> str:
 
 
 def _print_warnings_as_lines() -> None:
-    """Our own warnings say all there is to know; other packages' keep their place in the code."""
+    """Print warnings of glide_fast as one line each; those of other packages are printed with file and line, as usual."""
     from_python = warnings.showwarning
 
-    def show(message: Any, category: type[Warning], *place: Any, **kwargs: Any) -> None:
+    def show(message: Any, category: type[Warning], *where: Any, **kwargs: Any) -> None:
         if category.__module__.partition(".")[0] == "glide_fast":
             typer.echo(f"warning: {message}", err=True)
         else:
-            from_python(message, category, *place, **kwargs)
+            from_python(message, category, *where, **kwargs)
 
     warnings.showwarning = show

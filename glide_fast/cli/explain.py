@@ -23,8 +23,7 @@ def explain(
     from glide_fast.bench.work import Work
 
     settings = Settings(models=tuple(name), device=device, dtype=dtype, batch=batch)
-    kind, place = settings.kind, settings.place
     for subject in subjects(settings.models):
-        work = Work(subject, batch, place)
-        explained = accelerated(subject, work, kind, take=True).explain(work.batch)
+        work = Work(subject, batch, settings.place)
+        explained = accelerated(subject, work, settings.kind, take=True).explain(work.batch)
         typer.echo(f"{subject.name}: {explained}\n")

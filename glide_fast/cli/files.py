@@ -1,4 +1,4 @@
-"""Where pictures go and what is read from files; everything is checked before a model is loaded."""
+"""The files that a run reads and writes; all are checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from glide_fast.cli.paths import read, require_writable
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.limits import MOST_PROMPT_BYTES
 from glide_fast.png import low_res_file, numbered
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ GRID_NAME = "grid.png"
 
 @dataclass(frozen=True)
 class Layout:
-    """Files of a run. ``pictures`` has one entry an image; None where an image is only part of the grid."""
+    """The files that a run writes. ``pictures`` has an entry for each picture, None for one that is only in the grid."""
 
     pictures: list[Path | None]
     grid: Path | None
 
     def all(self, low_res: bool) -> list[Path]:
-        """Every file the run will write."""
+        """All files that the run will write; with ``low_res`` also those of the base model's pictures."""
         files = [file for file in (*self.pictures, self.grid) if file is not None]
         return files + [low_res_file(file) for file in files] if low_res else files
 
@@ -62,9 +63,10 @@ def lay_out(output: Path, prompts: int, each: int, grid: bool | None) -> Layout:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The prompts of a UTF-8 text file, one a line; blank lines are skipped."""
+    """The prompts in a UTF-8 text file, one on each line; blank lines are skipped."""
     try:
-        text = read("prompts", file, "a file with a prompt on each line").decode("utf-8-sig")
+        content = read("prompts", file, "a file with a prompt on each line", MOST_PROMPT_BYTES)
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise invalid("prompts", str(file), f"UTF-8 text ({error.reason} at byte {error.start})") from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
@@ -88,7 +90,7 @@ def read_json_object(file: Path, argument: str) -> dict[str, Any]:
 
 
 def read_picture(file: Path, argument: str) -> Image:
-    """A picture file as RGB, upright as its EXIF data say; one with see-through pixels is refused."""
+    """A picture file as RGB, turned as its EXIF data say. InvalidInputError for one with transparent pixels."""
     from PIL import Image, ImageOps
 
     content = io.BytesIO(read(argument, file, "a picture file"))
@@ -117,7 +119,7 @@ def read_picture(file: Path, argument: str) -> Image:
 
 
 def read_mask(file: Path, argument: str) -> Image:
-    """A picture file of black and white pixels only, as mode L."""
+    """A picture file as mode L. InvalidInputError unless all pixels are black or white."""
     mask = read_picture(file, argument).convert("L")
     levels = sorted(set(mask.tobytes()) - {0, 255})
     if levels:
@@ -130,6 +132,6 @@ def read_mask(file: Path, argument: str) -> Image:
 
 
 def require_free(directory: Path, overwrite: bool) -> None:
-    """Refuse to write a directory over a file or over what a directory holds, unless told to."""
+    """InvalidInputError if ``directory`` is a file or a directory with entries, unless ``overwrite`` is True."""
     if not overwrite and directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InvalidInputError(f"out_dir: {directory} exists; accepted: another directory, or --overwrite")

@@ -13,6 +13,7 @@ from glide_fast.cli.files import lay_out, read_mask, read_picture
 from glide_fast.cli.request import Request
 from glide_fast.cli.run import run
 from glide_fast.errors import invalid
+from glide_fast.pipelines.options import BASE, UPSAMPLER
 
 
 class White(str, enum.Enum):
@@ -22,6 +23,7 @@ class White(str, enum.Enum):
     repaint = "repaint"
 
 
+@opt.takes_sampling_options(BASE, UPSAMPLER)
 def inpaint(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A square picture.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="A black and white picture of the same size.")],
@@ -32,15 +34,10 @@ def inpaint(
     ],
     output: opt.Output = Path("out.png"),
     name: opt.Model = "small",
-    num_inference_steps: opt.Steps = None,
-    upsample_steps: opt.UpsampleSteps = None,
-    guidance_scale: opt.GuidanceScale = None,
-    negative_prompt: opt.NegativePrompt = None,
+    *,
+    sampling: opt.Sampling,
     num_images: opt.NumImages = 1,
     seed: opt.Seed = None,
-    sampler: opt.Sampler = None,
-    guidance_interval: opt.GuidanceInterval = None,
-    cache_interval: opt.CacheInterval = None,
     batch_size: opt.BatchSize = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
@@ -80,15 +77,7 @@ def inpaint(
         low_res=low_res,
         overwrite=overwrite,
         batch_size=batch_size,
-        options=opt.given(
-            num_inference_steps=num_inference_steps,
-            upsample_steps=upsample_steps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            sampler=sampler,
-            guidance_interval=opt.interval(guidance_interval),
-            cache_interval=cache_interval,
-        ),
+        options=sampling,
         call=call,
         about={"image": image.name, "mask": mask.name, "white": white.value},
     )

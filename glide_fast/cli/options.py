@@ -6,6 +6,10 @@ A command's parameter is called as the argument it is handed on as: an error abo
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +17,7 @@ import typer
 
 from glide_fast.errors import invalid
 from glide_fast.limits import MOST_IMAGES
+from glide_fast.pipelines.options import DECLARED, SamplingOptions
 
 Output = Annotated[
     Path,
@@ -29,26 +34,10 @@ Model = Annotated[
         help="small (ships with the package), official (downloads), or a directory of a pipeline, a model, or a training run.",
     ),
 ]
-Steps = Annotated[
-    int | None,
-    typer.Option("--steps", min=1, help="Steps of the base model.", show_default="the model's own"),
-]
-UpsampleSteps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of the upsampler.", show_default="the model's own")
-]
-GuidanceScale = Annotated[
-    float | None,
-    typer.Option(help="How strongly to follow the prompt; 1 is no guidance.", show_default="the model's own"),
-]
-NegativePrompt = Annotated[str | None, typer.Option(help="What to steer away from.")]
 NumImages = Annotated[int, typer.Option(min=1, max=MOST_IMAGES, help="Pictures of each prompt.")]
 Seed = Annotated[
     int | None,
     typer.Option(min=0, help="Of the first picture; the others count up.", show_default="drawn, and printed"),
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(help="ddpm, ddim, plms, dpm++2m or euler-a.", show_default="the model's own"),
 ]
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Pictures made at once; what they show does not depend on it.")
@@ -68,22 +57,6 @@ Accelerate = Annotated[
     typer.Option(
         "--accelerate/--no-accelerate",
         help="Fused operations and captured loops, or the plain models.",
-    ),
-]
-GuidanceInterval = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LOW,HIGH",
-        help="Guide only in this part of the process, from 0 (clean) to 1 (noise); steps outside it cost half.",
-        show_default="the model's own",
-    ),
-]
-CacheInterval = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Compute every n-th step in full and reuse its deep features in between; needs --accelerate.",
-        show_default="the model's own",
     ),
 ]
 Grid = Annotated[
@@ -123,10 +96,61 @@ Threads = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
-def interval(text: str | None) -> tuple[float, float] | None:
+Sampling = dict[str, Any]
+"""The options of a pipeline's call that were given; the others are left to the model's settings."""
+
+
+def takes_sampling_options(*stages: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that replaces a command's parameter ``sampling`` by the options that decide these stages' pictures.
+
+    They are those of :class:`glide_fast.pipelines.options.SamplingOptions` that have a flag. The command is called with
+    ``sampling`` as :data:`Sampling`.
+    """
+    added = [
+        each for each in fields(SamplingOptions) if DECLARED[each.name].flag and _decides(each.name, stages)
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            values = {each.name: arguments.pop(each.name) for each in added}
+            typed = without_none(values)
+            if "guidance_interval" in typed:
+                typed["guidance_interval"] = interval(typed["guidance_interval"])
+            command(sampling=typed, **arguments)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+            parameters += map(_parameter, added) if parameter.name == "sampling" else own
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _decides(name: str, stages: Sequence[str]) -> bool:
+    return not set(stages).isdisjoint(DECLARED[name].stages)
+
+
+def _parameter(field: Field[Any]) -> inspect.Parameter:
+    """A command's parameter for an option of a call; None is not given."""
+    declared = DECLARED[field.name]
+    described = typer.Option(
+        declared.flag,
+        help=declared.help,
+        metavar=declared.metavar,
+        min=1 if field.type == "int" else None,  # all of them count something
+        show_default=False if declared.setting is None else "the model's own",
+    )
+    types: dict[Any, Any] = {"int": int, "float": float, "float | None": float}
+    annotation = Annotated[types.get(field.type, str) | None, described]  # type: ignore[valid-type]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def interval(text: str) -> tuple[float, float]:
     """``LOW,HIGH`` as two numbers; InvalidInputError for anything else (their order is the pipeline's to check)."""
-    if text is None:
-        return None
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
@@ -136,6 +160,6 @@ def interval(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the others are left to the model's settings."""
+def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}

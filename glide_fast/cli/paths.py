@@ -1,4 +1,4 @@
-"""Whether files can be read and written, found out before any work."""
+"""Checks, before any work, that files can be read and written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_fast.file_names import require_name
 
 
 def read(argument: str, file: Path, accepted: str, limit: int | None = None) -> bytes:
-    """What a file, or a pipe that the shell opened, as in ``--prompts <(...)``, holds.
+    """The content of a file, or of a pipe that the shell opened, as in ``--prompts <(...)``.
 
     Raises InvalidInputError for what cannot be read or has more than ``limit`` bytes, and for what would keep its reader waiting
     for ever, such as a named pipe.
@@ -29,18 +29,18 @@ def read(argument: str, file: Path, accepted: str, limit: int | None = None) -> 
 
 
 def require_file(argument: str, file: Path, accepted: str) -> None:
-    """InvalidInputError for what is there and is neither an ordinary file, nor a directory, nor a pipe the shell opened."""
+    """InvalidInputError if the path exists and is neither a file, nor a directory, nor a pipe that the shell opened."""
     try:
         mode = file.stat().st_mode
     except OSError:
-        return  # whoever reads it says why it cannot be read
+        return  # reading it raises an error that says why
     opened_by_the_shell = stat.S_ISFIFO(mode) and not os.path.lexists(os.path.realpath(file))
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or opened_by_the_shell):
         raise invalid(argument, str(file), f"{accepted} (it is {_sort(mode)})")
 
 
 def require_free_files(argument: str, files: Iterable[Path], overwrite: bool) -> None:
-    """InvalidInputError where a file exists that ``--overwrite`` does not allow to replace, or one cannot be written."""
+    """InvalidInputError if a file exists (without ``overwrite``) or cannot be written."""
     existing = []
     for file in files:
         require_name(argument, file)
@@ -62,7 +62,7 @@ def require_free_files(argument: str, files: Iterable[Path], overwrite: bool) ->
 
 
 def require_writable(argument: str, directory: Path, *, create: bool) -> None:
-    """InvalidInputError where no file can be put into a directory, which with ``create`` need not be there yet."""
+    """InvalidInputError if no file can be written to a directory; with ``create`` it need not exist yet."""
     present = directory
     while create and not present.exists() and present != present.parent:
         present = present.parent

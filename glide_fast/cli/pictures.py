@@ -13,12 +13,12 @@ GAP = 2  # pixels between the pictures of a grid
 
 
 def columns_of(prompts: int, each: int) -> int:
-    """A row for each prompt where there are several pictures of several; else as square as it goes."""
+    """Columns of a grid: a row for each prompt if there are several pictures of each of several prompts; else nearly a square."""
     return each if prompts > 1 and each > 1 else math.ceil(math.sqrt(prompts * each))
 
 
 def make_grid(pictures: Sequence[Image], columns: int) -> Image:
-    """Pictures of one size, row by row, on white."""
+    """A grid of pictures of one size, row by row, on white."""
     from PIL import Image
 
     width, height = pictures[0].size

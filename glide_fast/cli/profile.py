@@ -55,9 +55,9 @@ def profile(
     facts = provenance(settings.place.type)
     found: list[record.Row] = []
     chosen = subjects(settings.models)
-    for place, subject in enumerate(chosen):
+    for number, subject in enumerate(chosen):
         # One trace a model: the second has its number in its name.
-        file = trace if trace is None or place == 0 else trace.with_stem(f"{trace.stem}-{place + 1}")
+        file = trace if trace is None or number == 0 else trace.with_stem(f"{trace.stem}-{number + 1}")
         result = take_apart(subject, settings, file)
         typer.echo(result.table(rows) + "\n")
         found += [facts | row for row in result.rows()]

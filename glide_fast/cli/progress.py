@@ -1,4 +1,4 @@
-"""A bar that counts pictures, though they are made many at once and step by step."""
+"""A progress bar that counts pictures, which are made several at once and step by step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PictureBar:
         self._stages = stages
         self._finished = self._batch = 0
         self.done = 0.0
-        """Pictures done, the share of those in the making included."""
+        """How many pictures are done, with fractions for those that are not finished."""
         self._bar = tqdm(total=total, unit=" images", bar_format=_FORMAT, disable=not enabled)
 
     def __enter__(self) -> PictureBar:
@@ -42,15 +42,15 @@ class PictureBar:
         self._bar.close()
 
     def start(self, batch: int) -> None:
-        """The next ``batch`` pictures begin; those before are done."""
+        """Count the former pictures as done, and ``batch`` pictures as begun."""
         self._finished += self._batch
         self._batch = batch
 
     def step(self, end: StepEnd) -> None:
-        """A step of the present batch has ended."""
+        """Count a step of the present batch."""
         names = list(self._stages)
         before = sum(self._stages[name] for name in names[: names.index(end.stage)])
-        # Of the batch's images, those of the parts before this one are through this stage.
+        # The images of earlier parts have passed this stage already.
         through = (end.first + len(end.x0) * (end.index + 1) / end.total) / self._batch
         share = (before + self._stages[end.stage] * through) / sum(self._stages.values())
         self._bar.set_postfix_str(f"{end.stage} {end.index + 1}/{end.total}", refresh=False)

@@ -1,4 +1,4 @@
-"""What a run says about itself when it is done."""
+"""The report of a run: as JSON, or as a line for people."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ _SHOWN_SEEDS = 4
 
 @dataclass(frozen=True)
 class Report:
-    """Of a finished run: ``steps`` that each stage took for a picture,
-    ``load_seconds`` and ``sample_seconds`` of wall-clock time, ``peak_memory`` of the largest call."""
+    """What a finished run did.
+
+    steps: that each stage took for a picture. load_seconds, sample_seconds: wall-clock time. peak_memory: bytes, of the call
+    that took most.
+    """
 
     request: Request
     settings: dict[str, Any]
@@ -28,12 +31,12 @@ class Report:
 
     @property
     def made(self) -> list[Picture]:
-        """Without those that were there already."""
+        """The pictures of this run, without those that were there already."""
         return [picture for picture in self.pictures if not picture.skipped]
 
     @property
     def images_per_second(self) -> float | None:
-        """None where there was nothing to do."""
+        """None if no picture was made."""
         return len(self.made) / self.sample_seconds if self.made else None
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class Report:
             parts[0] += f" in {self.sample_seconds:.1f} s ({speed:.2g} images/s)"
             seeds = ", ".join(str(picture.seed) for picture in made[:_SHOWN_SEEDS])
             parts.append(f"seeds {seeds}" + (", ..." if len(made) > _SHOWN_SEEDS else ""))
-        place = f"{self.device}, {self.settings['dtype']}"
+        machine = f"{self.device}, {self.settings['dtype']}"
         if self.peak_memory is not None:
-            place += f", {self.peak_memory / 1e9:.2g} GB at the peak"
-        return "; ".join([*parts, place])
+            machine += f", {self.peak_memory / 1e9:.2g} GB at the peak"
+        return "; ".join([*parts, machine])

@@ -1,4 +1,4 @@
-"""What ``sample``, ``inpaint`` and ``upsample`` ask for, in one form."""
+"""The request that ``sample``, ``inpaint`` and ``upsample`` make of their arguments."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Call = Callable[..., "PipelineOutput"]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for.
+    """Which pictures to make, how, and where to write them.
 
-    prompts: one a picture, with repeats; each: how many in a row have the same. seed: of the first picture, None to draw one.
-    options: keyword arguments of the pipeline's call that were given. stages: those that run, of "base" and "upsampler".
-    about: more to record in the settings. resume: pictures that exist with the same settings are left alone.
+    prompts: one for each picture. each: how many pictures in a row have the same prompt. seed: of the first picture; None draws
+    one. options: of the pipeline's call, those that were given. stages: which of "base" and "upsampler" run. about: further
+    entries for the recorded settings. resume: keep pictures that exist and were made with the same settings.
     """
 
     model: str
@@ -49,7 +49,8 @@ class Request:
 class Picture:
     """One picture of a run.
 
-    texts: its prompt and negative prompt. unknown_words: their words that the model does not know. image: None until it is made.
+    texts: the prompt and the negative prompt. unknown_words: words in them that the model does not know. image: None until it is
+    made. skipped: whether it exists and is kept.
     """
 
     prompt: str

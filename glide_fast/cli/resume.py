@@ -1,4 +1,4 @@
-"""Going on with a directory of pictures: what is there and made alike is left alone."""
+"""Resuming a run that was interrupted: pictures that exist and were made with the same settings are kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from glide_fast.png import low_res_file, read_text, record
 
 
 def resume(request: Request, pictures: list[Picture], settings: dict[str, Any]) -> None:
-    """Mark the pictures that are there as skipped; a grid that is there must be theirs, and is written again.
+    """Mark the pictures that exist as skipped. A grid that exists is written again, but only if it is of these pictures.
 
-    Raises InvalidInputError where a file was made with another prompt, seed or settings, naming them.
+    Raises:
+        InvalidInputError: for a file that was made with another prompt, seed or other settings; the message names them.
     """
     for picture in pictures:
         _resume_picture(request, picture, settings)
@@ -26,7 +27,7 @@ def resume(request: Request, pictures: list[Picture], settings: dict[str, Any]) 
 
 
 def _resume_picture(request: Request, picture: Picture, settings: dict[str, Any]) -> None:
-    """Skip a picture that is there; InvalidInputError where its file is another picture's."""
+    """Mark a picture that exists as skipped; InvalidInputError if its file holds another picture."""
     file = picture.file
     if file is None or not file.exists():
         if file is not None and request.low_res:
@@ -34,9 +35,9 @@ def _resume_picture(request: Request, picture: Picture, settings: dict[str, Any]
         return
     text = read_text(file)
     if request.seed is None and text.get("seed", "").isdecimal():
-        picture.seed = int(text["seed"])  # any seed will do, so the one it was made with does
+        picture.seed = int(text["seed"])  # none was asked for, so keep the one that it was made with
     _require_same(file, text, record([picture.prompt], [picture.seed], settings))
-    # Killed between the two files, it is made again for its first stage.
+    # A run that was killed between the two files has left no low-res file: make both again.
     picture.skipped = not request.low_res or low_res_file(file).exists()
     if picture.skipped and request.layout.grid is not None:
         picture.image = read_picture(file, "output")

@@ -1,4 +1,4 @@
-"""From checked arguments to files: what ``sample``, ``inpaint`` and ``upsample`` do alike."""
+"""Running a request of ``sample``, ``inpaint`` or ``upsample``: from checked arguments to files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(request: Request, *, as_json: bool, quiet: bool) -> None:
-    """Make the pictures, write them as they are ready, and print what was done.
+    """Make the pictures, write each batch when it is ready, and print a report.
 
     Raises InvalidInputError before any work, and what the pipeline raises.
     """
@@ -60,7 +60,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
 
 
 def _check(request: Request) -> None:
-    """What can be known to be wrong before a model is loaded, which may mean a long download."""
+    """InvalidInputError for what is wrong with a request, as far as it shows without a model, whose download may take long."""
     require_free_files("output", request.layout.all(request.low_res), request.overwrite or request.resume)
     from glide_fast.diffusion.rules import get_rule
     from glide_fast.text import validate_prompts
@@ -94,7 +94,7 @@ def _load(request: Request, progress: bool) -> GlidePipeline:
 
 
 def _warn(said: dict[str, list[UserWarning]], pictures: list[Picture]) -> None:
-    """Say once, before the first picture, what of the prompts the model does not know or does not read."""
+    """Warn once, before the first picture, about words that the model does not know or does not read."""
     for text in dict.fromkeys(text for picture in pictures for text in picture.texts):
         for warning in said.get(text, ()):
             warnings.warn(warning, stacklevel=2)
@@ -102,12 +102,12 @@ def _warn(said: dict[str, list[UserWarning]], pictures: list[Picture]) -> None:
 
 @contextlib.contextmanager
 def _already_warned(quiet: bool) -> Iterator[None]:
-    """The pipeline's calls say nothing more about prompts."""
+    """A block in which the pipeline's calls give no further warnings about prompts."""
     from glide_fast.text import PromptTruncatedWarning, UnknownWordsWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownWordsWarning)
-        # A CLIP reads prompts of another length, and says so itself.
+        # A CLIP reads prompts of another length; its warning is another one.
         reads = "" if quiet else r"(?s:.*) and the model reads"
         warnings.filterwarnings("ignore", reads, PromptTruncatedWarning)
         yield
@@ -116,19 +116,26 @@ def _already_warned(quiet: bool) -> Iterator[None]:
 def _plan(
     request: Request, pipeline: GlidePipeline
 ) -> tuple[dict[str, Any], dict[str, int], list[Picture], dict[str, list[UserWarning]]]:
-    """All that decides the pictures besides prompt and seed, with the model's own defaults; the steps that each stage takes; each
-    picture with its seed, those that are there already marked; and what to say about prompts. Raises InvalidInputError as the
-    pipeline's call would."""
+    """Check the request as the pipeline's call would, and plan the pictures.
+
+    Returns:
+        The settings to record; the steps that each stage takes; the pictures with their seeds, those that exist marked as
+        skipped; and the warnings for each prompt.
+
+    Raises:
+        InvalidInputError: for anything that the pipeline would refuse.
+    """
     from glide_fast.pipelines.plan import make_plan
     from glide_fast.pipelines.settings import settings_of, steps_of
     from glide_fast.pipelines.words import find_cut_prompts, find_unknown_words
 
+    components = pipeline.components
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
     seeds = [first + index for index in range(len(request.prompts))]
-    plan = make_plan(pipeline, request.prompts, seed=first, **request.options)
-    settings = settings_of(pipeline, plan, request.stages) | (request.about or {})
-    unknown = find_unknown_words(pipeline, plan, base="base" in request.stages)
-    cut = find_cut_prompts(pipeline, plan, base="base" in request.stages)
+    plan = make_plan(components, request.prompts, request.options | {"seed": first})
+    settings = settings_of(components, plan, request.stages) | (request.about or {})
+    unknown = find_unknown_words(components, plan, base="base" in request.stages)
+    cut = find_cut_prompts(components, plan, base="base" in request.stages)
     said: dict[str, list[UserWarning]] = {}
     for warnings_by_text in (unknown, cut):
         for text, warning in warnings_by_text.items():
@@ -140,11 +147,11 @@ def _plan(
         pictures.append(Picture(request.prompts[number], seeds[number], file, texts, words))
     if request.resume and not request.overwrite:
         resume(request, pictures, settings)
-    return settings, steps_of(pipeline, plan, request.stages), pictures, said
+    return settings, steps_of(components, plan, request.stages), pictures, said
 
 
 def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: PictureBar) -> int | None:
-    """Make a batch; bytes of memory it took at its peak."""
+    """Make a batch of pictures; returns the bytes of memory at the peak."""
     result = request.call(
         pipeline,
         [picture.prompt for picture in batch],
@@ -160,7 +167,7 @@ def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: 
 
 
 def _write(request: Request, picture: Picture, settings: dict[str, Any]) -> None:
-    """Write a picture that has a file of its own, and let go of it where no grid needs it."""
+    """Write a picture that has a file of its own, and free its memory unless a grid needs it."""
     if picture.file is None:
         return
     assert picture.image is not None and picture.low_res is not None

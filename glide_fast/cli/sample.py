@@ -12,8 +12,11 @@ from glide_fast.cli.files import is_directory, lay_out, read_prompts
 from glide_fast.cli.request import Request
 from glide_fast.cli.run import run
 from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.limits import require_images
+from glide_fast.pipelines.options import BASE, UPSAMPLER
 
 
+@opt.takes_sampling_options(BASE, UPSAMPLER)
 def sample(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help='What to draw, such as "a yellow star".')
@@ -27,18 +30,10 @@ def sample(
         ),
     ] = None,
     name: opt.Model = "small",
-    num_inference_steps: opt.Steps = None,
-    upsample_steps: opt.UpsampleSteps = None,
-    guidance_scale: opt.GuidanceScale = None,
-    negative_prompt: opt.NegativePrompt = None,
+    *,
+    sampling: opt.Sampling,
     num_images: opt.NumImages = 1,
     seed: opt.Seed = None,
-    sampler: opt.Sampler = None,
-    clip_guidance_scale: Annotated[
-        float | None, typer.Option(help="Guidance by a noise-aware CLIP, of a model that has one.")
-    ] = None,
-    guidance_interval: opt.GuidanceInterval = None,
-    cache_interval: opt.CacheInterval = None,
     batch_size: opt.BatchSize = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
@@ -51,11 +46,14 @@ def sample(
 ) -> None:
     """Draw pictures of prompts."""
     if bool(prompt) == (prompts is not None):
-        given = "both PROMPT and --prompts" if prompt else "neither PROMPT nor --prompts"
-        raise InvalidInputError(f"prompt: got {given}; accepted: one or more prompts, or --prompts FILE")
+        received = "both PROMPT and --prompts" if prompt else "neither PROMPT nor --prompts"
+        raise InvalidInputError(f"prompt: got {received}; accepted: one or more prompts, or --prompts FILE")
     if prompts is not None and not is_directory(output):
         raise invalid("output", str(output), "a directory, with --prompts")
     texts = list(prompt or []) if prompts is None else read_prompts(prompts)
+    require_images(
+        "prompt" if prompts is None else "prompts", len(texts), "prompts", "num_images", num_images
+    )
 
     def call(pipeline: Any, batch: list[str], **kwargs: Any) -> Any:
         return pipeline(batch, **kwargs)
@@ -72,16 +70,7 @@ def sample(
         low_res=low_res,
         overwrite=overwrite,
         batch_size=batch_size,
-        options=opt.given(
-            num_inference_steps=num_inference_steps,
-            upsample_steps=upsample_steps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            sampler=sampler,
-            guidance_interval=opt.interval(guidance_interval),
-            cache_interval=cache_interval,
-            clip_guidance_scale=clip_guidance_scale,
-        ),
+        options=sampling,
         call=call,
         resume=prompts is not None,
     )

@@ -26,7 +26,7 @@ _main_thread = 0
 
 
 def install() -> None:
-    """Answer the signals from now on; for the main thread. One that is ignored, as in a script's background job, stays so."""
+    """Handle the signals from now on, in the main thread. A signal that is ignored, as in a script's background job, stays so."""
     global _main_thread
     _main_thread = _thread.get_ident()
     for number in _WORDS:
@@ -37,13 +37,13 @@ def install() -> None:
 
 @contextlib.contextmanager
 def work() -> Iterator[None]:
-    """A context in which a signal raises KeyboardInterrupt; where a library swallowed that, it is raised at the end."""
+    """A block in which a signal raises KeyboardInterrupt; if a library catches that, it is raised again at the end."""
     global _working
     _working = True
     try:
         yield
     except Exception:
-        # An error after a signal is a consequence of it.
+        # An error after a signal comes from the signal.
         if _received is None:
             raise
     finally:
@@ -53,7 +53,7 @@ def work() -> Iterator[None]:
 
 
 def ending() -> tuple[int, str]:
-    """Exit code and line for the signal that ended the command; those of Ctrl-C where none was seen."""
+    """Exit code and message for the signal that ended the command; those of Ctrl-C if there was no signal."""
     number = signal.SIGINT if _received is None else _received
     return 128 + number, _WORDS[signal.Signals(number)]
 
@@ -79,7 +79,7 @@ def _is_loaded(name: str) -> bool:
 
 
 def _deliver_again(unraisable: Any) -> None:
-    """A signal that came in a destructor or a callback, from where no exception gets out, is delivered anew right after."""
+    """Send a signal again if it came in a destructor or a callback, where Python drops the exception."""
     global _hiding
     if issubclass(unraisable.exc_type, KeyboardInterrupt) and _received is not None:
         _hiding = True
@@ -90,7 +90,7 @@ def _deliver_again(unraisable: Any) -> None:
 
 
 def _deliver(number: int) -> None:
-    """Have the main thread handle the signal, once it has left the hook, where an exception would be lost again."""
+    """Send the signal to the main thread once that has left the hook, where an exception would be dropped again."""
     while _hiding:
         time.sleep(0.001)
     if sys.platform == "win32":

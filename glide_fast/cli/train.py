@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glide_fast.cli.files import read_json_object
-from glide_fast.cli.options import Device, given
+from glide_fast.cli.options import Device, without_none
 from glide_fast.errors import InvalidInputError, invalid
 
 if TYPE_CHECKING:
@@ -111,11 +111,8 @@ def train(
     from glide_fast.train import TrainConfig, Trainer
 
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"model", "data"}
-    settings = given(
-        **{name: value for name, value in ctx.params.items() if name in names},
-        data=None if data is None else str(data),
-    )
-
+    typed = {name: value for name, value in ctx.params.items() if name in names}
+    settings = without_none(typed | {"data": None if data is None else str(data)})
     if extend_to is not None:
         settings["steps"] = extend_to
     config = _config(directory, settings, preset, options, extends=extend_to is not None)

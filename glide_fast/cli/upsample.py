@@ -11,8 +11,10 @@ from glide_fast.cli import options as opt
 from glide_fast.cli.files import lay_out, read_picture
 from glide_fast.cli.request import Request
 from glide_fast.cli.run import run
+from glide_fast.pipelines.options import UPSAMPLER
 
 
+@opt.takes_sampling_options(UPSAMPLER)
 def upsample(
     image: Annotated[
         Path,
@@ -21,10 +23,10 @@ def upsample(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the picture shows.")] = "",
     output: opt.Output = Path("out.png"),
     name: opt.Model = "small",
-    upsample_steps: opt.UpsampleSteps = None,
+    *,
+    sampling: opt.Sampling,
     num_images: opt.NumImages = 1,
     seed: opt.Seed = None,
-    cache_interval: opt.CacheInterval = None,
     batch_size: opt.BatchSize = 8,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
@@ -52,9 +54,9 @@ def upsample(
         low_res=False,
         overwrite=overwrite,
         batch_size=batch_size,
-        options=opt.given(upsample_steps=upsample_steps, cache_interval=cache_interval),
+        options=sampling,
         call=call,
-        stages=("upsampler",),
+        stages=(UPSAMPLER,),
         about={"image": image.name},
     )
     run(request, as_json=as_json, quiet=quiet)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_ROOMS = {
+_NAMES_OF = {
     "glide_fast.data.dataset": ("SceneDataset", "area_mean"),
     "glide_fast.data.scenes": ("Scene", "SceneConfig", "draw", "held_out_captions", "render", "sample_scene"),
     "glide_fast.data.sprites": ("Sprites", "load_sprites"),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 __all__ = [
     "Scene",
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Imported when first used: who asks for the vocabulary alone does not wait for what draws it."""
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from glide_fast.diffusion import rules
 from glide_fast.diffusion.losses import learned_range_bound
+from glide_fast.diffusion.process import Process
 from glide_fast.diffusion.schedules import Array
 from glide_fast.errors import invalid
 from glide_fast.ops.guided_step import Column
@@ -32,35 +32,12 @@ def extract(values: Array, t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return picked.view(-1, *([1] * (like.dim() - 1)))
 
 
-class GaussianDiffusion:
-    """Tables in fp64 for a schedule of betas ``[T]``, each in (0, 1], and what can be done with them."""
+class GaussianDiffusion(Process):
+    """What can be done with a process: distributions, losses, sampling. See :class:`~glide_fast.diffusion.process.Process`."""
 
     def __init__(self, *, betas: Any) -> None:
-        betas = np.array(betas, dtype=np.float64)
-        if betas.ndim != 1 or not ((betas > 0) & (betas <= 1)).all():
-            raise invalid("betas", betas, "a vector of numbers in (0, 1]")
-        self.betas: Array = betas
+        super().__init__(betas=betas)
         self._tables: dict[tuple[Any, ...], torch.Tensor] = {}
-        self.num_timesteps = len(betas)
-        alphas = 1.0 - betas
-        self.alphas_cumprod: Array = np.cumprod(alphas)
-        self.alphas_cumprod_prev: Array = np.append(1.0, self.alphas_cumprod[:-1])
-        self.alphas_cumprod_next: Array = np.append(self.alphas_cumprod[1:], 0.0)
-
-        self.sqrt_alphas_cumprod: Array = np.sqrt(self.alphas_cumprod)
-        self.sqrt_one_minus_alphas_cumprod: Array = np.sqrt(1.0 - self.alphas_cumprod)
-        self.log_one_minus_alphas_cumprod: Array = np.log(1.0 - self.alphas_cumprod)
-        self.sqrt_recip_alphas_cumprod: Array = np.sqrt(1.0 / self.alphas_cumprod)
-        self.sqrt_recipm1_alphas_cumprod: Array = np.sqrt(1.0 / self.alphas_cumprod - 1)
-
-        remaining = 1.0 - self.alphas_cumprod
-        self.posterior_variance: Array = betas * (1.0 - self.alphas_cumprod_prev) / remaining
-        # The variance of the last step is 0; its logarithm takes the next one's. A single-step process has no next.
-        self.posterior_log_variance_clipped: Array = np.log(
-            np.append(self.posterior_variance[1], self.posterior_variance[1:]) if len(betas) > 1 else betas
-        )
-        self.posterior_mean_coef1: Array = betas * np.sqrt(self.alphas_cumprod_prev) / remaining
-        self.posterior_mean_coef2: Array = (1.0 - self.alphas_cumprod_prev) * np.sqrt(alphas) / remaining
 
     def _rows(self, rule: Callable[..., Array], t: torch.Tensor, *options: float) -> torch.Tensor:
         """Rows ``t`` of a rule's table on the device of ``t``; tables are made once for each device."""

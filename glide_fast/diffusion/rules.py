@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glide_fast.diffusion.process import Process
 from glide_fast.errors import invalid
 from glide_fast.ops.guided_step import Column
-
-if TYPE_CHECKING:
-    from glide_fast.diffusion.gaussian import GaussianDiffusion
 
 Table = NDArray[np.float64]
 
 
-def _common(diffusion: GaussianDiffusion) -> Table:
+def _common(diffusion: Process) -> Table:
     """What every rule shares: x0 from eps, and the learned variance's range."""
     table = np.zeros((diffusion.num_timesteps, Column.COUNT))
     table[:, Column.SQRT_RECIP] = diffusion.sqrt_recip_alphas_cumprod
@@ -33,14 +30,14 @@ def _common(diffusion: GaussianDiffusion) -> Table:
     return table
 
 
-def _score_moves_x0(table: Table, diffusion: GaussianDiffusion) -> None:
+def _score_moves_x0(table: Table, diffusion: Process) -> None:
     """eps - sigma score (Song et al. 2020, eq. 14 as guidance uses it) written as a change of x0."""
     table[:, Column.SCORE_TO_X0] = (
         diffusion.sqrt_recipm1_alphas_cumprod * diffusion.sqrt_one_minus_alphas_cumprod
     )
 
 
-def ddpm(diffusion: GaussianDiffusion) -> Table:
+def ddpm(diffusion: Process) -> Table:
     """Ancestral sampling with the learned variance (Ho et al. 2020, algorithm 2 and eq. 7); no noise after the last step."""
     table = _common(diffusion)
     table[:, Column.X] = diffusion.posterior_mean_coef2
@@ -50,7 +47,7 @@ def ddpm(diffusion: GaussianDiffusion) -> Table:
     return table
 
 
-def ddim(diffusion: GaussianDiffusion, eta: float = 0.0) -> Table:
+def ddim(diffusion: Process, eta: float = 0.0) -> Table:
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12 and 16); ``eta`` 0 is deterministic, 1 is like DDPM."""
     if not 0.0 <= eta <= 1.0:
         raise invalid("eta", eta, "a number from 0 to 1")
@@ -76,7 +73,7 @@ _ADAMS_BASHFORTH = np.array(
 )
 
 
-def _steps_before(diffusion: GaussianDiffusion, first: int | None) -> NDArray[np.int64]:
+def _steps_before(diffusion: Process, first: int | None) -> NDArray[np.int64]:
     """``[steps]``: how many steps were taken before each row, where row ``first`` is taken first (None: the noisiest)."""
     last_row = diffusion.num_timesteps - 1
     if first is None:
@@ -86,7 +83,7 @@ def _steps_before(diffusion: GaussianDiffusion, first: int | None) -> NDArray[np
     return np.clip(first - np.arange(diffusion.num_timesteps), 0, None)
 
 
-def plms(diffusion: GaussianDiffusion, first: int | None = None) -> Table:
+def plms(diffusion: Process, first: int | None = None) -> Table:
     """Pseudo linear multistep: Adams-Bashforth on eps, DDIM's step with the result (Liu et al. 2022).
 
     One network call a step: the first three steps use the formulas of lower order instead of Runge-Kutta. The history holds
@@ -106,7 +103,7 @@ def plms(diffusion: GaussianDiffusion, first: int | None = None) -> Table:
     return table
 
 
-def dpm_solver_pp_2m(diffusion: GaussianDiffusion, first: int | None = None) -> Table:
+def dpm_solver_pp_2m(diffusion: Process, first: int | None = None) -> Table:
     """DPM-Solver++(2M), the second-order multistep solver in x0 (Lu et al. 2022b, algorithm 2).
 
     The first step is of first order, and so is the last: half the log signal-to-noise ratio, lambda, is infinite at its end and
@@ -128,7 +125,7 @@ def dpm_solver_pp_2m(diffusion: GaussianDiffusion, first: int | None = None) -> 
     return table
 
 
-def euler_ancestral(diffusion: GaussianDiffusion) -> Table:
+def euler_ancestral(diffusion: Process) -> Table:
     """Euler's method to a lower noise level, then fresh noise up to the wanted one (Karras et al. 2022, as k-diffusion has it).
 
     There, with x / alpha for x and s = sigma / alpha: ``s_down = s'^2 / s``, ``s_up^2 = s'^2 - s_down^2`` and
@@ -146,7 +143,7 @@ class Rule:
     earlier predictions, which are eps with ``remember_eps`` and x0 otherwise.
     """
 
-    build: Callable[[GaussianDiffusion, int], Table]
+    build: Callable[[Process, int], Table]
     multistep: bool = False
     remember_eps: bool = False
 

@@ -27,11 +27,13 @@ CondFn = Callable[..., torch.Tensor]
 class CLIPModel:
     """Both encoders and what goes around them.
 
-    config: complete configuration; see :func:`glide_fast.models.clip_config.clip_defaults`.
-    text_encoder, image_encoder: load weights into these, as the official notebooks do.
-    logit_scale: ``[]`` fp32, the logarithm of the factor on the cosine.
-    device: where both encoders are.
-    tokenizer: CLIP's own.
+    Attributes:
+        config: complete configuration; see :func:`glide_fast.models.clip_config.clip_defaults`.
+        text_encoder: of prompts; load weights into it, as the official notebooks do.
+        image_encoder: of noisy pictures; load weights into it as well.
+        logit_scale: ``[]`` fp32, the logarithm of the factor on the cosine.
+        device: where both encoders are.
+        tokenizer: CLIP's own.
     """
 
     config: ClipConfig

@@ -1,4 +1,4 @@
-"""What a model directory says of its model, held against itself and against its weights before anything is built."""
+"""Checks, before anything is built, that a model directory's options go together and fit its weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNET, CLIP = "unet", "clip"
 """Kinds of models in a pipeline directory."""
 
 ENCODERS = {"text_encoder": "clip_text", "image_encoder": "clip_image"}
-"""Prefixes of a CLIP's tensors, and which model each encoder is."""
+"""The prefix of the tensors of each of a CLIP's encoders, with the kind of model that the encoder is."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -47,9 +47,9 @@ def unet_options(directory: ModelDirectory) -> Options:
 def require_stage(directory: ModelDirectory, component: str, *, super_res: bool) -> None:
     """CheckpointError, as :func:`unet_options`, where a UNet's directory cannot be a pipeline's base, or its upsampler."""
     if unet_options(directory)["super_res"] != super_res:
-        wanted = "true" if super_res else "false"
+        needed = "true" if super_res else "false"
         raise CheckpointError(
-            f"{directory.config_file}: super_res is not {wanted}, as the component {component!r} needs"
+            f"{directory.config_file}: super_res is not {needed}, as the component {component!r} needs"
         )
 
 
@@ -121,7 +121,7 @@ def _inferred(weights_file: Path, shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def _comparable(name: str, options: Options) -> Any:
-    """An option in the one form in which two that mean the same are equal."""
+    """An option's value in a form in which values that mean the same are equal."""
     if name == "channel_mult":
         return level_widths(options)
     if name == "attention_resolutions":
@@ -131,18 +131,21 @@ def _comparable(name: str, options: Options) -> Any:
 
 
 def _require_equal(
-    config_file: Path, weights_file: Path, said: Mapping[str, Any], found: Mapping[str, Any]
+    config_file: Path, weights_file: Path, stated: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
     for name, value in found.items():
-        if name in said and said[name] != value:
+        if name in stated and stated[name] != value:
             raise CheckpointError(
-                f"{config_file}: {name} is {said[name]!r}, and {weights_file.name} has the weights of a "
+                f"{config_file}: {name} is {stated[name]!r}, and {weights_file.name} has the weights of a "
                 f"model with {value!r}"
             )
 
 
 def _require_count(config_file: Path, weights_file: Path, shapes: Shapes, about: int) -> None:
-    """Tensors without elements state any size for nothing, and one that no model has may have any size."""
+    """CheckpointError unless the weights have about as many parameters as the options say.
+
+    The other checks do not see tensors without elements, whatever size they claim, nor tensors that no model has.
+    """
     count = sum(math.prod(shape) for shape in shapes.values())
     most = 2 * about + 1_000_000
     if not about <= count <= most:

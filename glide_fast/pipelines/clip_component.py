@@ -1,4 +1,4 @@
-"""The noise-aware CLIP as a component of a pipeline: moving it, and its place in the directory format."""
+"""The noise-aware CLIP as a component of a pipeline: moving, saving and loading it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glide_fast.pipelines.agreement import CLIP, ENCODERS, clip_config
 
 
 def move(clip: Any, device: torch.device) -> None:
-    """Move a CLIP, ours or one of the same attributes, to ``device``."""
+    """Move a CLIP to ``device``: one of glide_fast, or another with the same attributes."""
     for name in ENCODERS:
         encoder = getattr(clip, name, None)
         if isinstance(encoder, torch.nn.Module):
@@ -28,7 +28,7 @@ def move(clip: Any, device: torch.device) -> None:
 
 
 def to_component(clip: Any) -> tuple[str, Mapping[str, Any], dict[str, Tensor]]:
-    """(kind, options, state dict) of a CLIP for a pipeline directory."""
+    """Kind of model, options and state dict of a CLIP, as a pipeline directory holds them."""
     if not isinstance(clip, CLIPModel):
         raise invalid(
             "clip", type(clip).__name__, "a glide_fast CLIPModel; others cannot be saved with a pipeline"

@@ -1,4 +1,4 @@
-"""Prompts as a model sees them, encoded before the loop; the empty prompt once for as long as the weights stay the same."""
+"""Encoding prompts before the loop. The empty prompt is encoded again only when the weights have changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glide_fast.text import get_encoder, tokenize
 
 
 class PromptEncoder:
-    """Encodes prompts for one model, each different prompt once."""
+    """Encodes prompts for one model; prompts that occur several times in a call are encoded once."""
 
     def __init__(self, model: Text2ImUNet) -> None:
         self.model = model
@@ -22,11 +22,11 @@ class PromptEncoder:
         self._empty_key: object = None
 
     def tokens(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and mask on the CPU; the pipeline has warned about prompts that are cut, once a call."""
+        """Tokens and mask ``[N, text_ctx]`` on the CPU. The pipeline has warned about prompts that are cut already."""
         return tokenize(list(prompts), get_encoder(), self.model.text_ctx, warn=False)
 
     def encode(self, prompts: Sequence[str]) -> TextEmbedding | None:
-        """Embedding of N prompts, in order; None for a model without text."""
+        """The embedding of N prompts, in order; None for a model that reads no text."""
         if not self.model.xf_width:
             return None
         written = [prompt for prompt in dict.fromkeys(prompts) if prompt]
@@ -35,12 +35,12 @@ class PromptEncoder:
             parts.append(self.empty())
         if written:
             parts.append(self._run(written))
-        places = {prompt: place for place, prompt in enumerate(([""] if "" in prompts else []) + written)}
-        index = torch.tensor([places[prompt] for prompt in prompts], device=parts[0]["xf_out"].device)
+        rows = {prompt: row for row, prompt in enumerate(([""] if "" in prompts else []) + written)}
+        index = torch.tensor([rows[prompt] for prompt in prompts], device=parts[0]["xf_out"].device)
         return _each(lambda *tensors: torch.cat(tensors).index_select(0, index), *parts)
 
     def empty(self) -> TextEmbedding:
-        """The unconditional embedding, of one prompt; computed again only when the weights that it is made of have changed."""
+        """The embedding of the empty prompt (N = 1); computed again only when the weights that it depends on have changed."""
         key = self._weights_key()
         if self._empty is None or key != self._empty_key:
             self._empty, self._empty_key = self._run([""]), key
@@ -48,9 +48,9 @@ class PromptEncoder:
 
     def _run(self, prompts: list[str]) -> TextEmbedding:
         device = next(self.model.parameters()).device
-        tokens, mask = (given.to(device) for given in self.tokens(prompts))
-        # On a CPU one after the other: a product rounds by how many rows it has, so beside others a prompt would be
-        # another one by a rounding.
+        tokens, mask = (tensor.to(device) for tensor in self.tokens(prompts))
+        # On a CPU one after the other: how a matrix product rounds depends on its number of rows, so a prompt's embedding
+        # would depend on the other prompts.
         at_once = 1 if device.type == "cpu" else len(prompts)
         parts = []
         with torch.inference_mode():
@@ -62,25 +62,25 @@ class PromptEncoder:
             return _each(lambda *tensors: torch.cat(tensors), *parts)
 
     def _weights_key(self) -> object:
-        # Counters miss writes through .data and raw memory; values alone miss that a weight was moved or converted.
+        # Version counters do not see writes to raw memory, and values alone do not show that a weight was moved or converted.
         tensors = self.model.text_tensors()
         with torch.no_grad():
             return self.model.dtype, [(t.device, written(t)) for t in tensors], fingerprint(tensors)
 
     def refresh(self) -> None:
-        """Encode the empty prompt again when it is needed next."""
+        """Forget the empty prompt's embedding; it is computed again when it is needed next."""
         self._empty = None
 
 
 def doubled(conditional: TextEmbedding | None, unconditional: TextEmbedding | None) -> TextEmbedding | None:
-    """Both halves of a guided batch, the conditional one first."""
+    """The embeddings of a guided batch ``[2 N, ...]``, the conditional half first; None where a half is None."""
     if conditional is None or unconditional is None:
         return None
     return _each(lambda *halves: torch.cat(halves), conditional, unconditional)
 
 
 def _each(function: Callable[..., torch.Tensor], *texts: TextEmbedding) -> TextEmbedding:
-    """``function`` of the embeddings' tensors, one by one."""
+    """An embedding, each of whose tensors is ``function`` of the same tensor of all ``texts``."""
     result = TextEmbedding(
         xf_proj=function(*(text["xf_proj"] for text in texts)),
         xf_out=function(*(text["xf_out"] for text in texts)),

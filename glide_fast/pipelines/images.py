@@ -169,10 +169,10 @@ def require_square(x: torch.Tensor, argument: str) -> None:
         raise invalid(argument, _size(x), "a square picture; crop or pad it first")
 
 
-def require_size(x: torch.Tensor, wanted: tuple[int, int], argument: str, what: str) -> None:
-    """``x`` ``[..., H, W]`` must be ``wanted`` (H, W); ``what`` says whose size that is."""
-    if tuple(x.shape[-2:]) != wanted:
-        raise invalid(argument, _size(x), f"{what}, {wanted[1]}x{wanted[0]} pixels")
+def require_size(x: torch.Tensor, size: tuple[int, int], argument: str, what: str) -> None:
+    """``x`` ``[..., H, W]`` must have the ``size`` (H, W); ``what`` says whose size that is."""
+    if tuple(x.shape[-2:]) != size:
+        raise invalid(argument, _size(x), f"{what}, {size[1]}x{size[0]} pixels")
 
 
 def quantise(x: torch.Tensor) -> torch.Tensor:

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
 import torch
 
 from glide_fast.errors import InvalidInputError, invalid
 from glide_fast.pipelines.images import ImageInput, read_images, read_masks, require_size, require_square
-from glide_fast.pipelines.output import PipelineOutput
-from glide_fast.pipelines.plan import make_plan
-from glide_fast.pipelines.two_stage import Known, finish, run_base, run_upsampler
-from glide_fast.pipelines.words import warn_about_prompts
-
-if TYPE_CHECKING:
-    from glide_fast.pipelines.pipeline import GlidePipeline
+from glide_fast.pipelines.sampling import Pictures
 
 
-def inpaint(
-    pipeline: GlidePipeline,
-    prompt: str | Sequence[str],
-    image: ImageInput,
-    keep_mask: ImageInput | None,
-    repaint_mask: ImageInput | None,
-    **options: Any,
-) -> PipelineOutput:
-    """See :meth:`glide_fast.pipelines.GlidePipeline.inpaint`."""
-    pipeline.require_base()
+def known_pictures(
+    image: ImageInput, keep_mask: ImageInput | None, repaint_mask: ImageInput | None
+) -> Pictures:
+    """The pictures of which a part is kept; arguments and errors of :meth:`glide_fast.pipelines.GlidePipeline.inpaint`."""
     pictures = read_images(image)
     require_square(pictures, "image")
-    masks = _keep(pictures, keep_mask, repaint_mask)
-    plan = make_plan(pipeline, prompt, pictures=len(pictures), **options)
-    warn_about_prompts(pipeline, plan)
-    known = Known(pictures[plan.sources], masks[plan.sources])
-    low_res = run_base(pipeline, plan, known=known)
-    return finish(pipeline, plan, low_res, run_upsampler(pipeline, plan, low_res, known=known))
+    return Pictures(known=pictures, known_mask=_keep(pictures, keep_mask, repaint_mask))
 
 
 def _keep(
@@ -43,9 +23,9 @@ def _keep(
 ) -> torch.Tensor:
     """One mask a picture, 1 = keep, from whichever polarity was given."""
     if (keep_mask is None) == (repaint_mask is None):
-        given = "neither" if keep_mask is None else "both"
+        received = "neither" if keep_mask is None else "both"
         raise InvalidInputError(
-            f"keep_mask, repaint_mask: got {given}; accepted: one of them, keep_mask with 1 where the picture stays as "
+            f"keep_mask, repaint_mask: got {received}; accepted: one of them, keep_mask with 1 where the picture stays as "
             "it is, or repaint_mask with 1 where it is painted anew"
         )
     argument, value = ("keep_mask", keep_mask) if repaint_mask is None else ("repaint_mask", repaint_mask)

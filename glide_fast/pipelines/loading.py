@@ -1,4 +1,4 @@
-"""Where a pipeline's parts come from: a directory, the models that ship, or the released checkpoints."""
+"""Loading what a pipeline is made of: from a directory, the models that ship, or the released checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from glide_fast import weights
 from glide_fast.checkpoints import load_checkpoint, read_pipeline_directory
-from glide_fast.checkpoints.atomic import current_directory
+from glide_fast.checkpoints.atomic import current_directory, read_unchanged
 from glide_fast.checkpoints.directory import (
     CONFIG_NAME,
     PIPELINE_NAME,
@@ -22,20 +22,10 @@ from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.config import preset
 from glide_fast.pipelines import clip_component
 from glide_fast.pipelines.agreement import clip_config, require_stage, require_unet_weights
+from glide_fast.pipelines.components import CLIP, Components
+from glide_fast.pipelines.options import BASE, UPSAMPLER
 from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.pipelines.stage import Ready, Stage
-
-BASE, UPSAMPLER, CLIP = "base", "upsampler", "clip"
-"""Components of a pipeline directory."""
-
-
-class Parts(NamedTuple):
-    """What a pipeline is made of; the CLIP in fp32 on the CPU."""
-
-    base: Stage | None
-    upsampler: Stage | None
-    clip: Any
-    settings: dict[str, Any]
 
 
 class _Release(NamedTuple):
@@ -56,7 +46,7 @@ _OFFICIAL = {
 
 
 def names() -> list[str]:
-    """Every name that :func:`load_parts` knows: what ships, and the released models (downloaded)."""
+    """Every name that :func:`load_parts` knows: the models that ship, and the released ones, which are downloaded."""
     return [*weights.available(), *_OFFICIAL]
 
 
@@ -66,14 +56,20 @@ def load_parts(
     *,
     progress: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
-) -> Parts:
-    """Load a pipeline by one of :func:`names`, or from a directory in the directory format: a pipeline's, or that of one UNet,
-    which becomes a pipeline of one stage. The directory of a training run, ended or not, is that of a UNet: the averaged weights
-    of its newest checkpoint. Each stage is made ``ready`` before the next is read; with None they stay in fp32 on the CPU.
+) -> Components:
+    """Load what a pipeline is made of.
 
-    A name wins over a directory called the same in the working directory; write ``./name`` for that.
+    Args:
+        name: one of :func:`names`, or a directory: a pipeline's; a UNet's, which makes a pipeline of one stage; or a training
+            run's, ended or not, of which the averaged weights of the newest checkpoint are taken. A name wins over a directory
+            of the same name in the working directory; write ``./name`` for that one.
+        ready: called with each stage before the next one is read; with None stages stay in fp32 on the CPU.
+        progress: show download bars.
+        cache_dir: where downloads are kept.
 
-    Raises InvalidInputError for a name that is neither, and CheckpointError and DownloadError.
+    Raises:
+        InvalidInputError: for a name that is neither.
+        CheckpointError, DownloadError.
     """
     if isinstance(name, str) and name in _OFFICIAL:
         return _released(_OFFICIAL[name], ready, progress, cache_dir)
@@ -91,7 +87,12 @@ def load_parts(
     return _directory(Path(name), ready)
 
 
-def _directory(path: Path, ready: Ready | None) -> Parts:
+def _directory(path: Path, ready: Ready | None) -> Components:
+    """All of a directory's parts, of one version of it, even where it is replaced meanwhile."""
+    return read_unchanged(path, lambda: _parts_of(path, ready))
+
+
+def _parts_of(path: Path, ready: Ready | None) -> Components:
     folder = current_directory(path)
     if not os.path.exists(folder / CONFIG_NAME) or os.path.exists(folder / PIPELINE_NAME):
         return _pipeline(path, ready)
@@ -107,10 +108,12 @@ def _directory(path: Path, ready: Ready | None) -> Parts:
         stage = Stage.from_state(options, state, source=str(path), ready=ready)
     else:
         stage = Stage.from_directory(open_directory(path), ready=ready)
-    return Parts(None, stage, None, settings) if stage.upsamples else Parts(stage, None, None, settings)
+    if stage.upsamples:
+        return Components(None, stage, None, settings)
+    return Components(stage, None, None, settings)
 
 
-def _pipeline(path: Path, ready: Ready | None) -> Parts:
+def _pipeline(path: Path, ready: Ready | None) -> Components:
     directory = read_pipeline_directory(path)
     unknown = sorted(set(directory.components) - {BASE, UPSAMPLER, CLIP})
     if unknown or not set(directory.components) & {BASE, UPSAMPLER}:
@@ -133,13 +136,13 @@ def _pipeline(path: Path, ready: Ready | None) -> Parts:
         return Stage.from_directory(parts[name], ready=ready) if name in parts else None
 
     clip = clip_component.from_directory(parts[CLIP]) if CLIP in parts else None
-    return Parts(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
+    return Components(stage(BASE), stage(UPSAMPLER), clip, directory.settings)
 
 
-def _released(release: _Release, ready: Ready | None, progress: bool, cache_dir: Any) -> Parts:
+def _released(release: _Release, ready: Ready | None, progress: bool, cache_dir: Any) -> Components:
     def stage(checkpoint: str) -> Stage:
         state = load_checkpoint(checkpoint, "cpu", progress, cache_dir, mmap=False)
         return Stage.from_state(preset(checkpoint), state, source=f"checkpoint {checkpoint!r}", ready=ready)
 
     clip = clip_component.official(progress=progress, cache_dir=cache_dir) if release.clip else None
-    return Parts(stage(release.base), stage(release.upsampler), clip, dict(release.settings))
+    return Components(stage(release.base), stage(release.upsampler), clip, dict(release.settings))

@@ -1,4 +1,4 @@
-"""How much memory a call took at its peak."""
+"""The peak of memory of a call."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _STATUS = Path("/proc/self/status")
 
 
 def start_measuring(device: torch.device) -> None:
-    """Let the peak be that of what follows, where it can be reset: on a GPU. (Resets torch's own peak statistics.)"""
+    """Start a new measurement of the peak on a GPU, by resetting torch's peak statistics. On a CPU it cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the peak; None where the system does not say.
+    """Bytes at the peak; None where the system does not report it.
 
-    On a GPU what torch had allocated there since :func:`start_measuring`; elsewhere the resident set of this process since it
-    started.
+    On a GPU the most that torch had allocated since :func:`start_measuring`; elsewhere the largest resident set since the
+    process started.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

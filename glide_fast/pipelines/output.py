@@ -1,4 +1,4 @@
-"""What a pipeline gives back, and what it tells a callback on the way."""
+"""What a pipeline's call returns, and what it passes to a callback after each step."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from glide_fast.png import low_res_file, numbered, record, write_png
 
 @dataclass(frozen=True)
 class PipelineOutput:
-    """Pictures and what is needed to make any of them again.
+    """Pictures, with all that is needed to make any of them again.
 
-    images, low_res: the last stage's pictures and the base model's, in the output type that was asked for (see
-        :func:`glide_fast.pipelines.images.write_images`); the same where there is no upsampler. ``low_res`` holds 8-bit levels.
-    prompts, seeds: of each image, in order.
-    peak_memory: bytes. On a GPU what torch had allocated there at the most during the call (the temporaries of captured loops
-        count in the call that captures them); on a CPU the largest resident set of the process so far; None where the system
-        does not say.
-    settings: what else decided the pictures, as :meth:`save` writes it into their files.
+    Attributes:
+        images: the last stage's pictures, in the output type that was asked for: PIL images, ``[N, 3, H, W]`` (torch) or
+            ``[N, H, W, 3]`` (numpy) in [0, 1].
+        low_res: the base model's pictures, which hold 8-bit levels; the same as ``images`` where there is no upsampler.
+        prompts: of each image, in order.
+        seeds: of each image, in order.
+        peak_memory: bytes. On a GPU the most that torch had allocated there during the call (temporary memory of a captured loop
+            counts in the call that captures it); on a CPU the largest resident set of the process so far; None where the system
+            does not report it.
+        settings: everything else that decided the pictures, as :meth:`save` writes it into their files.
     """
 
     images: Any
@@ -46,10 +49,10 @@ class PipelineOutput:
         """Write the pictures as PNG files with prompt, seed, settings and version in them, as the command line does.
 
         Args:
-            file: ends in ``.png``, in a directory that exists. ``{seed}`` and ``{index}`` (from 1) in it stand for the picture's,
-                padded as in ``{index:04d}``.
-                Several pictures for one name are numbered: ``cube-1.png``, ``cube-2.png``.
-            low_res: also write the base model's pictures, to ``cube.low-res.png`` beside ``cube.png``.
+            file: a name that ends in ``.png``, in a directory that exists. ``{seed}`` and ``{index}`` in it are replaced by the
+                picture's seed and number (from 1); ``{index:04d}`` pads with zeros. Without them, several pictures get
+                numbered names: ``cube-1.png``, ``cube-2.png``.
+            low_res: also write the base model's pictures, as ``cube.low-res.png`` beside ``cube.png``.
             overwrite: replace files that exist.
 
         Returns:
@@ -107,13 +110,16 @@ class StepEnd:
     """Handed to ``callback_on_step_end`` after each step.
 
     Images that do not fit into memory at once are made in parts (:mod:`glide_fast.pipelines.parts`), one after the other in each
-    stage. Then ``index`` runs from 0 to ``total - 1`` for each part, and ``x0`` holds that part's images, the first of which is
-    number ``first`` of the call. Steps of a larger part that turned out not to fit may have been seen before.
+    stage. Then ``index`` runs from 0 to ``total - 1`` for each part, and ``x0`` holds that part's images. Before that, the
+    callback may have been called for steps of a larger part that turned out not to fit.
 
-    stage: "base" or "upsampler". index: of the step in its stage, from 0. total: steps of the stage.
-    x0: the present prediction of the clean images, fp32 ``[N, 3, H, W]`` in [-1, 1], on the device; reading it waits for
-        the device.
-    first: place in the call of the first image in ``x0``.
+    Attributes:
+        stage: "base" or "upsampler".
+        index: number of the step in its stage, from 0.
+        total: steps of the stage.
+        x0: the present prediction of the clean images, fp32 ``[N, 3, H, W]`` in [-1, 1], on the device; reading it waits for
+            the device.
+        first: number of the first image of ``x0`` among the call's images, from 0.
     """
 
     stage: str

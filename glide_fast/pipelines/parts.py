@@ -1,10 +1,10 @@
-"""Making the images of a call in parts, where all at once do not fit into memory."""
+"""Making the images of a call in parts when all at once do not fit into memory."""
 
 from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +25,7 @@ _ALLOCATORS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What errors say that libraries raise as plain RuntimeErrors for want of memory."""
+"""In the messages of plain RuntimeErrors that libraries raise when they get no memory."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -35,57 +35,58 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(name in str(error) for name in _ALLOCATORS)
 
 
-def in_parts(
-    stage: Stage,
-    name: str,
-    count: int,
-    make: Callable[[slice], torch.Tensor],
-    release: Callable[[], object],
-) -> torch.Tensor:
-    """Make ``count`` images at once, or in parts as large as fit.
+class Attempt:
+    """A ``with`` block that makes images of a stage at once, and is left quietly where they do not fit into memory.
 
-    A part that does not fit is halved, with a :class:`SmallerBatchWarning`, until it does. The size that did is kept in
-    ``stage.part_size`` for later calls. An image depends on its own seed only, so the parts' images are those of the whole.
+    ``stage.part_size`` is then half as many, with a :class:`SmallerBatchWarning`. An image depends on its own seed only, so
+    images made in parts are those of the whole.
 
     Args:
+        stage: which makes them.
         name: of the stage, for people.
-        make: makes the images of a slice.
-        release: gives memory back that is kept for speed only; called before anything is tried again.
-
-    Returns:
-        All images, in order.
+        count: images to make.
 
     Raises:
         OutOfMemoryError: where one image alone does not fit.
+
+    Attributes:
+        failed: whether the images did not fit.
     """
-    made: list[torch.Tensor] = []
-    done = 0
-    while done < count:
-        size = min(count - done, stage.part_size or count)
-        try:
-            made.append(make(slice(done, done + size)))
-            done += size
-            continue
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            if size == 1:
-                raise OutOfMemoryError(
-                    f"{name}: one image of {stage.image_size} px does not fit into the memory of {stage.device}; accepted: "
-                    f"a device with more, or for two stages on one GPU enable_sequential_stages() ({_first_line(error)})"
-                ) from error
-        # Only here is the error gone, whose traceback held all that the part had allocated.
-        stage.part_size = (size + 1) // 2
+
+    def __init__(self, stage: Stage, name: str, count: int) -> None:
+        self._stage, self._name, self._count = stage, name, count
+        self.failed = False
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception) or not ran_out_of_memory(error):
+            return False
+        stage, count = self._stage, self._count
+        if count == 1:
+            raise OutOfMemoryError(
+                f"{self._name}: one image of {stage.image_size} px does not fit into the memory of {stage.device}; accepted: "
+                f"a device with more, or for two stages on one GPU enable_sequential_stages() ({_first_line(error)})"
+            ) from error
+        stage.part_size = (count + 1) // 2
         warnings.warn(
-            f"{name}: {size} images at once do not fit into the memory of {stage.device}; going on with {stage.part_size}",
+            f"{self._name}: {count} images at once do not fit into the memory of {stage.device}; going on with "
+            f"{stage.part_size}",
             SmallerBatchWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-        release()
-        gc.collect()
-        if stage.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return made[0] if len(made) == 1 else torch.cat(made)
+        self.failed = True
+        return True
+
+
+def collect_garbage(device: torch.device) -> None:
+    """Give back the memory that a failed attempt held; only when its error is gone, whose traceback held it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,34 +8,38 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
 from glide_fast.checkpoints import save_pipeline_directory
-from glide_fast.diffusion.plan import Interval
-from glide_fast.errors import InvalidInputError, invalid
+from glide_fast.errors import invalid
 from glide_fast.pipelines import clip_component
 from glide_fast.pipelines.checks import require_flag
-from glide_fast.pipelines.image_to_image import image_to_image
-from glide_fast.pipelines.images import ImageInput
-from glide_fast.pipelines.inpaint import inpaint
-from glide_fast.pipelines.loading import BASE, CLIP, UPSAMPLER, load_parts
+from glide_fast.pipelines.components import CLIP, Components
+from glide_fast.pipelines.image_to_image import start_pictures
+from glide_fast.pipelines.images import ImageInput, quantise, write_images
+from glide_fast.pipelines.inpaint import known_pictures
+from glide_fast.pipelines.loading import load_parts
 from glide_fast.pipelines.memory import peak_memory, start_measuring
-from glide_fast.pipelines.output import PipelineOutput, StepCallback
-from glide_fast.pipelines.plan import DEFAULTS, Clip
+from glide_fast.pipelines.options import BASE, DEFAULTS, UPSAMPLER, CallOptions, Clip, shows_options
+from glide_fast.pipelines.output import PipelineOutput
+from glide_fast.pipelines.plan import make_plan
+from glide_fast.pipelines.sampling import Pictures, sample
 from glide_fast.pipelines.saved_settings import check_settings
-from glide_fast.pipelines.seeds import Generator, Seed
+from glide_fast.pipelines.settings import STAGES, settings_of
 from glide_fast.pipelines.stage import Stage
-from glide_fast.pipelines.text_to_image import text_to_image
-from glide_fast.pipelines.upsample import upsample
-from glide_fast.pipelines.words import unknown_words, vocabulary
-from glide_fast.runtime.autocast import without_autocast
+from glide_fast.pipelines.upsample import low_res_pictures
+from glide_fast.pipelines.words import unknown_words, vocabulary, warn_about_prompts
+from glide_fast.runtime.autocast import autocast_off
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.placement import refuse_half_on_cpu, resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs
 from glide_fast.text.checks import require_utf8
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _HOST = torch.device("cpu")
 
@@ -44,11 +48,14 @@ R = TypeVar("R")
 
 
 def _alone(method: Callable[Concatenate[GlidePipeline, P], R]) -> Callable[Concatenate[GlidePipeline, P], R]:
-    """A method that waits for its pipeline's other calls, and is refused in a callback of one that runs a model of it."""
+    """A decorator for methods that must not run at the same time on one pipeline: each waits until those before it are over.
+
+    In a callback of a call that runs one of the pipeline's models, the method raises ReentrantCallError.
+    """
 
     @functools.wraps(method)
     def run(self: GlidePipeline, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        for stage in self.stages:  # half of the work may be another stage's
+        for stage in self.stages:  # another pipeline's call may run the same model
             stage.lock.refuse_within(method)
         return self.lock.run(method, self, *args, **kwargs)
 
@@ -72,10 +79,11 @@ class GlidePipeline:
         base: the first stage, or None for a pipeline that only upsamples.
         upsampler: the second stage, or None for pictures of the base model's size.
         clip: a noise-aware CLIP for ``clip_guidance_scale``.
-        settings: defaults of a call (the keys of :data:`glide_fast.pipelines.plan.DEFAULTS`), and anything else to be saved.
+        settings: defaults of a call (the keys of :data:`glide_fast.pipelines.options.DEFAULTS`), and anything else that is to be
+            saved with the pipeline.
 
     Raises:
-        InvalidInputError: for no stage at all, or stages in each other's place.
+        InvalidInputError: for neither stage, or a stage given as the other one.
     """
 
     def __init__(
@@ -100,8 +108,8 @@ class GlidePipeline:
         self.settings: dict[str, Any] = dict(settings or {})
         self.lock = FairLock()
         self.name: str | None = None
-        """What :meth:`from_pretrained` loaded, without the directories it lies in; pictures' files name it."""
-        self._sequential_on: torch.device | None = None  # where each stage runs in its turn
+        """What :meth:`from_pretrained` loaded, a model's or directory's name; it is recorded in pictures' files."""
+        self._sequential_on: torch.device | None = None  # with sequential stages, the device that they share
 
     @classmethod
     def from_pretrained(
@@ -120,48 +128,55 @@ class GlidePipeline:
             name: a directory that :meth:`save_pretrained` wrote, or one of a single UNet (trained or converted), which makes a
                 pipeline of one stage; a model that ships (:func:`glide_fast.weights.available`); or
                 "official", "official-inpaint" or "official-clip" (with the noise-aware CLIP), which download the released models.
-            device: None takes the GPU where there is one.
-            dtype: of the networks' torso, fp32, bf16 or fp16 (not on a CPU); None is what the device is fastest in: fp16 on a
-                GPU, bf16 on CPUs that multiply it, fp32 on others. The diffusion state is fp32 whatever it is.
+            device: where to run; None takes the GPU if there is one.
+            dtype: the type of the networks' weights and activations: fp32, bf16 or fp16 (not on a CPU). None is what the device
+                is fastest in: fp16 on a GPU, bf16 on CPUs that multiply it, fp32 on others. The diffusion state is always fp32.
             accelerate: run on fused operations and captured loops (:mod:`glide_fast.runtime`). False keeps the plain models,
-                which can be trained and taken apart; None as ``dtype`` is then fp16 on a GPU and fp32 elsewhere.
-            cache_dir: of downloads; default :func:`glide_fast.checkpoints.default_cache_dir`.
+                which can be trained and taken apart; a ``dtype`` of None is then fp16 on a GPU and fp32 elsewhere.
+            cache_dir: where downloads are kept; default :func:`glide_fast.checkpoints.default_cache_dir`.
             progress: show download bars.
 
         Raises:
-            InvalidInputError, CheckpointError, DownloadError.
+            InvalidInputError: for an unknown name, or arguments outside what is accepted.
+            CheckpointError: for files that are no pipeline, or do not fit together.
+            DownloadError: for a download that failed.
         """
         accelerate, progress = require_flag("accelerate", accelerate), require_flag("progress", progress)
-        place = resolve_device(device)
+        target = resolve_device(device)
         fastest = dtype is None and accelerate
-        precision = fastest_dtype(place) if fastest else resolve_dtype(dtype, place)
+        precision = fastest_dtype(target) if fastest else resolve_dtype(dtype, target)
 
         def ready(stage: Stage) -> None:
             if accelerate:
-                stage.accelerate(place, precision)
+                stage.accelerate(target, precision)
             else:
-                stage.to(place, precision)
+                stage.to(target, precision)
 
-        pipeline = cls(*load_parts(name, ready, progress=progress, cache_dir=cache_dir))
+        parts = load_parts(name, ready, progress=progress, cache_dir=cache_dir)
+        pipeline = cls(parts.base, parts.upsampler, parts.clip, parts.settings)
         pipeline.name = Path(name).resolve().name
-        return pipeline.accelerate(place, precision) if accelerate else pipeline.to(place, precision)
+        return pipeline.accelerate(target, precision) if accelerate else pipeline.to(target, precision)
 
     @_alone
     def accelerate(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
-        """Put plain models on fused operations and captured loops, in place, for good; what is None stays as it is.
+        """Replace plain models by accelerated ones, which run on fused operations and captured loops.
 
-        Returns the pipeline.
+        Args:
+            device, dtype: where and in which type to run; None keeps what the pipeline has.
+
+        Returns:
+            The pipeline itself, changed.
         """
-        place = self.device if device is None else resolve_device(device)
-        precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
-        refuse_half_on_cpu(precision, place)
+        target = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, target)
+        refuse_half_on_cpu(precision, target)
         for stage in self.stages:
             with self._at_home(stage):
-                stage.accelerate(place, precision)
-        self._share_recorder(place)
-        return self._to(place, precision)
+                stage.accelerate(target, precision)
+        self._share_recorder(target)
+        return self._to(target, precision)
 
     def _share_recorder(self, device: torch.device) -> None:
         recorder = CudaGraphs(device) if device.type == "cuda" else None
@@ -170,19 +185,24 @@ class GlidePipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # Copied stages come without one.
+        # Stages are copied without their recorder.
         if self.accelerated and all(stage.recorder is None for stage in self.stages):
             self._share_recorder(self.device)
 
     @property
     def accelerated(self) -> bool:
         """Whether every stage is."""
-        return all(stage.accelerated for stage in self.stages)
+        return self.components.accelerated
 
     @property
     def stages(self) -> list[Stage]:
-        """Those that there are, in the order they run."""
-        return [stage for stage in (self.base, self.upsampler) if stage is not None]
+        """The stages that the pipeline has, in the order they run."""
+        return self.components.stages
+
+    @property
+    def components(self) -> Components:
+        """What the pipeline is made of at present."""
+        return Components(self.base, self.upsampler, self.clip, self.settings, self.name)
 
     @property
     def known_words(self) -> tuple[str, ...] | None:
@@ -196,30 +216,30 @@ class GlidePipeline:
 
     @_alone
     def release(self) -> None:
-        """Give the memory of captured loops and their buffers back; the next call makes them anew."""
+        """Free the memory of captured loops and their buffers; the next call makes them again."""
         self.release_stages()
 
     def release_stages(self) -> None:
-        """As :meth:`release`, between the runs of a call."""
+        """As :meth:`release`, for a call that is running."""
         for stage in self.stages:
             stage.release()
 
     @_alone
     def refresh(self) -> None:
-        """Forget all that was made of the weights, so that the next call makes it of the weights as they are then.
+        """Forget all that was computed from the weights; the next call computes it again from the weights of that time.
 
-        Calls notice changed weights by themselves, however these were written; this is for code that would rather not rely on it.
-        Captured loops are kept: each call writes their buffers anew.
+        Calls notice by themselves when weights were changed, in whatever way; this is for code that would rather not rely on
+        it. Captured loops are kept: each call writes their buffers anyway.
         """
         for stage in self.stages:
             stage.refresh()
 
     @_alone
     def enable_sequential_stages(self) -> None:
-        """Keep one of the two models on the GPU at a time, for cards of about 4 GB: the other waits in host memory.
+        """Keep only the model that runs on the GPU, and the other in host memory, for GPUs with about 4 GB.
 
-        Each call then moves both models once and captures its loops anew, which costs time; pictures stay the same. On a CPU
-        there is nowhere to move to, and nothing changes.
+        Each call then moves both models once and captures its loops again, which takes time; pictures stay the same. On a CPU
+        this changes nothing.
         """
         if self._sequential_on is None:
             self._sequential_on = self.device
@@ -228,19 +248,22 @@ class GlidePipeline:
 
     @_alone
     def disable_sequential_stages(self) -> None:
-        """Keep all models on the device again."""
-        place, self._sequential_on = self._sequential_on, None
-        if place is not None:
+        """Keep all models on the device again, as before :meth:`enable_sequential_stages`."""
+        target, self._sequential_on = self._sequential_on, None
+        if target is not None:
             for stage in self.stages:
-                stage.move(place)
+                stage.move(target)
 
     @_alone
     def enable_whole_loop_capture(self, enabled: bool = True) -> None:
-        """Record all steps of a loop as one, where a call asks for neither a progress bar nor a callback.
+        """Record all steps of a loop as one, for calls with neither a progress bar nor a callback.
 
-        The GPU then goes from step to step without waiting for Python. Recording takes about as long as a picture, and more
-        memory than that of a single step, so it pays for many calls of one shape; pictures stay the same. ``False`` goes back to
-        step by step. On a CPU nothing is recorded, and nothing changes.
+        The GPU then goes from step to step without waiting for Python. A recording takes about as long to make as a picture, and
+        more memory than that of a single step, so it pays off over many calls of one shape; pictures stay the same. On a CPU
+        nothing is recorded.
+
+        Args:
+            enabled: False records single steps again.
         """
         require_flag("enabled", enabled)
         for stage in self.stages:
@@ -250,11 +273,11 @@ class GlidePipeline:
 
     @property
     def sequential_stages(self) -> bool:
-        """Whether one model at a time is on the device."""
+        """Whether only the model that runs is on the device."""
         return self._sequential_on is not None
 
     def bring(self, stage: Stage) -> None:
-        """Have ``stage`` on the device before it runs, with sequential stages in place of the others."""
+        """Move ``stage`` to the device before it runs, and with sequential stages the others off it."""
         if self._sequential_on is not None:
             for other in self.stages:
                 if other is not stage:
@@ -263,7 +286,7 @@ class GlidePipeline:
 
     @contextlib.contextmanager
     def _at_home(self, stage: Stage) -> Iterator[None]:
-        """A stage that waits is on the device meanwhile."""
+        """A block in which ``stage`` is on the device, wherever it was before and is afterwards."""
         if self._sequential_on is None:
             yield
             return
@@ -274,9 +297,13 @@ class GlidePipeline:
 
     @joins
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write the pipeline as a directory that :meth:`from_pretrained` reads, whole or not at all.
+        """Write the pipeline to a directory that :meth:`from_pretrained` reads, whole or not at all.
 
-        Weights are written in the precision they have. Raises InvalidInputError and CheckpointError.
+        Weights are written in the precision that they have.
+
+        Raises:
+            InvalidInputError: for settings that no call could use.
+            CheckpointError: where the directory cannot be written.
         """
         settings = {**DEFAULTS, **self.settings}
         check_settings(settings)
@@ -292,20 +319,27 @@ class GlidePipeline:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> GlidePipeline:
-        """Move the pipeline and convert its precision, in place; what is None stays as it is. Returns the pipeline."""
-        place = self.device if device is None else resolve_device(device)
-        precision = self.dtype if dtype is None else resolve_dtype(dtype, place)
-        return self._to(place, precision)
+        """Move the pipeline, and convert its precision.
 
-    def _to(self, place: torch.device, precision: torch.dtype) -> GlidePipeline:
-        refuse_half_on_cpu(precision, place)
+        Args:
+            device, dtype: None keeps what the pipeline has.
+
+        Returns:
+            The pipeline itself, changed.
+        """
+        target = self.device if device is None else resolve_device(device)
+        precision = self.dtype if dtype is None else resolve_dtype(dtype, target)
+        return self._to(target, precision)
+
+    def _to(self, target: torch.device, precision: torch.dtype) -> GlidePipeline:
+        refuse_half_on_cpu(precision, target)
         for stage in self.stages:
             with self._at_home(stage):
-                stage.to(place, precision)
+                stage.to(target, precision)
         if self._sequential_on is not None:
-            self._sequential_on = place
+            self._sequential_on = target
         if self.clip is not None:
-            clip_component.move(self.clip, place)
+            clip_component.move(self.clip, target)
         return self
 
     @property
@@ -315,7 +349,7 @@ class GlidePipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the first stage's torso."""
+        """The type of the first stage's weights and activations."""
         return self._first.model.dtype
 
     @property
@@ -326,11 +360,7 @@ class GlidePipeline:
 
     def require_base(self) -> Stage:
         """The base model; InvalidInputError for a pipeline without one."""
-        if self.base is None:
-            raise InvalidInputError(
-                "base: this pipeline has an upsampler only; accepted: its method upsample"
-            )
-        return self.base
+        return self.components.require_base()
 
     def __repr__(self) -> str:
         parts = [
@@ -342,59 +372,14 @@ class GlidePipeline:
         return f"GlidePipeline({', '.join(parts + clip)}, {self.device}, {self.dtype})"
 
     @_alone
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        num_inference_steps: int | None = None,
-        upsample_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        num_images_per_prompt: int = 1,
-        generator: Generator | None = None,
-        seed: Seed | None = None,
-        sampler: str | None = None,
-        upsample_sampler: str | None = None,
-        upsample_temp: float | None = None,
-        upsample_strength: float | None = None,
-        guidance_interval: Interval | None = None,
-        cache_interval: int | None = None,
-        clip: Clip | None = None,
-        clip_guidance_scale: float | None = None,
-        output_type: str = "pil",
-        callback_on_step_end: StepCallback | None = None,
-        progress: bool = True,
-    ) -> PipelineOutput:
-        """Make pictures of prompts. What is None comes from the pipeline's settings, or else is GLIDE's usual value.
+    @shows_options
+    def __call__(self, prompt: str | Sequence[str], **options: Unpack[CallOptions]) -> PipelineOutput:
+        """Make pictures of prompts.
 
         Args:
             prompt: one or a list; an empty string asks for anything. Words beyond the model's context are cut, with a
                 ``PromptTruncatedWarning``; words that the model was not trained on are named in an ``UnknownWordsWarning``.
-            num_inference_steps: of the base model, from 1 to what it was trained on; usually 100.
-            upsample_steps: of the upsampler; 27 (usual) is the released "fast27" spacing, other numbers are spaced evenly.
-            guidance_scale: classifier-free guidance of the base model, usually 3; 1 is the plain conditional model at half the
-                cost, 0 ignores the prompt.
-            negative_prompt: stands in for the empty prompt that guidance leads away from; one, or one for each prompt.
-            num_images_per_prompt: pictures of each prompt, next to each other in the result.
-            generator: a ``torch.Generator`` that draws the seeds, or one for each image.
-            seed: of the first image, counting up for the next ones; or one for each image; 0 <= seed < 2**63. Neither
-                generator nor seed: new seeds from torch's global generator. The result names them.
-            sampler: of the base model: "ddpm" (usual), "ddim", "plms", "dpm++2m" or "euler-a".
-            upsample_sampler: of the upsampler; usually "ddim".
-            upsample_temp: factor on the upsampler's starting noise; usually 0.997.
-            upsample_strength: share of the upsampler's steps to take, above 0 and up to 1 (GLIDE's way, from noise alone). Less
-                starts from the enlarged picture with that much noise: sooner done, and nearer to the base's colours.
-            guidance_interval: guide only in this part of the process, (low, high) with 0 at the clean end and 1 at pure noise;
-                the other steps run without the unconditional half, at half the cost. Usually everywhere.
-            cache_interval: compute every n-th step in full and the outer layers alone in between (both stages); usually 1, all
-                in full. Needs an accelerated pipeline.
-            clip: a noise-aware CLIP that guides the base model; default the pipeline's own.
-            clip_guidance_scale: its strength; 0 (and None without ``clip``) is off. Combines with ``guidance_scale``; the
-                released example uses 3 with a ``guidance_scale`` of 1.
-            output_type: "pil", "pt" (``[N, 3, H, W]`` in [0, 1]) or "np" (``[N, H, W, 3]`` in [0, 1]).
-            callback_on_step_end: called with a :class:`~glide_fast.pipelines.output.StepEnd` after each step; what it raises
-                stops the run and reaches the caller.
-            progress: show bars.
+            options: see below, or :class:`~glide_fast.pipelines.options.SamplingOptions`.
 
         Returns:
             :class:`~glide_fast.pipelines.output.PipelineOutput` with ``images``, ``low_res``, ``prompts``, ``seeds``,
@@ -404,30 +389,11 @@ class GlidePipeline:
             InvalidInputError: before any work.
             OutOfMemoryError: where not even one image fits. (Batches that do not fit are made in parts, with a warning.)
         """
-        return self._measured(
-            text_to_image,
-            prompt,
-            num_inference_steps=num_inference_steps,
-            upsample_steps=upsample_steps,
-            guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            seed=seed,
-            sampler=sampler,
-            upsample_sampler=upsample_sampler,
-            upsample_temp=upsample_temp,
-            upsample_strength=upsample_strength,
-            guidance_interval=guidance_interval,
-            cache_interval=cache_interval,
-            clip=clip,
-            clip_guidance_scale=clip_guidance_scale,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            progress=progress,
-        )
+        self.require_base()
+        return self._make(prompt, Pictures, options)
 
     @_alone
+    @shows_options
     def inpaint(
         self,
         prompt: str | Sequence[str],
@@ -435,7 +401,7 @@ class GlidePipeline:
         *,
         keep_mask: ImageInput | None = None,
         repaint_mask: ImageInput | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> PipelineOutput:
         """Repaint part of a picture from a prompt; the rest is kept, pixel for pixel, in both stages.
 
@@ -447,16 +413,22 @@ class GlidePipeline:
             image: square pictures of any size (see :mod:`glide_fast.pipelines.images`), resized to each stage, bicubic.
             keep_mask: 1, True or 255 where the picture stays as it is; or else
             repaint_mask: 1, True or 255 where it is painted anew. Of the picture's size; resized by nearest pixel.
-            options: keyword arguments of a call.
+            options: as of a call.
 
         Raises:
             InvalidInputError: before any work.
         """
-        return self._measured(inpaint, prompt, image, keep_mask, repaint_mask, **options)
+        self.require_base()
+        return self._make(prompt, lambda: known_pictures(image, keep_mask, repaint_mask), options)
 
     @_alone
+    @shows_options
     def image_to_image(
-        self, prompt: str | Sequence[str], image: ImageInput, strength: float = 0.6, **options: Any
+        self,
+        prompt: str | Sequence[str],
+        image: ImageInput,
+        strength: float = 0.6,
+        **options: Unpack[CallOptions],
     ) -> PipelineOutput:
         """Change a picture towards a prompt: it is noised part of the way and sampled from there.
 
@@ -465,32 +437,68 @@ class GlidePipeline:
             image: square pictures of any size (see :mod:`glide_fast.pipelines.images`), resized to the base model's, bicubic.
             strength: share of the process to go back, above 0 and up to 1, where nothing of the picture is left; so many of
                 ``num_inference_steps`` are taken.
-            options: keyword arguments of a call.
+            options: as of a call.
 
         Raises:
             InvalidInputError: before any work.
         """
-        return self._measured(image_to_image, prompt, image, strength, **options)
+        base = self.require_base()
+        return self._make(prompt, lambda: start_pictures(base, image, strength), options)
 
     @_alone
-    def upsample(self, image: ImageInput, prompt: str | Sequence[str] = "", **options: Any) -> PipelineOutput:
+    @shows_options
+    def upsample(
+        self, image: ImageInput, prompt: str | Sequence[str] = "", **options: Unpack[CallOptions]
+    ) -> PipelineOutput:
         """Enlarge pictures with the upsampler alone.
 
         Args:
             image: pictures of the base model's size (see :mod:`glide_fast.pipelines.images`).
             prompt: what they show, one or a list, paired with the pictures.
-            options: keyword arguments of a call; those of the base model have no effect.
+            options: as of a call; those of the base model have no effect.
 
         Raises:
             InvalidInputError: before any work.
         """
-        return self._measured(upsample, image, prompt, **options)
+        return self._make(prompt, lambda: low_res_pictures(self.components, image), options)
 
-    @without_autocast
-    def _measured(self, run: Callable[..., PipelineOutput], *args: Any, **options: Any) -> PipelineOutput:
-        """What ``run(self, ...)`` makes, with the memory it took."""
+    def _make(
+        self, prompt: str | Sequence[str], read: Callable[[], Pictures], options: CallOptions
+    ) -> PipelineOutput:
+        """The pictures of a call: checks, the base model unless there are pictures to enlarge, and the upsampler if there is one.
+
+        Args:
+            read: reads and checks the caller's pictures.
+        """
         start_measuring(self.device)
         # What one call keeps, the next one writes to, perhaps in a thread of another mode.
-        with torch.inference_mode(False), torch.no_grad():
-            output = run(self, *args, **options)
-        return dataclasses.replace(output, peak_memory=peak_memory(self.device))
+        with autocast_off(self.device), torch.inference_mode(False), torch.no_grad():
+            refuse_half_on_cpu(self.dtype, self.device)
+            pictures, components = read(), self.components
+            plan = make_plan(components, prompt, options, pictures=len(pictures))
+            pictures = pictures[plan.sources]
+            stages = STAGES if pictures.low_res is None else (UPSAMPLER,)
+            warn_about_prompts(components, plan, base=BASE in stages)
+            settings = settings_of(components, plan, stages)
+            if pictures.start is not None:
+                settings["strength"] = pictures.strength
+            low_res = pictures.low_res
+            if low_res is None:
+                base = self.require_base()
+                self.bring(base)
+                low_res = quantise(sample(BASE, base, plan, pictures, self.release_stages))
+            output_type = plan.options.output_type
+            small = images = write_images(low_res, output_type)
+            if self.upsampler is not None:
+                self.bring(self.upsampler)
+                pictures = dataclasses.replace(pictures, low_res=low_res)
+                large = sample(UPSAMPLER, self.upsampler, plan, pictures, self.release_stages)
+                images = write_images(large, output_type)
+            return PipelineOutput(
+                images=images,
+                low_res=small,
+                prompts=plan.prompts,
+                seeds=plan.seeds,
+                peak_memory=peak_memory(self.device),
+                settings=settings,
+            )

@@ -1,4 +1,4 @@
-"""One seed for each image, whatever way the caller states them."""
+"""One seed for each image, from a seed, a list of seeds, or generators."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Generator: TypeAlias = torch.Generator | Sequence[torch.Generator]
 _DRAWN_LIMIT = 2**53
 
 _drawing = FairLock()
-"""Held while the seeds of one call are drawn: two pipelines may share a generator, or draw from torch's global one."""
+"""One call draws its seeds at a time: two pipelines may share a generator, or draw from torch's global one."""
 
 
 def resolve_seeds(seed: Seed | None, generator: Generator | None, count: int) -> list[int]:
     """Seeds of ``count`` images.
 
     Args:
-        seed: one integer in [0, 2^63), for the first image, counted up for those after it; or a list with one an image.
-        generator: draws one seed an image; or a list with a generator an image. Neither: torch's global generator draws,
-            so ``torch.manual_seed`` makes a script repeatable.
+        seed: an integer in [0, 2^63) for the first image, counted up for the next ones; or a list, one for each image.
+        generator: draws a seed for each image; or a list, one for each image. With neither, torch's global generator draws, so
+            ``torch.manual_seed`` makes a script repeatable.
 
     Raises:
         InvalidInputError: for both at once, a list of another length, a seed out of range.
@@ -60,7 +60,7 @@ def _drawn(generator: Generator, count: int) -> list[int]:
 
 
 def _draw(generators: Sequence[torch.Generator | None]) -> list[int]:
-    """A seed from each, in a row; None is torch's global generator."""
+    """A seed from each generator, in order; None is torch's global generator."""
     return _drawing.join(lambda: [_draw_one(generator) for generator in generators])
 
 

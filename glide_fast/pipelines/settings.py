@@ -3,54 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from glide_fast.pipelines.plan import DEFAULTS, Plan
+from glide_fast.pipelines.components import Components
+from glide_fast.pipelines.options import BASE, DECLARED, DEFAULTS, UPSAMPLER, Recorded
+from glide_fast.pipelines.plan import Plan
 
-if TYPE_CHECKING:
-    from glide_fast.pipelines.pipeline import GlidePipeline
-
-STAGES = ("base", "upsampler")
-
-_SETTINGS = {
-    "base": ("num_inference_steps", "guidance_scale", "sampler"),
-    "upsampler": ("upsample_steps", "upsample_sampler", "upsample_temp", "upsample_strength"),
-}
-_WHERE_CHANGED = {
-    "base": ("guidance_interval", "cache_interval"),
-    "upsampler": ("cache_interval",),
-}
+STAGES = (BASE, UPSAMPLER)
 
 
-def settings_of(pipeline: GlidePipeline, plan: Plan, stages: Sequence[str] = STAGES) -> dict[str, Any]:
+def settings_of(components: Components, plan: Plan, stages: Sequence[str] = STAGES) -> dict[str, Any]:
     """The settings of a call that ran these ``stages``, with the pipeline's own defaults; values as JSON has them.
 
     ``negative_prompt`` is there where there was one, a list of one an image where they differ.
     """
-    settings: dict[str, Any] = {} if pipeline.name is None else {"model": pipeline.name}
-    settings["dtype"] = str(pipeline.dtype).removeprefix("torch.")
-    if "training_step" in pipeline.settings:  # a run that goes on is another model at its next checkpoint
-        settings["training_step"] = pipeline.settings["training_step"]
-    if not pipeline.accelerated:
+    settings: dict[str, Any] = {} if components.name is None else {"model": components.name}
+    settings["dtype"] = str(components.dtype).removeprefix("torch.")
+    if "training_step" in components.settings:  # a run that goes on is another model at its next checkpoint
+        settings["training_step"] = components.settings["training_step"]
+    if not components.accelerated:
         settings["accelerate"] = False
-    for stage in _present(pipeline, stages):
-        settings |= {name: getattr(plan, name) for name in _SETTINGS[stage]}
-        changed = {name: getattr(plan, name) for name in _WHERE_CHANGED[stage]}
-        settings |= {name: value for name, value in changed.items() if value != DEFAULTS[name]}
-    if "base" in stages:
+    ran = {stage for stage in stages if stage in components.by_name}
+    for name, declared in DECLARED.items():
+        value = getattr(plan.options, name)
+        changed = declared.setting is Recorded.CHANGED and value != DEFAULTS[name]
+        if ran.intersection(declared.stages) and (declared.setting is Recorded.ALWAYS or changed):
+            settings[name] = value
+    if BASE in stages:
         if any(plan.negative_prompts):
             alike = len(set(plan.negative_prompts)) == 1
             settings["negative_prompt"] = plan.negative_prompts[0] if alike else plan.negative_prompts
-        if plan.clip is not None:
-            settings["clip_guidance_scale"] = plan.clip_guidance_scale
+        if plan.options.clip is not None:
+            settings["clip_guidance_scale"] = plan.options.clip_guidance_scale
     return settings
 
 
-def steps_of(pipeline: GlidePipeline, plan: Plan, stages: Sequence[str] = STAGES) -> dict[str, int]:
+def steps_of(components: Components, plan: Plan, stages: Sequence[str] = STAGES) -> dict[str, int]:
     """How many steps each of these ``stages`` takes for a picture."""
-    taken = {"base": plan.num_inference_steps, "upsampler": plan.upsampler_steps_taken}
-    return {stage: taken[stage] for stage in _present(pipeline, stages)}
-
-
-def _present(pipeline: GlidePipeline, stages: Sequence[str]) -> list[str]:
-    return [stage for stage in stages if getattr(pipeline, stage) is not None]
+    taken = {BASE: plan.options.num_inference_steps, UPSAMPLER: plan.options.upsampler_steps_taken}
+    return {stage: taken[stage] for stage in stages if stage in components.by_name}

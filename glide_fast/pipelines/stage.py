@@ -29,25 +29,25 @@ from glide_fast.runtime.recording import Recorder
 from glide_fast.runtime.trim import trim
 
 Ready = Callable[["Stage"], object]
-"""Puts a stage whose weights have the types of a file into a type and a place to run in, with :meth:`Stage.to` or
+"""Called with a stage just read, whose weights have the types that the file has: moves and converts it with :meth:`Stage.to` or
 :meth:`Stage.accelerate`."""
 
 
 _PROCESSES = 8
-"""Diffusion processes that a stage keeps, the latest; one of 1,000 steps takes 95 KB."""
+"""How many diffusion processes a stage keeps, those used last; one of 1,000 steps takes 95 KB."""
 
 _locks: WeakKeyDictionary[nn.Module, FairLock] = WeakKeyDictionary()
-"""Of the models that stages have: stages that share a model share its lock."""
+"""The lock of each model that is in a stage; stages that share a model share its lock."""
 
 _sharers: WeakKeyDictionary[nn.Module, WeakSet[Stage]] = WeakKeyDictionary()
-"""The stages that have a model."""
+"""For each model, the stages that have it."""
 
 
 class Stage:
     """A text-conditional UNet with the options it was built from.
 
     Args:
-        model: put into evaluation mode, whenever it is sampled from too.
+        model: the network; it is put into evaluation mode, now and whenever it is sampled from.
         options: of :mod:`glide_fast.models.config`; what is left out has its default.
     """
 
@@ -56,23 +56,23 @@ class Stage:
         self.options: Options = complete(options)
         self.loops = LoopCache()
         self.recorder: Recorder | None = None
-        """What captures the loops; the stages of a pipeline share one."""
+        """Captures the stage's loops; the stages of a pipeline share one recorder."""
         self.whole_loop = False
-        """Whether loops that nobody watches are recorded whole; see :class:`~glide_fast.runtime.captured.CapturedLoop`."""
+        """Whether loops without a callback are recorded whole; see :class:`~glide_fast.runtime.captured.CapturedLoop`."""
         self.part_size: int | None = None
-        """Images at once that fit into memory, as far as is known: set by :func:`glide_fast.pipelines.parts.in_parts`."""
+        """Images at once that fit into memory, as far as is known: halved by :class:`glide_fast.pipelines.parts.Attempt`."""
         self._processes: OrderedDict[str, SpacedDiffusion] = OrderedDict()
         self.lock = FairLock()
-        """Held by whoever runs the stage's loops, or moves, converts or releases it: one at a time."""
+        """One thread at a time runs the stage's loops, or moves, converts or releases the stage."""
         self._use(model)
 
     @property
     def model(self) -> Text2ImUNet:
-        """The network. Another one, plain or accelerated, may take its place: it is put into evaluation mode, and what was kept
-        of the former (loops, the empty prompt) is given up.
+        """The network. It can be replaced by another one, plain or accelerated, which is then put into evaluation mode; all that
+        was kept of the former (loops, the encoded empty prompt) is dropped.
 
-        Raises InvalidInputError for what is no UNet with text conditioning of glide_fast, and ReentrantCallError in a callback of
-        a call that runs the former.
+        Setting it raises InvalidInputError for anything but a text-conditional UNet of glide_fast, and ReentrantCallError in a
+        callback of a call that runs the former.
         """
         return self._model
 
@@ -95,7 +95,7 @@ class Stage:
         _sharers.setdefault(model, WeakSet()).add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Loops, recordings and what was made of the weights are left out; a copy makes its own."""
+        """All but loops, recordings and what was computed from the weights: a copy makes its own."""
         kept = vars(self).copy()
         kept["model"] = kept.pop("_model")
         for name in ("prompts", "loops", "recorder", "_processes"):
@@ -162,7 +162,7 @@ class Stage:
 
     @joins
     def component(self) -> tuple[str, Options, dict[str, Tensor]]:
-        """What a model directory holds for :meth:`from_directory`; the weights in the precision they have now."""
+        """Kind of model, options and state dict, as a model directory holds them for :meth:`from_directory`."""
         return UNET, self.options, self.model.state_dict()
 
     @property
@@ -172,7 +172,7 @@ class Stage:
 
     @property
     def steps(self) -> int:
-        """Steps of the process the model was trained on."""
+        """Steps of the process that the model was trained on."""
         return int(self.options["diffusion_steps"])
 
     @property
@@ -207,9 +207,9 @@ class Stage:
 
     @takes_turns
     def move(self, device: torch.device) -> None:
-        """Bring the model to ``device`` as it is laid out, to run there or to wait. Its loops are released.
+        """Move the model's weights without changing their layout, and release its loops.
 
-        (An accelerated model that is to *run* on another kind of device is laid out anew: :meth:`to`.)
+        On another kind of device an accelerated model can then only wait; to run there it needs another layout (:meth:`to`).
         """
         if self.device == device:
             return
@@ -222,10 +222,10 @@ class Stage:
 
     @takes_turns
     def accelerate(self, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Put the model on the fast runtime; see :func:`glide_fast.runtime.accelerate`.
+        """Replace a plain model by an accelerated one; see :func:`glide_fast.runtime.accelerate`.
 
-        The weights are taken out of the plain model, which is of no use afterwards; where another stage has it too, they are
-        copied.
+        The weights are taken out of the plain model, which cannot be used afterwards. They are copied instead where another
+        stage has the same model.
         """
         if not isinstance(self.model, Accelerated):
             self._accelerate(self.model, device, dtype)
@@ -245,20 +245,21 @@ class Stage:
 
     @takes_turns
     def release(self) -> None:
-        """Give all memory back that is kept for speed only: loops, their buffers, diffusion processes."""
+        """Free all memory that is kept for speed only: loops, their buffers, diffusion processes."""
         self.loops.release()
         self._processes.clear()
 
     @takes_turns
     def refresh(self) -> None:
-        """Forget all that was made of the weights; see :meth:`GlidePipeline.refresh`."""
+        """Forget all that was computed from the weights; see :meth:`GlidePipeline.refresh`."""
         self.prompts.refresh()
         if isinstance(self.model, Accelerated):
             self.model.refresh()
 
     @joins
     def process(self, respacing: str) -> SpacedDiffusion:
-        """The diffusion process on the steps that ``respacing`` keeps; the latest few are kept."""
+        """The diffusion process on the steps that ``respacing`` selects
+        (:func:`glide_fast.diffusion.respacing.space_timesteps`); those used last are kept."""
         if respacing not in self._processes:
             self._processes[respacing] = create_gaussian_diffusion(
                 self.steps, self.options["noise_schedule"], respacing

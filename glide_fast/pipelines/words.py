@@ -1,4 +1,4 @@
-"""What of a prompt a pipeline's models do not know or do not read: looked up before any work, and warned about."""
+"""Warnings, before any work, about words of a prompt that a model does not know or does not read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from glide_fast.text.prompts import PromptTruncatedWarning, truncation
 from glide_fast.text.vocabulary import UnknownWordsWarning, Vocabulary
 
 if TYPE_CHECKING:
-    from glide_fast.pipelines.pipeline import GlidePipeline
+    from glide_fast.pipelines.components import Components
     from glide_fast.pipelines.plan import Plan
     from glide_fast.pipelines.stage import Stage
 
@@ -21,7 +21,7 @@ _SHIPPED = "small"  # what ``glide-fast words`` lists without an option
 
 
 def vocabulary(stages: Iterable[Stage]) -> Vocabulary | None:
-    """What all of the stages know; None where each has GPT-2's whole vocabulary, or reads no text."""
+    """The words that all of the stages know; None where each has GPT-2's whole vocabulary, or reads no text."""
     known: set[int] | None = None
     for stage in stages:
         embedding = getattr(stage.model, "token_embedding", None)
@@ -36,34 +36,38 @@ def vocabulary(stages: Iterable[Stage]) -> Vocabulary | None:
 
 
 def unknown_words(stages: Sequence[Stage], prompt: str) -> list[str]:
-    """The words of a prompt that one of the stages does not know, as far as they read it."""
+    """The words of a prompt that some stage does not know, among those that the stages read."""
     known = vocabulary(stages)
     return [] if known is None else known.unknown(prompt, _length(stages))
 
 
 def find_unknown_words(
-    pipeline: GlidePipeline, plan: Plan, *, base: bool = True
+    components: Components, plan: Plan, *, base: bool = True
 ) -> dict[str, UnknownWordsWarning]:
-    """What to warn about before a call, by prompt or negative prompt; ``base`` is False where only the upsampler runs."""
+    """The warnings about unknown words before a call, by prompt or negative prompt.
+
+    Args:
+        base: False where only the upsampler runs.
+    """
     found: dict[str, UnknownWordsWarning] = {}
-    for texts, stages in _reading(pipeline, plan, base):
+    for texts, stages in _reading(components, plan, base):
         known = vocabulary(stages)
         if known is None:
             continue
         for text in dict.fromkeys(texts):
-            warning = known.warning(text, _length(stages), _all_words(pipeline))
+            warning = known.warning(text, _length(stages), _all_words(components.name))
             if warning is not None:
                 found.setdefault(text, warning)
     return found
 
 
 def find_cut_prompts(
-    pipeline: GlidePipeline, plan: Plan, *, base: bool = True
+    components: Components, plan: Plan, *, base: bool = True
 ) -> dict[str, PromptTruncatedWarning]:
-    """As :func:`find_unknown_words`, about prompts that are longer than what one of the models reads."""
+    """As :func:`find_unknown_words`: the warnings about prompts that are too long for some model to read whole."""
     encoder = get_encoder()
     found: dict[str, PromptTruncatedWarning] = {}
-    for texts, stages in _reading(pipeline, plan, base):
+    for texts, stages in _reading(components, plan, base):
         lengths = [stage.model.text_ctx for stage in stages if stage.model.xf_width]
         if not lengths:
             continue
@@ -74,32 +78,34 @@ def find_cut_prompts(
     return found
 
 
-def warn_about_prompts(pipeline: GlidePipeline, plan: Plan, *, base: bool = True) -> None:
-    """Give what :func:`find_unknown_words` and :func:`find_cut_prompts` say, once for each different prompt."""
+def warn_about_prompts(components: Components, plan: Plan, *, base: bool = True) -> None:
+    """Emit the warnings of :func:`find_unknown_words` and :func:`find_cut_prompts`, once for each different prompt."""
     for find in (find_unknown_words, find_cut_prompts):
-        for warning in find(pipeline, plan, base=base).values():
+        for warning in find(components, plan, base=base).values():
             warnings.warn(warning, stacklevel=2)
 
 
-def _reading(pipeline: GlidePipeline, plan: Plan, base: bool) -> list[tuple[list[str], Sequence[Stage]]]:
-    """Texts of a call, each with the stages that read them."""
+def _reading(components: Components, plan: Plan, base: bool) -> list[tuple[list[str], Sequence[Stage]]]:
+    """Lists of texts of a call, each with the stages that read them."""
     reading: list[tuple[list[str], Sequence[Stage]]] = [
-        (plan.prompts, pipeline.stages if base else pipeline.stages[-1:])
+        (plan.prompts, components.stages if base else components.stages[-1:])
     ]
-    if base and plan.guidance_scale != 1.0:  # only then is a negative prompt read, and only by the base model
-        reading.append((plan.negative_prompts, pipeline.stages[:1]))
+    if (
+        base and plan.options.guidance_scale != 1.0
+    ):  # only then is a negative prompt read, and only by the base model
+        reading.append((plan.negative_prompts, components.stages[:1]))
     return reading
 
 
-def _all_words(pipeline: GlidePipeline) -> str:
-    """How to list all words that the pipeline knows; the command line can only load one that has a name."""
+def _all_words(name: str | None) -> str:
+    """How to list all words that a pipeline knows; the command line can only load one that has a ``name``."""
     listed = "all of them: pipe.known_words"
-    if pipeline.name is None:
+    if name is None:
         return listed
-    model = "" if pipeline.name == _SHIPPED else f" --model {shlex.quote(pipeline.name)}"
+    model = "" if name == _SHIPPED else f" --model {shlex.quote(name)}"
     return f"{listed}, or glide-fast words{model}"
 
 
 def _length(stages: Sequence[Stage]) -> int:
-    """Tokens of a prompt that one of the stages reads."""
+    """The most tokens of a prompt that any of the stages reads."""
     return max(stage.model.text_ctx for stage in stages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -15,14 +14,12 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import SuperResInpaintInput, SuperResInput
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops.convolution.packed_weight import PackedWeight, forget_dense_state_dict_hook
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import lay_out, structure_of
-from glide_fast.runtime.model import ENGINE_STATE, Accelerated
+from glide_fast.runtime.model import Accelerated, own_hooks
 from glide_fast.runtime.placement import resolve_device, resolve_dtype
 from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recognise import as_ours
-from glide_fast.runtime.structure import MODULE_HOOKS
 
 
 @torch.inference_mode(False)
@@ -38,27 +35,27 @@ def accelerate(
 ) -> UNetModel:
     """A drop-in for ``model``: same call, same arguments, same state dict, for inference.
 
-    An accelerated model is given back itself where it is as wanted, and else laid out anew from its present weights.
+    An accelerated model that has the wanted device, type and sizes is returned itself; another one is laid out again from its
+    present weights.
 
     Args:
-        model: a UNet of glide_fast, or an instance of the official package's classes (recognised by its structure). It is
-            left as it is; but see ``take``.
-        dtype: of the torso's and the text transformer's weights and activations; None is fp16 on a GPU, bf16 on CPUs with
-            AVX-512 BF16 or AMX, and fp32 on others. Norm statistics, softmax, sums and the embeddings are fp32 in any case.
-        device: None is where the model is.
-        batch, image_size: what weights are packed for on a CPU; others work as well, perhaps a little slower. None is GLIDE's: 2
-            pictures (guidance) of 64 pixels, or 1 of 256 for upsamplers.
-        take: take the weights out of ``model``, which is of no use afterwards, instead of copying them: saves its memory.
-        features: what to leave out, for measurements; None is nothing.
+        model: a UNet of glide_fast, or an instance of the official package's classes (recognised by its structure). It is not
+            changed, unless ``take`` is True.
+        dtype: the type of the torso's and the text transformer's weights and activations; None is fp16 on a GPU, bf16 on CPUs
+            with AVX-512 BF16 or AMX, and fp32 on others. Norm statistics, softmax, sums and the embeddings are always fp32.
+        device: where to run; None is where the model is.
+        batch, image_size: the sizes that weights are packed for on a CPU; others work as well, perhaps a little slower. None is
+            GLIDE's: 2 rows (guidance) of 64 pixels, or 1 of 256 for upsamplers.
+        take: take the weights out of ``model``, which cannot be used afterwards, instead of copying them; this saves memory.
+        features: switches parts of the runtime off, for measurements; None is all on.
 
     Returns:
         A model of a subclass of glide_fast's class, and of the official one where ``model`` is of that, in evaluation mode.
-        What it remembers of prompts and pictures is known by their tensors' identity and version, so a loop that passes the
-        same tensors encodes them once.
+        It recognises prompts and pictures by their tensors, so a loop that passes the same tensors encodes them once.
 
     Raises:
-        InvalidInputError: for a model that is not a GLIDE UNet, or one with layers that have no fused form: replaced, wrapped or
-            parametrised ones and hooks among them, which are named.
+        InvalidInputError: for a model that is not a GLIDE UNet, or has layers without a fused form (replaced, wrapped or
+            parametrised ones, hooks); the message names them.
     """
     if isinstance(model, Accelerated):
         return _again(model, dtype, device, batch, image_size, features)
@@ -76,8 +73,8 @@ def _accelerate(
     features: Features,
 ) -> Accelerated:
     parameter = next(model.parameters(), None)
-    place = resolve_device(device if device is not None or parameter is None else parameter.device)
-    kind = resolve_dtype(dtype, place) if dtype is not None else fastest_dtype(place)
+    target_device = resolve_device(device if device is not None or parameter is None else parameter.device)
+    target_dtype = resolve_dtype(dtype, target_device) if dtype is not None else fastest_dtype(target_device)
     ours = as_ours(model)
     _check(ours)
     upsamples = isinstance(ours, (SuperResInput, SuperResInpaintInput))
@@ -91,8 +88,8 @@ def _accelerate(
     lay_out(
         twin,
         source,
-        dtype=kind,
-        device=place,
+        dtype=target_dtype,
+        device=target_device,
         batch=batch,
         image_size=image_size,
         take=take,
@@ -100,7 +97,7 @@ def _accelerate(
     )
     twin.__class__ = _accelerated_class(cast(Any, type(ours)), cast(Any, official))
     assert isinstance(twin, Accelerated)
-    twin.start(defer=place.type == "cuda", batch=batch, image_size=image_size, features=features)
+    twin.start(defer=target_device.type == "cuda", batch=batch, image_size=image_size, features=features)
     return twin.eval()
 
 
@@ -112,25 +109,28 @@ def _again(
     image_size: int | None,
     features: Features | None,
 ) -> Accelerated:
-    """``model`` itself where it is as wanted; None is as it is."""
-    here = next(model.parameters()).device
-    place = here if device is None else resolve_device(device)
-    kind = model.dtype if dtype is None else resolve_dtype(dtype, place)
-    now = (here, model.dtype, *model.accelerated_for, model.features)
+    """``model`` itself if it has what is wanted, else one laid out again; None keeps what the model has."""
+    current_device = next(model.parameters()).device
+    target_device = current_device if device is None else resolve_device(device)
+    target_dtype = model.dtype if dtype is None else resolve_dtype(dtype, target_device)
+    current = (current_device, model.dtype, *model.accelerated_for, model.features)
     own_batch, own_size = model.accelerated_for
-    wanted = (place, kind, batch or own_batch, image_size or own_size, features or model.features)
-    if wanted == now:
+    wanted = (
+        target_device,
+        target_dtype,
+        batch or own_batch,
+        image_size or own_size,
+        features or model.features,
+    )
+    if wanted == current:
         return model
-    place, kind, batch, image_size, features = wanted
-    bare = model.lock.join(plain, model, hooks=False)
-    twin = _accelerate(bare, official_class(model), kind, place, batch, image_size, True, features)
+    target_device, target_dtype, batch, image_size, features = wanted
+    bare = model.lock.join(model.to_plain, hooks=False)
+    twin = _accelerate(
+        bare, official_class(model), target_dtype, target_device, batch, image_size, True, features
+    )
     vars(twin).update(copy.deepcopy(own_hooks(model), {id(model): twin}))
     return twin
-
-
-def own_hooks(model: nn.Module) -> dict[str, Any]:
-    """The attributes that hold what a call of this module runs beside ``forward``."""
-    return {name: vars(model)[name] for name in MODULE_HOOKS}
 
 
 def restored(
@@ -141,30 +141,35 @@ def restored(
     image_size: int,
     features: Features,
 ) -> Accelerated:
-    """An accelerated model from its pickle: where its weights are now, in its type if that computes there."""
-    place = next(plain.parameters()).device
-    half_on_cpu = dtype == torch.float16 and place.type == "cpu"
+    """An accelerated model from its pickle, on the device of ``plain``, in ``dtype`` unless the device cannot compute in it."""
+    target_device = next(plain.parameters()).device
+    half_on_cpu = dtype == torch.float16 and target_device.type == "cpu"
     with torch.inference_mode(False):
         return _accelerate(
-            plain, official, None if half_on_cpu else dtype, place, batch, image_size, True, features
+            plain, official, None if half_on_cpu else dtype, target_device, batch, image_size, True, features
         )
 
 
 def official_class(model: nn.Module) -> type[nn.Module] | None:
-    """The class of a model that is not of glide_fast; of an accelerated one, that of the model it was made from."""
+    """The class of a model if it is the official package's, else None; for an accelerated model, of that it was made from."""
     if isinstance(model, Accelerated):
-        # Behind our own classes; see _accelerated_class.
-        last: Any = type(model).__bases__[-1]
-        return None if issubclass(last, UNetModel) else last
+        return model.official_class
     return None if isinstance(model, UNetModel) else type(model)
 
 
 @functools.cache
-def _accelerated_class(kind: Any, official: Any) -> type[UNetModel]:
-    # The official class comes last, for isinstance alone: all that a model does is found in ours before.
-    bases = (Accelerated, kind) if official is None else (Accelerated, kind, official)
+def _accelerated_class(plain: Any, official: Any) -> type[UNetModel]:
+    # The official class comes last, for isinstance alone: every method is found in our classes before.
+    bases = (Accelerated, plain) if official is None else (Accelerated, plain, official)
     made: type[UNetModel] = types.new_class(
-        f"Accelerated{kind.__name__}", bases, exec_body=lambda body: body.update(__module__=__name__)
+        f"Accelerated{plain.__name__}",
+        bases,
+        exec_body=lambda body: body.update(
+            __module__=__name__,
+            plain_class=plain,
+            official_class=official,
+            restored=staticmethod(restored),
+        ),
     )
     return made
 
@@ -180,37 +185,12 @@ def _check(model: UNetModel) -> None:
 
 
 def _adopt(ours: UNetModel, theirs: nn.Module) -> None:
-    """Put the parameters of ``theirs`` in the place of ours, by name."""
+    """Replace the parameters of ``ours`` by those of ``theirs`` that have the same names."""
     owners = dict(ours.named_modules())
     for name, tensor in theirs.state_dict(keep_vars=True).items():
         path, _, leaf = name.rpartition(".")
-        room = owners[path]
-        if leaf in room._parameters:
-            room._parameters[leaf] = nn.Parameter(tensor.detach(), requires_grad=False)
+        owner = owners[path]
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(tensor.detach(), requires_grad=False)
         else:
-            room._buffers[leaf] = tensor.detach()
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def plain(model: Accelerated, hooks: bool = True) -> UNetModel:
-    """See :meth:`glide_fast.runtime.model.Accelerated.plain`; on request without the model's own hooks."""
-    kind = next(base for base in type(model).__mro__ if not issubclass(base, Accelerated))
-    dense: dict[int, Any] = {
-        id(p): nn.Parameter(
-            p.dense()
-            if isinstance(p, PackedWeight)
-            else p.detach().clone(memory_format=torch.contiguous_format)
-        )
-        for p in model.parameters()
-    }
-    if hasattr(model, "tokenizer"):  # never written to, and slow to copy
-        dense[id(model.tokenizer)] = model.tokenizer
-    twin: Any = kind.__new__(kind)
-    dense[id(model)] = twin  # for hooks whose objects hold the model
-    kept = {name: value for name, value in vars(model).items() if name not in ENGINE_STATE}
-    if not hooks:
-        kept |= {name: OrderedDict() for name in own_hooks(model)}
-    twin.__dict__ = copy.deepcopy(kept, dense)
-    forget_dense_state_dict_hook(twin)
-    return twin.eval()  # type: ignore[no-any-return]
+            owner._buffers[leaf] = tensor.detach()

@@ -1,12 +1,13 @@
-"""Methods that compute in the types of their weights, whatever ``torch.autocast`` of the caller says.
+"""Methods that compute in the types of their weights, also within a caller's ``torch.autocast``.
 
-What they keep serves later callers too, and the fused operations need the types they were made for.
+Later callers, without autocast, use what these methods keep; and fused operations are made for certain types.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -16,11 +17,11 @@ R = TypeVar("R")
 
 
 class Placed(Protocol):
-    """What computes on one device."""
+    """An object that computes on one device."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device."""
 
 
 D = TypeVar("D", bound=Placed)
@@ -31,10 +32,14 @@ def without_autocast(method: Callable[Concatenate[D, P], R]) -> Callable[Concate
 
     @functools.wraps(method)
     def run(self: D, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        kind = self.device.type
-        if not torch.is_autocast_enabled(kind):
-            return method(self, *args, **kwargs)
-        with torch.autocast(kind, enabled=False):
+        with autocast_off(self.device):
             return method(self, *args, **kwargs)
 
     return run
+
+
+def autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    """A block in which operations on ``device`` compute in the types of their arguments."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,9 +1,12 @@
-"""An accelerated model bound to one loop: every table, key and value that the loop will need, in buffers of its own."""
+"""An accelerated model prepared for one sampling loop.
+
+All that the loop's steps need and that is known before it (scales and shifts for every step, keys and values of the text, the
+pictures' part of the first convolution) is computed once and lies in buffers of the loop's own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,26 +14,26 @@ from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
 from glide_fast.runtime.autocast import without_autocast
+from glide_fast.runtime.engine import Engine
 from glide_fast.runtime.fair_lock import FairLock, joins
-from glide_fast.runtime.torso import Deep, Given
-
-if TYPE_CHECKING:
-    from glide_fast.runtime.model import Accelerated
+from glide_fast.runtime.torso import Conditioning, Deep
 
 TABLE_BYTES = 1 << 26
-"""Of a row of the batch: above this size the residual blocks' scales and shifts are computed at each step instead of tabulated
-for all. The bound is one row's, so that a picture is made the same way in every batch."""
+"""The most bytes that the table of scales and shifts may take for one row of the batch.
+
+Where it would take more, the residual blocks' scales and shifts are computed at each step. The limit is for a row, not for the
+batch, so that a picture is computed the same way in every batch."""
 
 
 class Bound:
     """See :meth:`glide_fast.runtime.model.Accelerated.bind`; a denoiser for :class:`~glide_fast.diffusion.sampling.SamplingLoop`.
 
-    Its buffers keep their places in memory: :meth:`renew` writes new prompts, pictures or what new weights make of them there.
+    Its buffers keep their addresses: :meth:`renew` writes into them what other prompts, pictures or weights give.
     """
 
     def __init__(
         self,
-        model: Accelerated,
+        model: Engine,
         timesteps: Sequence[int],
         batch: int,
         shape: tuple[int, int, int],
@@ -50,24 +53,24 @@ class Bound:
         self._text: list[torch.Tensor | None] = []
         self._share: torch.Tensor | None = None
         self._beside: torch.Tensor | None = None
-        self._given: dict[int, Given] = {}
+        self._conditioning: dict[int, Conditioning] = {}
         self.deep: Deep | None = None
         self.renew(text=text, **pictures)
 
     @property
     def lock(self) -> FairLock:
-        """The model's: what is bound to one model runs one at a time."""
+        """The lock of the model: loops that share a model take turns."""
         return self.model.lock
 
     @property
     def device(self) -> torch.device:
-        """Where the buffers are."""
+        """The device of the buffers."""
         return self._film.device
 
     @joins
     @without_autocast
     def renew(self, *, text: TextEmbedding | None = None, **pictures: torch.Tensor) -> None:
-        """Compute everything again for these prompts and pictures (of the same shapes) and the weights as they are now.
+        """Compute everything again, for these prompts and pictures (of the same shapes) and the present weights.
 
         Raises:
             InvalidInputError: for another batch, or a picture the model does not read.
@@ -100,9 +103,9 @@ class Bound:
             x = torch.empty(
                 self.batch, *self.shape, dtype=torch.float32, device=self.device
             )  # only its shape is read
-            given = [pictures.get(name) for name in names]
+            ordered = [pictures.get(name) for name in names]
             model.forget_shares()  # made of weights that may have changed unseen
-            share, beside = model.share(x, given), model.pictures_beside(x, given)
+            share, beside = model.share(x, ordered), model.pictures_beside(x, ordered)
             if share is not None:
                 # Taken over, not copied (25 MB for the upsampler): nobody else may be handed it after this.
                 self._share = share if self._share is None else self._share.copy_(share)
@@ -110,7 +113,7 @@ class Bound:
             self._beside = None if beside is None else _put(self._beside, beside)
 
     def _written(self, buffer: torch.Tensor | None, row: int, values: torch.Tensor) -> torch.Tensor:
-        """``values`` ``[steps, W]`` in their row's columns of ``buffer`` ``[steps, batch * W]``, made if there is none."""
+        """The ``buffer`` ``[steps, batch * W]`` with ``values`` ``[steps, W]`` in the columns of ``row``; a new one for None."""
         steps, width = values.shape
         if buffer is None:
             buffer = values.new_empty(steps, self.batch * width)
@@ -119,17 +122,17 @@ class Bound:
 
     @joins
     def tell(self, text: TextEmbedding | None) -> None:
-        """Write the attention layers' keys and values of other prompts alone; their part in the tables stays."""
+        """Write the attention layers' keys and values for other prompts; the tables of scales and shifts stay as they are."""
         keys = self.model.text_keys(text)
         if self._text:
-            for mine, new in zip(self._text, keys, strict=True):
-                if mine is not None and new is not None:
-                    mine.copy_(new)
+            for buffer, new in zip(self._text, keys, strict=True):
+                if buffer is not None and new is not None:
+                    buffer.copy_(new)
         else:
             self._text = [None if key is None else key.clone() for key in keys]
 
     def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
-        """Memory for the network's input, as it reads it fastest: ``[count, C, H, W]``."""
+        """Uninitialised memory for the network's input, ``[count, C, H, W]``, in the layout and type that it reads fastest."""
         return torch.empty(
             count, *shape, dtype=self.model.dtype, device=self.device, memory_format=torch.channels_last
         )
@@ -144,36 +147,42 @@ class Bound:
         *,
         shallow: bool = False,
     ) -> torch.Tensor:
-        """Predict for ``inputs`` of :meth:`empty_inputs`; ``rows`` ``[batch]`` int64 are places in the list of timesteps.
+        """The network's prediction.
 
-        Fewer inputs than ``batch`` are the first ones. With ``shallow``, the deep levels' result of the last full step is used
-        again, which needs :meth:`remember_deep`.
+        Args:
+            inputs: as :meth:`empty_inputs` gives them, ``[B, C, H, W]``; with fewer than ``batch`` rows, the first ones.
+            timesteps: not read; the loop's own list has them.
+            rows: int64 ``[B]``, the indices of the timesteps in that list.
+            shallow: use the result of the deep levels from the last full step, for which :meth:`remember_deep` was called.
+
+        Returns:
+            ``[B, 2 C, H, W]``.
         """
-        told = self._told(len(inputs))
+        conditioning = self._conditioning_of(len(inputs))
         with self.model.step_memory():
             if self._table is not None:
                 torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
             elif self._emb is not None:
                 emb = self._emb.index_select(0, rows[:1]).view(self.batch, -1)
                 self._film.copy_(self.model._films.each(emb))
-            return self.model._torso(inputs, told, self.deep, shallow)
+            return self.model._torso(inputs, conditioning, self.deep, shallow)
 
     def remember_deep(self) -> None:
-        """Keep what the deep levels of each full step gave, for shallow steps."""
+        """From now on keep the result of the deep levels of each full step, for shallow steps."""
         if self.deep is None:
             self.deep = Deep(1 + self.model.num_res_blocks)
 
-    def _told(self, count: int) -> Given:
-        if count not in self._given:
-            self._given[count] = Given(
+    def _conditioning_of(self, count: int) -> Conditioning:
+        if count not in self._conditioning:
+            self._conditioning[count] = Conditioning(
                 self.model._films.split(self._film[:count]),
                 [None if keys is None else keys[:count] for keys in self._text],
                 None if self._share is None else self._share[:count],
                 None if self._beside is None else self._beside[:count],
             )
-        return self._given[count]
+        return self._conditioning[count]
 
 
 def _put(buffer: torch.Tensor | None, value: torch.Tensor) -> torch.Tensor:
-    """``value`` in ``buffer``'s place, or as the buffer."""
+    """The ``buffer`` with ``value`` written to it; for None a new buffer."""
     return value.clone(memory_format=torch.preserve_format) if buffer is None else buffer.copy_(value)

@@ -16,26 +16,27 @@ from glide_fast.runtime.recording import Recorder, Recording
 
 
 class EagerLoopWarning(UserWarning):
-    """A loop could not be captured and runs launch by launch."""
+    """A loop could not be captured, so each of its kernels is launched by Python at every step."""
 
 
 WARM_UP = 2
-"""Steps of each kind that run before it is captured, so that libraries have chosen their algorithms and memory."""
+"""How many steps of each kind run before it is captured: libraries choose their algorithms and take memory in the first."""
 
 
 class CapturedLoop:
     """A :class:`~glide_fast.diffusion.sampling.SamplingLoop`, with its steps recorded.
 
-    A step reads all it needs from buffers that stay in place, its own number included, so one recording serves every step of its
-    kind, and every later run with other prompts, seeds, scales or weights written into the buffers.
+    A step reads all that it needs from buffers whose addresses never change; the number of the step is in one of them. So one
+    recording serves every step of its kind (guided or not, full or shallow). It also serves later runs: :meth:`renew` writes
+    other prompts, seeds and scales into the buffers, and what other weights make of them.
 
     Args:
-        loop: what to run; its denoiser keeps its buffers in place (:class:`~glide_fast.runtime.bound.Bound`).
-        recorder: None runs the same loop launch by launch.
-        addresses: gives the places of all weights. Where they have changed since the recording, it is made anew: a replay would
-            read the old ones.
-        whole_loop: also record all steps as one, for runs that nobody watches. Saves the gaps between replays, and takes about as
-            long as a run to record.
+        loop: what to run, over a denoiser whose buffers keep their addresses (:class:`~glide_fast.runtime.bound.Bound`).
+        recorder: makes the recordings; None launches every kernel at every step.
+        addresses: returns the addresses of all weights. A recording reads weights at the addresses of its time, so it is made
+            anew when they have changed.
+        whole_loop: also record all steps as one, for runs without a callback. This saves the gaps between replays; to record it
+            takes about as long as a run.
     """
 
     def __init__(
@@ -61,53 +62,56 @@ class CapturedLoop:
 
     @property
     def captured(self) -> bool:
-        """Whether a recording exists."""
+        """Whether there is a recording."""
         return bool(self._steps) or self._whole is not None
 
-    def renew(self, told: Mapping[str, Any], seeds: torch.Tensor, values: Mapping[str, Any]) -> None:
-        """Write another run's values into the buffers, and what the weights as they are now make of them.
+    def renew(self, conditioning: Mapping[str, Any], seeds: torch.Tensor, values: Mapping[str, Any]) -> None:
+        """Write another run's values into the buffers, with all that the present weights make of them.
 
         Args:
-            told: arguments of :meth:`glide_fast.runtime.bound.Bound.renew`.
-            seeds, values: of :meth:`~glide_fast.diffusion.sampling.SamplingLoop.renew`.
+            conditioning: arguments of :meth:`glide_fast.runtime.bound.Bound.renew`.
+            seeds, values: arguments of :meth:`~glide_fast.diffusion.sampling.SamplingLoop.renew`.
         """
         denoiser = self.loop.denoiser
         if isinstance(denoiser, Bound):
-            denoiser.renew(**told)
+            denoiser.renew(**conditioning)
         self.loop.renew(seeds, **values)
 
     def run(self, callback: Callback | None = None) -> torch.Tensor:
         """As :meth:`SamplingLoop.run`; ``callback`` is called between replays."""
         loop = self.loop
-        if self._recorder is None or self.why_eager is not None:
-            return loop.run(callback)
-        with torch.inference_mode():
-            if self.captured and self._addresses() != self._recorded_at:
-                self.release()
+        with torch.inference_mode() if loop.score is None else torch.no_grad():
             whole = self._whole_loop and callback is None
-            try:
-                self._record(whole)
-            except RuntimeError as error:
-                self.release()
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise  # launch by launch it would fit no better; a smaller batch might
-                self.why_eager = f"capturing failed: {error}"
-                self._warn()
-            except BaseException:  # Ctrl-C: the next run records again, all kinds of steps
-                self.release()
-                raise
-        if self.why_eager is not None:
-            return loop.run(callback)
-        with torch.inference_mode():
+            if self.why_eager is None:
+                self._prepare(whole)
             loop.reset()
             if whole and self._whole is not None:
                 self._whole.replay()
             else:
                 for index, kind in enumerate(loop.kinds):
-                    self._steps[kind].replay()
+                    if self.why_eager is None:
+                        self._steps[kind].replay()
+                    else:
+                        loop.advance(kind)
                     if callback is not None:
                         callback(index, loop.total, loop.x0.clone())
         return loop.x.clone()
+
+    def _prepare(self, whole: bool) -> None:
+        """Record what a run needs, and anew if weights have moved; a loop that cannot be recorded runs launch by launch."""
+        if self.captured and self._addresses() != self._recorded_at:
+            self.release()
+        try:
+            self._record(whole)
+        except RuntimeError as error:
+            self.release()
+            if isinstance(error, torch.OutOfMemoryError):
+                raise  # launch by launch it would fit no better; a smaller batch might
+            self.why_eager = f"capturing failed: {error}"
+            self._warn()
+        except BaseException:  # Ctrl-C: the next run records again, all kinds of steps
+            self.release()
+            raise
 
     def _record(self, whole: bool) -> None:
         """Record what a run needs and is not recorded yet."""
@@ -138,7 +142,7 @@ class CapturedLoop:
         )
 
     def release(self) -> None:
-        """Give the recordings' memory back, and what steps on a CPU use again; the next run asks for it anew."""
+        """Free the memory of the recordings, and on a CPU the memory that steps share; the next run takes it again."""
         for recording in (*self._steps.values(), *([self._whole] if self._whole else [])):
             recording.release()
         self._steps.clear()

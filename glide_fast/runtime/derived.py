@@ -1,4 +1,4 @@
-"""What is made of a parameter, in a layout of its own, and made again when the parameter is replaced or written to."""
+"""Tensors computed from a parameter, and computed again when the parameter was replaced or written to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from glide_fast.runtime.watched import Watched, watched
 
 
 def written(parameter: torch.Tensor) -> tuple[int, int, int]:
-    """Changes whenever ``parameter`` is another tensor or was written to in place.
+    """A value that changes whenever ``parameter`` is another tensor, or was written to in place.
 
-    Writes through raw memory (numpy, DLPack, storages) are not noticed, nor those through ``.data`` unless the parameter is
-    :class:`~glide_fast.runtime.watched.Watched`; see :func:`~glide_fast.runtime.fingerprint.fingerprint`.
+    It does not show writes through raw memory (numpy, DLPack, storages), nor those through ``.data`` unless the parameter is
+    :class:`~glide_fast.runtime.watched.Watched`; :func:`~glide_fast.runtime.fingerprint.fingerprint` does.
     """
     if isinstance(parameter, PackedWeight):
         return id(parameter), 0, parameter.version
@@ -25,12 +25,12 @@ def written(parameter: torch.Tensor) -> tuple[int, int, int]:
 
 
 class Derived:
-    """A part of a weight, or another weight made of it.
+    """A part of a weight, or another weight computed from it.
 
     Args:
-        source: gives the parameter as it is now.
-        part: cuts the part out, or makes it.
-        packed: keep it in oneDNN's layout, where that takes its type; otherwise it stays as ``part`` gives it.
+        source: returns the parameter as it is now.
+        part: computes the derived tensor from the parameter's values.
+        packed: keep the derived tensor in oneDNN's layout if oneDNN takes its type; otherwise as ``part`` returns it.
     """
 
     def __init__(
@@ -40,32 +40,32 @@ class Derived:
         packed: bool,
     ) -> None:
         self._source, self._part, self._packed = source, part, packed
-        self._made_of: tuple[int, int, int] | None = None
-        self._made: torch.Tensor | None = None
-        self._values: int | None = None  # the fingerprint of what the part was made of
+        self._source_version: tuple[int, int, int] | None = None
+        self._result: torch.Tensor | None = None
+        self._values: int | None = None  # the fingerprint of the parameter that the result was computed from
         watched(source())
 
     def get(self, input_shape: Sequence[int]) -> torch.Tensor:
-        """What is made of the parameter's present values, packed for inputs of this shape if it has to be made."""
+        """The derived tensor for the parameter's present values; packed, if it has to be computed, for inputs of this shape."""
         source = watched(self._source())
         now = written(source)
-        if self._made is None or now != self._made_of:
+        if self._result is None or now != self._source_version:
             with arena.outside():
                 part = self._part(source.detach())
                 pack = self._packed and why_not(part.dtype, part.device) is None
-                self._made = PackedWeight.pack(part, input_shape=input_shape) if pack else part
-                # A view shows every write by itself.
-                self._values = None if _is_view(self._made, source) else fingerprint([source])[0]
-            self._made_of = now
-        return self._made
+                self._result = PackedWeight.pack(part, input_shape=input_shape) if pack else part
+                # A view of the parameter shows every write to it.
+                self._values = None if _is_view(self._result, source) else fingerprint([source])[0]
+            self._source_version = now
+        return self._result
 
     def look(self, seen: dict[int, int]) -> None:
-        """Compare the parameter's values with those that the part was made of: it is made again if they were changed unseen.
+        """Forget the derived tensor if the parameter's values have changed without its version counter.
 
         Args:
-            seen: fingerprints taken just now, by the ids of their parameters; others are added.
+            seen: fingerprints taken just now, by the ids of their parameters; missing ones are added.
         """
-        if self._made is None or self._values is None:
+        if self._result is None or self._values is None:
             return
         source = self._source()
         if id(source) not in seen:
@@ -74,11 +74,11 @@ class Derived:
             self.forget()
 
     def forget(self) -> None:
-        """Make the part again when it is asked for next."""
-        self._made = None
+        """Compute the derived tensor again when it is asked for next."""
+        self._result = None
 
 
-def _is_view(made: torch.Tensor, source: torch.Tensor) -> bool:
-    if isinstance(made, PackedWeight) or isinstance(source, PackedWeight):
+def _is_view(result: torch.Tensor, source: torch.Tensor) -> bool:
+    if isinstance(result, PackedWeight) or isinstance(source, PackedWeight):
         return False
-    return made.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+    return result.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()

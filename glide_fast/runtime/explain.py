@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,9 +16,7 @@ from glide_fast.ops import arena, guided_step
 from glide_fast.ops.backends import Choice, listen
 from glide_fast.ops.described import described, first_tensor
 from glide_fast.ops.guided_step import Column, Step
-
-if TYPE_CHECKING:
-    from glide_fast.runtime.model import Accelerated
+from glide_fast.runtime.engine import Engine
 
 BEFORE, EACH = "before the loop", "each step"
 
@@ -75,11 +73,13 @@ class Calls:
     def rows(self) -> tuple[Row, ...]:
         """What was counted: those before the loop first, those of one op, backend and reason together."""
         rows = [row._replace(calls=calls) for row, calls in self._counts.items()]
-        places: dict[tuple[str, ...], int] = {}
+        positions: dict[tuple[str, ...], int] = {}
         for row in rows:
-            places.setdefault((row.when, row.op, row.backend, row.why), len(places))
+            positions.setdefault((row.when, row.op, row.backend, row.why), len(positions))
         return tuple(
-            sorted(rows, key=lambda row: (row.when != BEFORE, places[row.when, row.op, row.backend, row.why]))
+            sorted(
+                rows, key=lambda row: (row.when != BEFORE, positions[row.when, row.op, row.backend, row.why])
+            )
         )
 
 
@@ -95,7 +95,7 @@ def why(choice: Choice) -> str:
     return "; ".join(reasons) or "first choice"
 
 
-def explain(model: Accelerated, batch: int | None = None) -> Explained:
+def explain(model: Engine, batch: int | None = None) -> Explained:
     """Run one step of ``model`` on made-up values and tell which backend ran each op, and why.
 
     Args:
@@ -110,25 +110,25 @@ def explain(model: Accelerated, batch: int | None = None) -> Explained:
     calls = Calls()
     channels = model.out_channels // 2
     shape = (channels, size, size)
-    told: dict[str, Any] = _pictures(model, batch, shape, device)
+    conditioning: dict[str, Any] = _pictures(model, batch, shape, device)
     with torch.inference_mode():
         with calls.during(BEFORE):
             if getattr(model, "xf_width", 0):
                 # New tensors, so that nothing is remembered of them.
                 tokens = torch.zeros(batch, model.text_ctx, dtype=torch.long, device=device)
-                told["text"] = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool))
-            bound = model.bind([0], batch, shape, **told)
+                conditioning["text"] = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool))
+            bound = model.bind([0], batch, shape, **conditioning)
         inputs = bound.empty_inputs(batch, shape).zero_()
         rows = torch.zeros(batch, dtype=torch.long, device=device)
         with calls.during(EACH):
             out = bound(inputs, rows, rows)
-            _update(out, inputs, batch, guided="low_res" not in told and batch % 2 == 0)
+            _update(out, inputs, batch, guided="low_res" not in conditioning and batch % 2 == 0)
     dtype = str(model.dtype).removeprefix("torch.")
     head = f"{type(model).__name__}, {batch} x {size} px, {dtype} on {device}"
     return Explained(calls.rows(), head, _memory(model, device))
 
 
-def _memory(model: Accelerated, device: torch.device) -> str:
+def _memory(model: Engine, device: torch.device) -> str:
     if device.type != "cpu":
         return "torch's memory, or a captured loop's own"
     missing = arena.why_missing() if model.features.arena else "the model was made without it"
@@ -137,29 +137,27 @@ def _memory(model: Accelerated, device: torch.device) -> str:
     return f"in {arena.state().held / 2**20:.0f} MiB that all steps of all models in this process share"
 
 
-def _pictures(
-    model: Accelerated, batch: int, shape: tuple[int, int, int], device: torch.device
-) -> dict[str, Any]:
+def _pictures(model: Engine, batch: int, shape: tuple[int, int, int], device: torch.device) -> dict[str, Any]:
     channels, size, _ = shape
-    made: dict[str, Any] = {}
+    pictures: dict[str, Any] = {}
     for name in model.picture_names if isinstance(model, WiderInput) else ():
         of_mask, of_low_res = name.endswith("mask"), name == "low_res"
         side = max(1, size // 4) if of_low_res else size
-        made[name] = torch.zeros(batch, 1 if of_mask else channels, side, side, device=device)
-    return made
+        pictures[name] = torch.zeros(batch, 1 if of_mask else channels, side, side, device=device)
+    return pictures
 
 
 def _update(out: torch.Tensor, inputs: torch.Tensor, batch: int, *, guided: bool) -> None:
     """The loop's part of the step, on the prediction."""
     count = batch // 2 if guided else batch
     state = torch.zeros(count, out.shape[1] // 2, *out.shape[2:], device=out.device)
-    places = torch.zeros(count, dtype=torch.long, device=out.device)
+    positions = torch.zeros(count, dtype=torch.long, device=out.device)
     guided_step(
         state,
         out,
         torch.zeros(1, Column.COUNT, device=out.device),
-        places,
-        seeds=places,
+        positions,
+        seeds=positions,
         guidance_scale=torch.ones(1, device=out.device) if guided else None,
         inputs=inputs,
         out=Step.like(state, None),

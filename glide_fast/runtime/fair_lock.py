@@ -82,13 +82,19 @@ class FairLock:
                 each other in a circle.
         """
         self.refuse_within(function)
-        return self._run(function, *args, **kwargs)
+        entry = _Entry()
+        with entry.left, entry.present:
+            self._take_turn(entry, function)
+            return function(*args, **kwargs)
 
     def join(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """As :meth:`run`; within a call of the same thread it is a part of that call."""
         if self._held():
             return function(*args, **kwargs)
-        return self._run(function, *args, **kwargs)
+        entry = _Entry()
+        with entry.left, entry.present:
+            self._take_turn(entry, function)
+            return function(*args, **kwargs)
 
     def refuse_within(self, function: Callable[..., object]) -> None:
         """Raise the ReentrantCallError that :meth:`run` of ``function`` would raise in a thread that is within such a call."""
@@ -105,16 +111,14 @@ class FairLock:
         running = self._running
         return running is not None and running.thread == threading.get_ident() and running.present.locked()
 
-    def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        entry = _Entry()
-        with entry.left, entry.present:
-            with self._queue:
-                entry.before = self._last
-                self._last = entry
-            if entry.before is not None:
-                self._wait(entry, function)
-            self._running = entry
-            return function(*args, **kwargs)
+    def _take_turn(self, entry: _Entry, function: Callable[..., object]) -> None:
+        """Come behind all calls that came before, and wait until they are over; ``entry`` is held by its own call."""
+        with self._queue:
+            entry.before = self._last
+            self._last = entry
+        if entry.before is not None:
+            self._wait(entry, function)
+        self._running = entry
 
     def _wait(self, entry: _Entry, function: Callable[..., object]) -> None:
         while entry.before is not None and not entry.before.left.locked():

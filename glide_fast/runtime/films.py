@@ -14,8 +14,8 @@ from glide_fast.models.unet import ResBlock
 class Films:
     """The ``emb_layers`` of all residual blocks, joined.
 
-    Their weights become views of one matrix and their biases of one vector, so that the product sees every later edit and
-    ``load_state_dict`` at once, and nothing is held twice.
+    Their weights become views of one matrix, and their biases views of one vector. So later edits and ``load_state_dict`` take
+    effect at once, and nothing is in memory twice.
 
     Args:
         blocks: in the order of the torso.
@@ -27,7 +27,7 @@ class Films:
         self._join()
 
     def _join(self) -> None:
-        # In inference mode the parameters would become tensors whose writes nobody counts.
+        # In inference mode the parameters would become tensors without version counters.
         with torch.inference_mode(False), torch.no_grad():
             self.weight = torch.cat([layer.weight.detach() for layer in self._layers])
             self.bias = torch.cat([layer.bias.detach() for layer in self._layers])
@@ -39,11 +39,11 @@ class Films:
 
     @property
     def width(self) -> int:
-        """Columns of a row: the widths of all blocks' layers."""
+        """The sum of the widths of all blocks' layers."""
         return len(self.bias)
 
     def refresh(self) -> bool:
-        """Join again if a parameter was replaced (rather than written to); whether that was so."""
+        """Join the layers again if a parameter was replaced (rather than written to). Returns whether one was."""
         whole = all(
             layer.weight.data_ptr() == weight.data_ptr() and layer.bias.data_ptr() == bias.data_ptr()
             for layer, weight, bias in zip(
@@ -55,7 +55,7 @@ class Films:
         return not whole
 
     def rows(self, emb: torch.Tensor) -> torch.Tensor:
-        """``[R, E]`` embeddings to ``[R, width]``."""
+        """Scales and shifts ``[R, width]`` for embeddings ``[R, E]``."""
         return F.linear(F.silu(emb), self.weight, self.bias)
 
     def each(self, emb: torch.Tensor) -> torch.Tensor:
@@ -65,5 +65,5 @@ class Films:
         return torch.cat([self.rows(row) for row in emb.split(1)])
 
     def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """``[N, width]`` to each block's columns; views."""
+        """Each block's columns of ``rows`` ``[N, width]``, as views."""
         return rows.split(self._widths, dim=1)

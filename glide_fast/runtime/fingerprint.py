@@ -52,12 +52,12 @@ def _sum(tensor: torch.Tensor) -> torch.Tensor:
     low, high, by_row = _factors(words.device)
     whole = len(words) // _ROW * _ROW
     pieces = [*words[:whole].view(-1, _ROW).split(_ROWS), words[None, whole:]]
-    room = words.new_empty(max(map(len, pieces)), max(piece.shape[1] for piece in pieces if len(piece)))
+    buffer = words.new_empty(max(map(len, pieces)), max(piece.shape[1] for piece in pieces if len(piece)))
     sums = []
     for piece in pieces:
         width = piece.shape[1]
         # A product modulo 2**64 loses what is high in a word (of fp64 all signs), so the high half has a factor of its own.
-        halves = room[: len(piece), :width]
+        halves = buffer[: len(piece), :width]
         torch.bitwise_right_shift(piece, 32, out=halves)
         sums.append(_products(piece, low[:width]) + _products(halves, high[:width]))
     by_rows = torch.cat(sums)

@@ -117,14 +117,14 @@ def converted_modules(model: UNetModel) -> Iterator[nn.Module]:
     yield from torso_convolutions(model)
     if isinstance(model, Text2ImUNet) and model.xf_width:
         heads = [model.transformer_proj, model.token_embedding, *([model.unemb] if model.xf_ar else [])]
-        for room in (model.transformer, *heads):
-            yield from (module for module in room.modules() if not _is_norm(module))
+        for part in (model.transformer, *heads):
+            yield from (module for module in part.modules() if not _is_norm(module))
 
 
 def torso_convolutions(model: UNetModel) -> Iterator[nn.Module]:
     """Convolutions whose type is the torso's."""
-    for room in (model.input_blocks, model.middle_block, model.output_blocks):
-        yield from (layer for layer in room.modules() if isinstance(layer, CONVOLUTIONS))
+    for part in (model.input_blocks, model.middle_block, model.output_blocks):
+        yield from (layer for layer in part.modules() if isinstance(layer, CONVOLUTIONS))
 
 
 def reads_upsampled(block: ResBlock) -> bool:

@@ -1,4 +1,4 @@
-"""The loops of a pipeline that are kept from call to call."""
+"""Keeping the sampling loops of a stage from call to call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from glide_fast.runtime.captured import CapturedLoop
 
 
 class LoopCache:
-    """Captured loops by what is fixed in them (batch, size, sampler, steps, kinds of conditioning), the latest few.
+    """The captured loops that were used last.
+
+    Each has a key of all that is fixed in it: number of images, steps, sampler, which inputs there are. A call with the same
+    key can use the loop again, with values of its own.
 
     Args:
-        capacity: loops to keep; the one used longest ago is released for a new one.
+        capacity: how many loops to keep; the one that was used longest ago is released for a new one.
     """
 
     def __init__(self, capacity: int = 4) -> None:
@@ -23,7 +26,7 @@ class LoopCache:
         return len(self._loops)
 
     def get(self, key: Hashable, make: Callable[[], CapturedLoop]) -> tuple[CapturedLoop, bool]:
-        """The loop of this key, and whether it was made just now."""
+        """The loop of this key, made by ``make`` if there is none, and whether it was."""
         if key in self._loops:
             self._loops.move_to_end(key)
             return self._loops[key], False
@@ -33,7 +36,7 @@ class LoopCache:
         return loop, True
 
     def release(self) -> None:
-        """Give the memory of all loops back."""
+        """Forget all loops and free their memory."""
         for loop in self._loops.values():
             loop.release()
         self._loops.clear()

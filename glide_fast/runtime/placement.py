@@ -1,4 +1,4 @@
-"""Where a pipeline runs and in which precision."""
+"""Checks of the device that a pipeline runs on, and of its precision."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # As a tensor there names it: with the number that "cuda" leaves out.
-        place = torch.empty(0, device=torch.device(device)).device
+        resolved = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise invalid("device", device, f"a device that torch can use here ({reason})") from error
-    if place.type == "meta":
+    if resolved.type == "meta":
         raise invalid("device", device, "a device that computes; meta tensors hold no values")
-    return place
+    return resolved
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
@@ -46,7 +46,7 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 
 
 def refuse_half_on_cpu(dtype: torch.dtype, device: torch.device) -> None:
-    """CPUs convolve fp16 hundreds of times slower than fp32; nobody wants to wait for that."""
+    """InvalidInputError for fp16 on a CPU, where convolutions are hundreds of times slower than in fp32."""
     if dtype == torch.float16 and device.type == "cpu":
         raise InvalidInputError(
             "dtype: got fp16 on a CPU, where it is hundreds of times slower than fp32; accepted: fp32 or bf16"

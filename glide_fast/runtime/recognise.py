@@ -42,7 +42,7 @@ _FACTS = (
 _INPUTS = (SuperResInput, InpaintInput, SuperResInpaintInput, WiderInput)
 _OFFICIAL = frozenset(kind.__name__ for kind in (*_TEXT, *_PLAIN, *_INPUTS))
 """Names of the classes, the official package's and ours, whose ``forward`` is known."""
-_ROOMS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
+_PARTS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 
 
 def as_ours(model: nn.Module) -> UNetModel:
@@ -54,7 +54,7 @@ def as_ours(model: nn.Module) -> UNetModel:
     if isinstance(model, UNetModel):
         refuse_unusual(model, _OFFICIAL)
         return model
-    missing = [name for name in (*_ROOMS, *_FACTS) if not hasattr(model, name)]
+    missing = [name for name in (*_PARTS, *_FACTS) if not hasattr(model, name)]
     if missing:
         raise invalid(
             "model",

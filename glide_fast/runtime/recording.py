@@ -1,4 +1,4 @@
-"""Recording work that is launched on a device once, to launch it again as a whole."""
+"""Recording the kernels that some work launches, to launch them again as a whole."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ import torch
 from glide_fast.runtime.fair_lock import FairLock
 
 _recording = FairLock()
-"""Held while a graph is recorded."""
+"""One graph is recorded at a time."""
 
 
 class Recording(Protocol):
-    """What was recorded."""
+    """Recorded kernels."""
 
     def replay(self) -> None:
-        """Launch it again: the same kernels on the same memory."""
+        """Launch the same kernels again, on the same memory."""
 
     def release(self) -> None:
-        """Give its memory back; it cannot be replayed afterwards."""
+        """Free its memory; it cannot be replayed afterwards."""
 
 
 class Recorder(Protocol):
     """Records work."""
 
     def record(self, work: Callable[[], object]) -> Recording:
-        """Record what ``work`` launches, which may or may not run meanwhile. It has run before, so nothing is set up in it."""
+        """Record the kernels that ``work`` launches, which may or may not run meanwhile.
+
+        ``work`` has run before, so that libraries need not be set up while it is recorded.
+        """
 
 
 class CudaGraphs:
     """Records CUDA graphs whose temporary memory all comes from one pool.
 
-    Graphs of one pool may overwrite each other's temporaries: what has to outlive a replay must be written to memory from
-    elsewhere, and two of them must not run at the same time.
+    Graphs of one pool may overwrite each other's temporary memory. So results must be written to memory that was allocated
+    outside, and two of the graphs must not run at the same time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,7 +52,7 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
-            # One at a time in the process; other threads may go on launching and allocating meanwhile.
+            # Other threads may launch kernels and allocate memory meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
         return _CudaGraph(graph)

@@ -1,4 +1,4 @@
-"""Results remembered for the very tensors they were made from."""
+"""Remembering results by the tensors that they were computed from."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ T = TypeVar("T")
 
 
 def identity(tensor: torch.Tensor | None) -> Hashable:
-    """Says, without reading its values, whether this is still the same tensor, as far as its version counter knows unchanged."""
+    """A key that is the same as long as this is the same tensor with the same version counter; its values are not read."""
     if tensor is None:
         return None
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
 def _copy_to_compare(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """The values as they are now, where a look at them costs little or nothing else tells of a change; else None."""
+    """A copy of the values, where comparing them costs little (on a CPU) or nothing else shows a change; else None."""
     if tensor is None or not (tensor.device.type == "cpu" or tensor.is_inference()):
         return None
     return tensor.detach().clone()
 
 
 class Remembered(Generic[T]):
-    """The latest few results, by the tensors they were made from, which are kept alive with them.
+    """The results used last, by the tensors that they were computed from; these are kept alive.
 
-    A loop hands the same prompt tensor to every step. On a CPU its values are compared, however they were written. On a GPU that
-    would wait for the device, so the version counter decides (a write through ``.data`` is not seen), except for tensors of
-    inference mode, which have none.
+    A loop passes the same prompt tensor at every step. On a CPU its values are compared, so every change is noticed. On a GPU
+    that would wait for the device, so the version counter decides (which does not see writes through ``.data``); tensors of
+    inference mode have no counter, so their values are compared there, too.
 
     Args:
-        capacity: results to keep.
+        capacity: how many results to keep.
     """
 
     def __init__(self, capacity: int = 4) -> None:
@@ -48,14 +48,14 @@ class Remembered(Generic[T]):
         stamp: Hashable = None,
         shown: Callable[[T], Sequence[torch.Tensor]] = lambda result: (),
     ) -> T:
-        """What ``make()`` gave for these ``sources`` and this ``stamp``, or gives now.
+        """The result of ``make()`` for these ``sources`` and this ``stamp``, remembered or computed now.
 
         Args:
             sources: the tensors that ``make`` reads.
             make: computes the result.
-            stamp: what else the result depends on.
-            shown: the result's tensors that callers can write to. A result that was written to is made again; writes are
-                noticed as those to the sources are.
+            stamp: everything else that the result depends on.
+            shown: returns the result's tensors that callers can write to. If they do, which is noticed as it is for the
+                sources, the result is computed again.
         """
         key = (stamp, *(identity(tensor) for tensor in sources))
         entry = self._entries.get(key)
@@ -65,7 +65,7 @@ class Remembered(Generic[T]):
         with torch.inference_mode(False):
             copies = tuple(_copy_to_compare(tensor) for tensor in sources)
         result = make()
-        # Tensors, not the result: its caller may put others into a list or dictionary.
+        # The tensors now, because the caller may put others into a result that is a list or a dictionary.
         tensors = tuple(shown(result))
         with torch.inference_mode(False):
             copies += tuple(_copy_to_compare(tensor) for tensor in tensors)
@@ -90,7 +90,7 @@ class _Entry(Generic[T]):
     result: T
 
     def holds(self) -> bool:
-        """Whether the sources have the values that the result was made from, and the result those that were made."""
+        """Whether the sources still have the values that the result was computed from, and the result its own values."""
         return self.versions == tuple(map(identity, self.shown)) and all(
             copy is None or (tensor is not None and torch.equal(tensor.detach(), copy))
             for tensor, copy in zip((*self.sources, *self.shown), self.copies, strict=True)

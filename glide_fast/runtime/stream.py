@@ -1,4 +1,4 @@
-"""An activation on its way through the torso, and what is still to be added to it."""
+"""An activation of the torso as a sum whose terms may not have been added yet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 class Stream:
     """The sum ``value + bias + residual``, of which only the first term need be in memory.
 
-    On a GPU a convolution's bias and the residual branch cost a launch and a pass over memory each; the next norm reads the
-    three of them and writes the sum once (see :func:`glide_fast.ops.group_norm_act`). Until then they are owed.
+    On a GPU, adding a convolution's bias and the residual branch would each take a launch and a pass over memory. Instead the
+    next norm reads all three terms and writes their sum once (see :func:`glide_fast.ops.group_norm_act`).
 
     Attributes:
         value: ``[N, C, H, W]``, channels-last.
@@ -26,9 +26,9 @@ class Stream:
 
     @property
     def owes(self) -> bool:
-        """Whether ``value`` is not the whole sum."""
+        """Whether there are terms that have not been added to ``value``."""
         return self.bias is not None or self.residual is not None
 
     def settle(self, total: torch.Tensor) -> None:
-        """Put the sum, which somebody has written, in the place of its terms."""
+        """Replace the terms by their sum, ``total``."""
         self.value, self.bias, self.residual = total, None, None

@@ -32,7 +32,7 @@ from glide_fast.runtime.watched import watched
 
 
 @dataclass
-class Given:
+class Conditioning:
     """What the torso is told beside the picture; made before the loop, or once a call.
 
     Attributes:
@@ -67,7 +67,7 @@ class Deep:
         self.feature[: len(feature)].copy_(feature)
 
 
-Layer = Callable[[Stream, "torch.Tensor | None", Given], Stream]
+Layer = Callable[[Stream, "torch.Tensor | None", Conditioning], Stream]
 
 
 def normalise(
@@ -212,9 +212,9 @@ class Residual:
         if isinstance(block.skip_connection, CONVOLUTIONS):
             watched(block.skip_connection.weight)  # parts of it are made at the first call
 
-    def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
+    def __call__(self, stream: Stream, skip: torch.Tensor | None, conditioning: Conditioning) -> Stream:
         block: Any = self.block
-        film = given.films[self.index]
+        film = conditioning.films[self.index]
         # The norm writes its result resampled, unless the convolution wants the small picture.
         resampled = self.resampling if self._places is None else None
         h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled)
@@ -269,13 +269,13 @@ class Attention:
     def __init__(self, block: AttentionBlock, index: int, convolve: Convolver) -> None:
         self.block, self.index, self.convolve = block, index, convolve
 
-    def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
+    def __call__(self, stream: Stream, skip: torch.Tensor | None, conditioning: Conditioning) -> Stream:
         block: Any = self.block
         h = normalise(block.norm, stream)
         x = stream.value
         height, width = x.shape[2:]
         qkv = self.convolve.project(block.qkv.weight, block.qkv.bias, h).flatten(2)
-        h = text_attention(qkv, block.num_heads, given.text[self.index])
+        h = text_attention(qkv, block.num_heads, conditioning.text[self.index])
         # Kernels leave the layout as it is; where none takes the heads' size, the reference does not.
         h = h.unflatten(2, (height, width)).contiguous(memory_format=torch.channels_last)
         out = block.proj_out
@@ -290,7 +290,7 @@ class Resampling:
     def __init__(self, module: Upsample | Downsample, convolve: Convolver) -> None:
         self.module, self.convolve = module, convolve
 
-    def __call__(self, stream: Stream, skip: torch.Tensor | None, given: Given) -> Stream:
+    def __call__(self, stream: Stream, skip: torch.Tensor | None, conditioning: Conditioning) -> Stream:
         module: Any = self.module
         if isinstance(module, Downsample) and module.use_conv:
             return self.convolve(module.op, settled(stream), stride=2)
@@ -381,22 +381,22 @@ class Torso:
         )
 
     def __call__(
-        self, x: torch.Tensor, given: Given, deep: Deep | None = None, shallow: bool = False
+        self, x: torch.Tensor, conditioning: Conditioning, deep: Deep | None = None, shallow: bool = False
     ) -> torch.Tensor:
         """``x`` ``[N, C, H, W]``, channels-last and of the torso's type, to ``[N, out, H, W]`` in the output layer's.
 
         A full step leaves its deep features in ``deep``; a ``shallow`` one takes them from there.
         """
-        if given.beside is not None:
-            x = torch.cat([x, given.beside], dim=1)
-        bias = self.first.bias if given.share is None else None
-        stream = self.convolve.convolve(self.own_weight(x), bias, x, given.share)
+        if conditioning.beside is not None:
+            x = torch.cat([x, conditioning.beside], dim=1)
+        bias = self.first.bias if conditioning.share is None else None
+        stream = self.convolve.convolve(self.own_weight(x), bias, x, conditioning.share)
         # A stream is settled by the norm that reads it next, before its block's turn as a skip comes.
         skips = [stream]
         keep = len(self.up) if deep is None else deep.keep
         for block in self.down[: keep - 1] if shallow else self.down:
             for layer in block:
-                stream = layer(stream, None, given)
+                stream = layer(stream, None, conditioning)
             skips.append(stream)
         if shallow:
             if deep is None or deep.feature is None:
@@ -404,13 +404,13 @@ class Torso:
             stream = Stream(deep.feature[: len(x)])
         else:
             for layer in self.middle:
-                stream = layer(stream, None, given)
+                stream = layer(stream, None, conditioning)
         for block in self.up[-keep:] if shallow else self.up:
             if deep is not None and not shallow and len(skips) == keep:
                 deep.store(settled(stream))
             skip: torch.Tensor | None = settled(skips.pop())
             for layer in block:
-                stream = layer(stream, skip, given)
+                stream = layer(stream, skip, conditioning)
                 skip = None
         norm: Any = self.model.out[0]
         last: Any = self.model.out[2]

@@ -35,7 +35,10 @@ class TrainConfig:
         steps: optimiser steps in all; the learning rate falls to zero over the last ``decay_fraction`` of them. A run that is
             extended has from then on the rate of a run of its new length: it rises again where it had begun to fall.
         batch_size: pictures a step.
-        learning_rate, warmup_steps, weight_decay: AdamW's; the rate rises linearly over the warm-up.
+        learning_rate: AdamW's highest.
+        warmup_steps: over which the learning rate rises linearly from zero.
+        weight_decay: AdamW's.
+        decay_fraction: last part of the run, over which the learning rate falls to zero.
         ema_decay: of the averaged weights that samples and the result use; early steps average over fewer.
         caption_dropout: share of empty captions, for classifier-free guidance (GLIDE: 0.2).
         unknown_dropout: chance that a token becomes the unknown word, so that its embedding is trained.
@@ -46,7 +49,9 @@ class TrainConfig:
         precision: autocast type.
         compile: run the model through ``torch.compile``.
         seed: of initial weights, batches, noise and masks.
-        log_every, save_every, sample_every: in steps; 0 samples never.
+        log_every: steps between lines of the log.
+        save_every: steps between checkpoints.
+        sample_every: steps between grids of samples; 0 draws none.
     """
 
     model: dict[str, Any]

@@ -62,7 +62,8 @@ class Trainer:
     refused before it writes anything.
 
     Raises:
-        InvalidInputError, CheckpointError: the run in ``directory`` is then as it was.
+        InvalidInputError: for settings that cannot be used, or differ from the run's; the run is then as it was.
+        CheckpointError: for a checkpoint that cannot be read; the run is then as it was.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from glide_fast.checkpoints import atomic_write, write_text
+from glide_fast.checkpoints.claimed_sizes import tensors, why_no_torch_zip, why_too_large
 from glide_fast.checkpoints.directory import RUN_CHECKPOINT_NAME, RUN_LOCK_NAME, RUN_MODEL_NAME, naming
 from glide_fast.checkpoints.json_text import MAX_BYTES, parse_json
 from glide_fast.checkpoints.paths import open_regular, read_small
@@ -112,12 +113,18 @@ class RunDirectory:
             return None
         try:
             with open_regular(self.checkpoint_path) as file:
-                state = torch.load(file, map_location="cpu", weights_only=True)
+                fault = why_no_torch_zip(file)
+                length = file.seek(0, 2)
+                file.seek(0)
+                state: Any = None if fault else torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle can end in any of them
             # What torch says here advises to switch its safety off, so it is left to the traceback.
             raise CheckpointError(
                 f"{self.checkpoint_path} is damaged or not a torch checkpoint; delete it to start over"
             ) from error
+        fault = fault or why_too_large(state, length)
+        if fault is not None:
+            raise CheckpointError(f"{self.checkpoint_path} is not a training checkpoint: {fault}")
         missing = [name for name in STATE if not isinstance(state, dict) or name not in state]
         if missing:
             raise CheckpointError(
@@ -192,6 +199,9 @@ def _fault(state: dict[str, Any]) -> str | None:
     for name in STATE[1:]:
         if not isinstance(state[name], Mapping):
             return f"its {name} is of type {type(state[name]).__name__}, not a mapping"
+    odd = next((name for name, tensor in tensors(state) if _is_odd(tensor)), None)
+    if odd is not None:
+        return f"its {odd} is not a dense tensor"
     average = state["average"]
     if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in average.items()):
         return "its average is not made of tensors by name"
@@ -199,6 +209,12 @@ def _fault(state: dict[str, Any]) -> str | None:
     if embedding is None or embedding.dim() != 2:
         return "its average has no token_embedding.weight of two dimensions"
     return None
+
+
+def _is_odd(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds its values in another way than parameters and their optimizer's state do."""
+    dense = tensor.layout == torch.strided and not tensor.is_nested
+    return not dense or tensor.is_quantized or tensor.is_meta
 
 
 def _errno(error: BaseException | None) -> int | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.small_unets import tiny_model
 
-from glide_fast.bench import contestants, gate
+from glide_fast.bench import contestants, fresh, gate
 from glide_fast.bench.baselines import BASELINES, chosen
 from glide_fast.bench.contest import OURS, Unable
 from glide_fast.bench.contestants import ABLATIONS
@@ -142,6 +143,35 @@ def test_a_fresh_process_tells_its_phases_and_memory(settings: Settings) -> None
     assert row.unit == "MiB" and (row.value or 0) > 50
 
 
+def test_a_fresh_process_makes_more_pictures_in_an_environment_of_its_own(settings: Settings) -> None:
+    answer = fresh.run(
+        settings.models[0], settings, fast=True, environment={"OMP_WAIT_POLICY": "ACTIVE"}, pictures=2
+    )
+    assert answer["waiting"] == "ACTIVE"
+    assert len(answer["pictures"]) == 2 and min(answer["pictures"]) > 0
+
+
+def test_threads_that_sleep_and_threads_that_spin_take_turns(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run(name: str, settings: Settings, **options: Any) -> dict[str, Any]:
+        asked.append(options["environment"]["OMP_WAIT_POLICY"])
+        assert options["fast"] and options["pictures"] == 3 and settings.steps == 2
+        return {"pictures": [2.0, 2.0, 2.0] if asked[-1] == "ACTIVE" else [4.0, 2.5, 2.5]}
+
+    monkeypatch.setattr(fresh, "run", run)
+    rows = of("waiting", settings)
+    assert asked == ["ACTIVE", "PASSIVE", "PASSIVE", "ACTIVE"]
+    assert [row.contestant for row in rows] == ["OMP_WAIT_POLICY=ACTIVE", "OMP_WAIT_POLICY=PASSIVE"]
+    assert [(row.value, row.speedup, row.samples) for row in rows] == [(2.0, 1.0, 6), (2.5, 0.8, 6)]
+    assert {row.work for row in rows} == {"a picture, 2 steps a stage"}
+    monkeypatch.setattr(Settings, "place", torch.device("cuda"))
+    with pytest.raises(InvalidInputError, match="device: got 'cuda'; accepted: cpu for the part waiting"):
+        of("waiting", settings)
+
+
 def test_cheaper_steps_are_told_with_their_difference(settings: Settings) -> None:
     asked = dataclasses.replace(settings, steps=None)
     rows = {row.contestant: row for row in of("quality", asked)}
@@ -158,7 +188,7 @@ def test_unknown_names_are_refused() -> None:
         subjects(["nowhere"])
     assert [made.name for made in chosen(["eager", "openvino"])] == ["eager", "openvino"]
     assert chosen(["none"]) == [] and len(chosen(["all"])) == len(BASELINES)
-    assert len(PARTS) == 7
+    assert len(PARTS) == 8
 
 
 def test_compiled_baselines_say_where_they_cannot_run(model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from glide_fast.bench.parts.ops import _laid_out_for
 from glide_fast.bench.profiled import Item, Limits, Profile, profile, taken_apart
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import subjects
-from glide_fast.bench.trace import PREFIX, STEP, Trace
+from glide_fast.bench.trace import PREFIX, STEP, Elsewhere, Trace
 from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act, masked_attention, native, text_attention
 from glide_fast.ops.backends import Choice, force, listen
@@ -148,6 +149,24 @@ def test_a_gap_between_the_parts_and_the_step_is_told() -> None:
         assert {row["gap"] for row in found.rows()} == {f"{found.profiled / step - 1:.4f}"}
         assert {row["profiled_seconds"] for row in found.rows()} == {"0.00012975"}
     assert "1.5 us of kernels whose launch the profiler missed are in everything else" in found.warning
+
+
+def test_kernels_of_other_threads_are_told_and_explain_what_is_missing() -> None:
+    found = of_a_gpu(150e-6)
+    (line,) = [
+        line for line in found.table().splitlines() if "other threads" in line and "WARNING" not in line
+    ]
+    assert line.split()[:2] == ["7", "us"] and "1 launch" in line and "in no sum above" in line
+    assert "13.5% less than the step" in found.warning
+    assert "8.8% less with the 7 us of other threads' kernels" in found.warning
+    # They are more than a step's own parts already: nothing is explained by what is left out.
+    assert "other threads" not in of_a_gpu(100e-6).warning
+    assert {(row["elsewhere_launches"], row["elsewhere_seconds"]) for row in found.rows()} == {("1", "7e-06")}
+
+    alone = replace(Trace.read(RECORDED), elsewhere=Elsewhere(0, 0.0))
+    quiet = of_a_gpu(150e-6, alone)
+    assert "other threads" not in quiet.table()
+    assert "13.5% less than the step" in quiet.warning
 
 
 def test_a_gpu_of_which_nothing_was_recorded_is_an_error() -> None:

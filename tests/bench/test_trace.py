@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from glide_fast.bench.trace import PREFIX, STEP, Trace
+from glide_fast.bench.trace import PREFIX, STEP, Elsewhere, Trace
 
 FILE = Path(__file__).parent / "gpu_trace.json"
 ALIKE, SLOWED = 37, 73
@@ -60,6 +60,31 @@ def test_what_no_call_launched_is_the_rest_of_the_step() -> None:
     ops = sum(seconds for name, seconds in trace.device.items() if name != STEP)
     # Neither the memset before the first step nor another thread's kernels.
     assert trace.device[STEP] - ops == us(copied + trace.unlaunched * 1e6)
+
+
+def test_what_other_threads_launch_during_a_step_is_counted_apart(events: list[dict[str, Any]]) -> None:
+    assert Trace.read(FILE).elsewhere == Elsewhere(1, us(7))
+    marked = next(event for event in events if event["name"] == STEP)
+    # A second kernel in one of the two steps only: no launch is rounded away.
+    launch = next(
+        event for event in events if event.get("tid") == 4377 and event.get("cat") == "cuda_runtime"
+    )
+    kernel = next(
+        event
+        for event in events
+        if event.get("cat") == "kernel" and event["args"]["correlation"] == launch["args"]["correlation"]
+    )
+    more = [
+        launch | {"ts": marked["ts"] + 100, "args": {"correlation": 9001}},
+        kernel | {"args": {"correlation": 9001}, "dur": 5.0},
+    ]
+    found = Trace.parse([*events, *more])
+    assert found.elsewhere == Elsewhere(2, us(7 + 5 / 2))
+    assert (found.device, found.kernels) == (Trace.read(FILE).device, Trace.read(FILE).kernels)
+    # Neither what is launched by the steps' own thread outside of them, nor by another thread then.
+    alone = [event for event in events if event.get("tid") != 4377]
+    before = [event | {"ts": marked["ts"] - 1000} if event is more[0] else event for event in more]
+    assert Trace.parse([*alone, *before]).elsewhere == Elsewhere(0, 0.0)
 
 
 def test_kernels_are_those_of_the_steps() -> None:

@@ -123,14 +123,14 @@ def test_rooflines(tmp_path: Path) -> None:
 
 
 def test_files_are_filled_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "docs").mkdir()
     for name in report.FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a\n<!-- table: targets -->\nold\n<!-- end of table -->\nb\n")
     options = ["--root", str(tmp_path), "--results", str(tmp_path / "results")]
     assert report.main([*options, "--check"]) == 1
     assert "old" in (tmp_path / "README.md").read_text()
     assert report.main(options) == 0
-    text = (tmp_path / "docs/performance.md").read_text()
+    text = (tmp_path / "docs/explanation/performance.md").read_text()
     assert text.startswith("a\n<!-- table: targets -->\n\n| on |") and text.endswith(
         "<!-- end of table -->\nb\n"
     )

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from glide_fast.checkpoints import atomic_directory, atomic_write, write_text
-from glide_fast.checkpoints.atomic import current_directory
-from glide_fast.errors import InvalidInputError
+from glide_fast.checkpoints import atomic, atomic_directory, atomic_write, write_text
+from glide_fast.checkpoints.atomic import current_directory, read_unchanged
+from glide_fast.checkpoints.exchange import exchange
+from glide_fast.errors import CheckpointError, InvalidInputError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -155,6 +156,7 @@ def rename(source, target):
     calls.append(target)
     real(source, target)
 os.rename = rename
+atomic.exchange = lambda one, other: False
 with atomic.atomic_directory(sys.argv[1]) as temporary:
     (temporary / "a.txt").write_text("new")
 """
@@ -228,6 +230,7 @@ def test_failed_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
         real(source, destination)
 
     monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
     with pytest.raises(OSError, match="No space"), atomic_directory(target) as temporary:
         (temporary / "a.txt").write_text("new")
     assert (target / "a.txt").read_text() == "old"
@@ -245,6 +248,54 @@ def test_directory_writer_killed_at_either_rename(tmp_path, rename):
         (temporary / "a.txt").write_text("newer")
     assert (current_directory(target) / "a.txt").read_text() == "newer"
     assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="the systems that exchange names")
+def test_a_directory_that_is_replaced_is_there_at_every_moment(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    target.mkdir()
+    real, seen = os.rename, []
+
+    def rename(source: Path, destination: Path) -> None:
+        real(source, destination)
+        seen.append(target.exists())
+
+    monkeypatch.setattr(os, "rename", rename)
+    with atomic_directory(target) as temporary:
+        (temporary / "a.txt").write_text("new")
+    assert False not in seen
+    assert names(target) == ["a.txt"] and names(tmp_path) == ["model"]
+
+
+def test_where_names_cannot_be_exchanged_nothing_is_changed(tmp_path):
+    (tmp_path / "one").mkdir()
+    assert not exchange(tmp_path / "one", tmp_path / "missing")
+    assert names(tmp_path) == ["one"]
+
+
+def test_a_directory_that_is_always_replaced_is_an_error_and_one_that_is_not_is_read_once(tmp_path):
+    target = tmp_path / "model"
+    reads = []
+
+    def read(replace: bool) -> None:
+        reads.append(replace)
+        if replace:
+            with atomic_directory(target):
+                pass
+
+    with pytest.raises(CheckpointError, match="was replaced 10 times while it was read"):
+        read_unchanged(target, lambda: read(True))
+    assert len(reads) == 10
+    read_unchanged(target, lambda: read(False))
+    assert len(reads) == 11
+
+    def damaged() -> None:
+        reads.append(False)
+        raise CheckpointError("damaged")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_unchanged(target, damaged)
+    assert len(reads) == 12
 
 
 def test_directory_over_a_file(tmp_path):

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
@@ -340,3 +341,25 @@ def test_an_error_in_json_is_no_checkpoint(tmp_path):
     (tmp_path / "w.pt").write_text('{"error": {"code": 404}}')
     with pytest.raises(CheckpointError, match="is a JSON document, not weights"):
         read_state_dict(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_torch_file_that_claims_more_than_it_holds_is_refused(tmp_path, mmap):
+    file = tmp_path / "a.pt"
+    torch.save({"a": torch.zeros(1).expand(2**17, 2**17), "b": torch.ones(2)}, file)
+    with pytest.raises(CheckpointError, match=r"have .*the largest is a, of shape \(131072, 131072\)"):
+        read_state_dict(file, mmap=mmap)
+    # What is expanded a little, or has two names, is read.
+    values = torch.arange(6.0)
+    torch.save({"a": values[:1].expand(3), "b": values, "c": values.view(2, 3)}, file)
+    assert read_state_dict(file, mmap=mmap)["c"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_compressed_torch_file_is_refused(tmp_path, mmap):
+    torch.save({"a": torch.zeros(10_000)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="is compressed, which torch does to none"):
+        read_state_dict(tmp_path / "b.pt", mmap=mmap)

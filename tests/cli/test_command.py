@@ -158,7 +158,7 @@ def test_anything_else_ends_with_1_and_a_traceback_only_on_request(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr("glide_fast.pipelines.pipeline.text_to_image", broken)
+    monkeypatch.setattr("glide_fast.pipelines.pipeline.sample", broken)
     result = invoke("sample", "a", "--model", model, "-q")
     assert result.exit_code == 1
     assert result.stderr == "error: RuntimeError: first line (glide-fast --debug shows where)\n"

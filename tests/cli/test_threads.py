@@ -1,4 +1,4 @@
-"""How the threads of OpenMP wait in the command line's process."""
+"""How the threads of OpenMP wait in the processes of the command line and of the benchmarks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ ROOT = Path(glide_fast.__file__).parents[1]
 @pytest.mark.parametrize(
     ("start", "given", "policy"),
     [
-        (["-c", "from glide_fast.cli import main; main()"], {}, "PASSIVE"),
-        (["-m", "glide_fast"], {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        (["-c", "from glide_fast.cli import main; main()", "env"], {}, "PASSIVE"),
+        (["-m", "glide_fast", "env"], {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        # What measures waits as what is measured does.
+        (["-m", "benchmarks", "--help"], {}, "PASSIVE"),
+        (["-m", "benchmarks.gpu", "--help"], {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
     ],
 )
 def test_they_do_not_spin_unless_asked_to(
@@ -28,7 +31,7 @@ def test_they_do_not_spin_unless_asked_to(
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(
-        [sys.executable, *start, "env"],
+        [sys.executable, *start],
         cwd=tmp_path,
         env=environment | {"PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "true"} | given,
         capture_output=True,

@@ -92,4 +92,22 @@ def test_a_spill_is_seen() -> None:
     values = text_attention.constants(text_attention.Tiles(64, 32, 4, 1), 64, 1024, 0, 4)
     build = text_attention.builds(2, 6, 64, 1024, 0, "fp32")[0]
     large = build._replace(constants={**build.constants, **values}, warps=4)
-    assert examine(large, 90).spill_instructions > 0
+    row = examine(large, 90)
+    assert row.spill_instructions > 0 and row.stack_bytes > 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_without_a_stack_there_is_no_access_to_thread_local_memory(target: int, tmp_path: Path) -> None:
+    """Which is why only what has a stack is disassembled."""
+    build = max(BUILDS, key=lambda build: examine(build, target).registers)
+    assert examine(build, target).stack_bytes == 0
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(compile_report.compiled(build, target).asm["cubin"])
+    assert compile_report.local_accesses(cubin) == 0
+
+
+@pytest.mark.parametrize("name", ["triton.csv", "triton-all.csv"])
+def test_what_spills_has_a_stack_in_the_reports_that_are_kept(name: str) -> None:
+    with (KEPT / name).open(newline="", encoding="utf-8") as source:
+        for row in csv.DictReader(source):
+            assert (int(row["stack_bytes"]) > 0) == (int(row["spill_instructions"]) > 0), row

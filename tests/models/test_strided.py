@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from glide_fast.models.clip_image import ImageEmbedding, standardise
 from glide_fast.models.unet import Downsample, conv_nd
 from glide_fast.ops import convolution
 from glide_fast.ops.backends import force
@@ -117,3 +118,20 @@ def test_a_stride_may_be_given_by_position() -> None:
     for layer in (conv_nd(2, 4, 4, 3, 2), conv_nd(2, 4, 4, 3, stride=2)):
         assert isinstance(layer, torch.nn.Conv2d) and type(layer) is not torch.nn.Conv2d
     assert type(conv_nd(2, 4, 4, 3, padding=1)) is torch.nn.Conv2d
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 4, 8, 16])
+def test_the_clips_patches_are_right_however_few(patch: int) -> None:
+    """They have a stride, too: three channels, no padding, and kernels as large as the stride are not concerned."""
+    for side in (1, 2):
+        layer = ImageEmbedding(patch * side, patch, 16, n_timestep=4, device="cpu").bfloat16()
+        pixels = (
+            torch.rand(2, 3, patch * side, patch * side, generator=torch.Generator().manual_seed(0)) * 255
+        )
+        t = torch.tensor([0, 3])
+        got = layer(pixels, t)
+        patches = F.conv2d(standardise(pixels).bfloat16().double(), layer.patch_proj.double(), stride=patch)
+        leading = layer.w_t.double()[t][:, None]
+        tokens = torch.cat([leading, patches.flatten(2).transpose(1, 2)], dim=1) + layer.w_pos.double()
+        want = layer.double().ln(tokens)
+        torch.testing.assert_close(got.double(), want, rtol=2.0**-5, atol=2.0**-5)

@@ -1,6 +1,7 @@
-"""Runs the check_*.py files of every op, each in a process of its own: Triton decides once, when imported, whether to interpret.
+"""Runs the check_*.py files of every op in other processes: Triton decides once, when imported, whether to interpret.
 
-On a device all that they launch is compiled first, on all cores; then the files run side by side, and failures are shown at once.
+In the interpreter one process runs them all. On a device all that they launch is compiled first, on all cores; then the files
+run side by side, and failures are shown at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -25,8 +26,9 @@ PATH = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPAT
 CHECKS = sorted(str(file.relative_to(HERE)) for file in HERE.glob("*/check_*.py"))
 
 
-def start(file: str, *options: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(HERE / file)]
+def start(files: Sequence[str], *options: str, **environment: str) -> subprocess.Popen[str]:
+    paths = [str(HERE / file) for file in files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *paths]
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.Popen(
         command,
@@ -39,9 +41,8 @@ def start(file: str, *options: str, **environment: str) -> subprocess.Popen[str]
     )
 
 
-@pytest.mark.parametrize("file", CHECKS)
-def test_in_the_interpreter(file: str) -> None:
-    with start(file, "-x", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="") as process:
+def test_in_the_interpreter() -> None:
+    with start(CHECKS, "--tb=short", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="") as process:
         said, _ = process.communicate()
     assert process.returncode == 0, said[-8000:]
 
@@ -57,7 +58,7 @@ class Runs:
     def _run(self, file: str) -> tuple[int, str]:
         said: list[str] = []
         options = (kernel_recorder.PROFILE, "--tb=short", "-p", "support.failures_at_once")
-        with start(file, *options, PYTHONPATH=PATH) as process:
+        with start([file], *options, PYTHONPATH=PATH) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 said.append(line)

@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from unittest import mock
 
 import pytest
 from filelock import FileLock
+from support import compile_once
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("csrc", "glide_fast", "kernels", "tests")
@@ -84,13 +87,35 @@ def record_in(wheel: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which C++ compiles without optimisation, six times as fast: here it is built, and not run for long."""
+    """An environment in which C++ compiles without optimisation, six times as fast: here it is built, and not run for long.
+
+    And in which the two builds of these tests share their objects, with each other and with those of an earlier run.
+    """
     if COMPILER is None:
         return {}
-    compiler = tmp_path_factory.mktemp("quick") / Path(COMPILER).name
-    compiler.write_text(f'#!/bin/sh\nexec {shlex.quote(COMPILER)} "$@" -O0\n')
-    compiler.chmod(0o755)
-    return {"CXX": str(compiler)}
+    folder = tmp_path_factory.mktemp("quick")
+    with mock.patch("setuptools.setup"):
+        setup = runpy.run_path(str(ROOT / "setup.py"))
+    programs = {"CXX": (COMPILER, "-O0")}
+    with suppress(setup["CannotBuild"]):
+        programs["NVCC"] = (setup["find_nvcc"](), "")
+    compilers = "\n".join(setup["output_of"](program, "--version") for program, _ in programs.values())
+    headers = f"pybind11 {metadata.version('pybind11')}, Python {sys.version}"
+    once = (
+        sys.executable,
+        "-I",
+        "-S",
+        compile_once.__file__,
+        tempfile.gettempdir(),
+        f"{compilers}\n{headers}",
+    )
+    environment = {}
+    for variable, (program, option) in programs.items():
+        script = folder / Path(program).name
+        script.write_text(f'#!/bin/sh\nexec {shlex.join([*once, program])} "$@" {option}\n')
+        script.chmod(0o755)
+        environment[variable] = str(script)
+    return environment
 
 
 @pytest.fixture(scope="session")

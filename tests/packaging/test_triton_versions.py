@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -33,6 +34,8 @@ def test_both_are_installed_beside_and_compile(
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         path = options.get("env", {}).get("PYTHONPATH", "")
+        # One cache for this and for the tests: what the environment's own version compiles here, they need not.
+        assert options.get("env", {}).get("TRITON_CACHE_DIR") == os.environ.get("TRITON_CACHE_DIR")
         ran.append((command, path))
         failed = "--check" in command and f"triton-{failing}-" in path
         said = "triton (3.9.0)\nAvailable versions: 3.9.0, 3.8.0\n" if "index" in command else ""

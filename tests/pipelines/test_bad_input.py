@@ -79,6 +79,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
     ({"seed": 10**5000}, "seed"),
     ({"cache_interval": 10**5000}, "cache_interval"),
     ({"num_images_per_prompt": 10**5000}, "num_images_per_prompt"),
+    ({"prompt": ["a", "b"], "num_images_per_prompt": 50_001}, "prompt"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
     ({"num_images_per_prompt": 1.5}, "num_images_per_prompt"),
     ({"seed": [1, 2]}, "seed"),
@@ -118,7 +119,7 @@ def test_unknown_arguments_are_pythons_error(idle: GlidePipeline) -> None:
     with pytest.raises(TypeError, match="steps"):
         idle("a dog", steps=5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="steps"):
-        idle.upsample(torch.rand(3, 16, 16), steps=5)
+        idle.upsample(torch.rand(3, 16, 16), steps=5)  # type: ignore[call-arg]
 
 
 def test_settings_are_checked_like_arguments(base: Stage) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from support import golden
+from support.tiny import write_pipeline
 
 from glide_fast import weights
-from glide_fast.checkpoints import read_pipeline_directory, save_directory, save_pipeline_directory
+from glide_fast.checkpoints import atomic, read_pipeline_directory, save_directory, save_pipeline_directory
 from glide_fast.errors import CheckpointError, InvalidInputError
 from glide_fast.models.clip import CLIPModel
 from glide_fast.pipelines import GlidePipeline, Stage, clip_component, loading
@@ -248,3 +249,31 @@ def test_released_models(
     assert torch.equal(
         make(guided, clip_guidance_scale=9.0, **options), make(want, clip_guidance_scale=9.0, **options)
     )
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_pipeline_that_is_saved_anew_while_it_is_loaded_is_of_one_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    """The base has been read when another process replaces base and upsampler."""
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
+    path = write_pipeline(tmp_path / "tiny")
+    newer = GlidePipeline.from_pretrained(path, device="cpu", accelerate=False)
+    with torch.no_grad():
+        for stage in newer.stages:
+            for value in stage.model.parameters():
+                value.fill_(0.25)
+    read, real = [], Stage.from_directory
+
+    def from_directory(*arguments: Any, **options: Any) -> Stage:
+        stage = real(*arguments, **options)
+        read.append(stage)
+        if len(read) == 1:
+            newer.save_pretrained(path)
+        return stage
+
+    monkeypatch.setattr(Stage, "from_directory", from_directory)
+    found = GlidePipeline.from_pretrained(path, device="cpu", accelerate=False)
+    for stage in found.stages:
+        assert all(bool((value == 0.25).all()) for value in stage.model.parameters())

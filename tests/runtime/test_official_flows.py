@@ -1,6 +1,7 @@
 """The official notebooks with one line added, ``model = accelerate(model)``: what becomes of their pictures.
 
-``python -m pytest -q -rP tests/runtime/test_official_flows.py`` prints what docs/notes/accelerated-notebooks.md states.
+``python -m pytest -q -rP tests/runtime/test_official_flows.py`` prints what the page of docs/explanation/notes on accelerated
+notebooks states.
 """
 
 from __future__ import annotations

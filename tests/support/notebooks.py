@@ -6,6 +6,7 @@ real path.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch as th
 import torch.nn.functional as F
 from PIL import Image
@@ -78,6 +80,19 @@ def write_cache(folder: Path) -> None:
     clip = glide.create_clip_model(str(folder / "clip.yaml"), device=DEVICE)
     th.save(golden.fill(clip.image_encoder).state_dict(), folder / "clip_image_enc.pt")
     th.save(golden.fill(clip.text_encoder).state_dict(), folder / "clip_text_enc.pt")
+
+
+def shrink_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that takes the official defaults as they are builds the models of :func:`write_cache`."""
+    module = importlib.import_module("glide_fast.compat.model_creation")
+    for name, small in (
+        ("model_and_diffusion_defaults", SMALL_BASE),
+        ("model_and_diffusion_defaults_upsampler", SMALL_UP),
+    ):
+        defaults = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, functools.partial(lambda make, changes: make() | changes, defaults, small)
+        )
 
 
 def create(package: SimpleNamespace, name: str, *, inpaint: bool = False) -> tuple[dict[str, Any], Any, Any]:

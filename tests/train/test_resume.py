@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -569,6 +570,56 @@ def test_a_checkpoint_that_no_run_wrote_is_refused_by_name(
             load(RunDirectory(changed_run) if load is RunDirectory.load else changed_run)
     with pytest.raises(CheckpointError, match=said):
         GlidePipeline.from_pretrained(changed_run, device="cpu")
+
+
+HUGE = 2**17
+CLAIMS = {
+    "expanded": torch.zeros(1).expand(HUGE, HUGE),
+    "sparse": torch.sparse_coo_tensor(
+        torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (HUGE, HUGE), check_invariants=True
+    ),
+    "many names": [torch.zeros(2**18)[:]] * 64,
+}
+
+
+@pytest.mark.parametrize("part", ["optimizer", "average"])
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_checkpoint_that_claims_more_than_its_file_holds_is_refused(
+    changed_run: Path, part: str, claim: str
+) -> None:
+    checkpoint = changed_run / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    if part == "average":
+        state["average"]["token_embedding.weight"] = CLAIMS[claim]
+    else:
+        state["optimizer"]["state"][0]["exp_avg"] = CLAIMS[claim]
+    torch.save(state, checkpoint)
+    for load in (resume, lambda run: GlidePipeline.from_pretrained(run, device="cpu")):
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint\.pt is not a training checkpoint: its tensors have"
+        ):
+            load(changed_run)
+
+
+def test_a_sparse_tensor_of_any_size_is_no_part_of_a_checkpoint(changed_run: Path) -> None:
+    checkpoint = changed_run / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    moment = state["optimizer"]["state"][0]["exp_avg"]
+    state["optimizer"]["state"][0]["exp_avg"] = moment.to_sparse()
+    torch.save(state, checkpoint)
+    with pytest.raises(CheckpointError, match=r"its optimizer\.state\.0\.exp_avg is not a dense tensor"):
+        resume(changed_run)
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(changed_run: Path) -> None:
+    checkpoint = changed_run / "checkpoint.pt"
+    with zipfile.ZipFile(checkpoint) as whole:
+        records = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in records.items():
+            packed.writestr(name, content)
+    with pytest.raises(CheckpointError, match="is compressed, which torch does to none"):
+        resume(changed_run)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ PARTS = {
     "pipeline": "a picture from a prompt, both stages",
     "cold-start": "from the start of a process to the first picture",
     "memory": "the most memory that a process needs",
+    "waiting": "what it costs on a CPU that waiting threads sleep",
     "quality": "fewer or cheaper steps: time beside the difference from the full sampler's pictures",
 }
 """Name -> what it measures."""

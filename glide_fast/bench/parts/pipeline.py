@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -76,7 +77,8 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
-    pictures, options = settings.batch or 1, {}
+    pictures = settings.batch or 1
+    options: dict[str, Any] = {}
     if settings.steps is not None:
         options = {"num_inference_steps": settings.steps, "upsample_steps": settings.steps}
     if pipeline.base is None:

@@ -1,4 +1,4 @@
-"""The 3x3 convolution's Triton kernels against fp64, interpreted or on a device; test_kernels.py runs this in its own process."""
+"""The 3x3 convolution's Triton kernels against fp64, interpreted or on a device; test_triton.py runs this in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer norm by group_norm_act's Triton kernel, interpreted or on a device: test_kernels.py runs this in a process of its own."""
+"""Layer norm by group_norm_act's Triton kernel, interpreted or on a device: test_triton.py runs this in a process of its own."""
 
 from __future__ import annotations
 

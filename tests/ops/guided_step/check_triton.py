@@ -1,4 +1,4 @@
-"""guided_step's Triton kernel against the reference, interpreted or on a device; test_kernels.py runs this in its own process."""
+"""guided_step's Triton kernel against the reference, interpreted or on a device; test_triton.py runs this in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""masked_attention's Triton kernel against fp64, interpreted or on a device: test_kernels.py runs this in its own process."""
+"""masked_attention's Triton kernel against fp64, interpreted or on a device: test_triton.py runs this in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""resample's Triton kernel against the reference, interpreted or on a device; test_kernels.py runs this in its own process."""
+"""resample's Triton kernel against the reference, interpreted or on a device; test_triton.py runs this in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""text_attention's Triton kernel against fp64, interpreted or on a device: test_kernels.py runs this in a process of its own."""
+"""text_attention's Triton kernel against fp64, interpreted or on a device: test_triton.py runs this in a process of its own."""
 
 from __future__ import annotations
 
