@@ -292,11 +292,12 @@ def accuracy(known: Sequence[Device]) -> str:
                             torchs,
                         ]
                     )
-        for row in device.others.get("checks", []):
-            if row["part"] in ("accuracy-steps", "accuracy-loops"):
-                where = f" at {row['place']}" if row.get("place") else ""
-                what = f"{row['part'][9:-1]}: {row['model']}{where}"
-                rows.append([what, row["dtype"], row["error"], row["torch_error"]])
+        for group in device.of("accuracy"):
+            for name, row in group.rows.items():
+                owner, dtype = name.split(" ")
+                if owner == OURS and row["error"]:
+                    torchs = group.rows.get(f"torch {dtype}", {}).get("error", "")
+                    rows.append([f"{group.model}, {group.work}", dtype, row["error"], torchs])
         return markdown(["of", "type", "relative error", "torch's own in that type"], rows)
 
     return per_device(of, known)

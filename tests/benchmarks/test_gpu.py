@@ -43,6 +43,7 @@ from glide_fast.bench.record import read
 from glide_fast.bench.subject import Subject, subjects
 from glide_fast.cli.commands import app
 from glide_fast.models.config import PRESETS
+from glide_fast.ops.case import Tolerance
 
 SMALL = ["--device", "cpu", "--small", "--out"]
 
@@ -458,8 +459,6 @@ BASE, UPSAMPLER = "tiny base", "tiny upsampler"
     ("run", "name", "models"),
     [
         (peak.run, "peak", [BASE]),
-        (precision.steps, "accuracy-steps", [BASE, UPSAMPLER]),
-        (precision.loops, "accuracy-loops", [BASE, UPSAMPLER]),
         (loops.capture, "capture", [UPSAMPLER]),
         (loops.soak, "soak", [BASE]),
     ],
@@ -476,6 +475,22 @@ def test_whole_models_from_end_to_end(
     assert run(setting) == outcome  # kept
 
 
+@pytest.mark.parametrize(("name", "models"), [("accuracy-steps", [UPSAMPLER]), ("accuracy-loops", [BASE])])
+def test_errors_of_models_from_end_to_end(
+    name: str, models: list[str], setting: Setting, of: Callable[..., None]
+) -> None:
+    of(*models)
+    (part,) = gpu.selected(precision.parts(setting), [name])
+    outcome = part.run(setting)
+    assert outcome == Outcome(GREEN, (setting.folder / "models.csv",)), outcome.notes
+    rows = read(setting.folder / "models.csv")
+    assert {row["contestant"] for row in rows} == {
+        f"{name} {dtype}" for name in ("torch", "glide_fast") for dtype in ("bfloat16", "float32")
+    }
+    assert len({row["work"] for row in rows}) == (3 if name == "accuracy-steps" else 1)
+    assert part.run(setting) == outcome and read(setting.folder / "models.csv") == rows  # kept
+
+
 def test_models_are_tiny_ones_where_the_suite_is_only_tried(setting: Setting) -> None:
     assert [model.name for model in loops.models(setting)] == [BASE, UPSAMPLER]
 
@@ -489,21 +504,14 @@ def test_the_same_picture(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> 
     assert precision.same_picture(setting._replace(again=True)).state == RED
 
 
-def test_psnr() -> None:
-    assert precision.psnr(torch.full((4,), 0.5), torch.full((4,), 0.4)) == pytest.approx(20, abs=1e-4)
-    assert precision.psnr(torch.ones(4), torch.ones(4)) == float("inf")
-
-
 def test_an_error_beyond_torchs_own_is_red(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, of: Callable[..., None]
 ) -> None:
     of(BASE)
-    judged = precision.Judged(0.02, 0.01, 0.011)
-    monkeypatch.setattr(
-        precision, "step_errors", lambda subject, setting: iter([(torch.float32, 0.02, judged)])
-    )
-    outcome = precision.steps(setting)
-    assert outcome.state == RED and "tiny base float32 0.02" in outcome.notes
+    monkeypatch.setattr(precision, "LOOP", Tolerance(margin=0.0, floor=0.0))
+    (part,) = gpu.selected(precision.parts(setting), ["accuracy-loops"])
+    outcome = part.run(setting)
+    assert outcome.state == RED and outcome.notes == ("tiny base, loop of 2 steps: glide_fast bfloat16",)
 
 
 def test_a_picture_that_changes_is_red(

@@ -122,6 +122,15 @@ def test_rooflines(tmp_path: Path) -> None:
     assert row_of(report.targets(known), "NVIDIA GPU | convolution")[3:] == ["25 %", "no"]
 
 
+def test_errors_stand_beside_torchs_own(tmp_path: Path) -> None:
+    rows = []
+    for name, error in (("torch float16", 0.002), (f"{OURS} float16", 0.001), (f"{OURS} float32", 1e-6)):
+        rows.append(Measurement("accuracy", "base", "step at 0.5 of the noise", name, error=error).row())
+    table = report.accuracy(results(tmp_path, H200, {"models": rows}))
+    assert row_of(table, "base, step at 0.5 of the noise | float16")[2:] == ["0.001", "0.002"]
+    assert row_of(table, "base, step at 0.5 of the noise | float32")[2:] == ["1e-06", ""]
+
+
 def test_files_are_filled_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in report.FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.tiny import pipeline
 from glide_fast.bench.contestants import accelerated
 from glide_fast.bench.subject import Subject, subjects
+from glide_fast.bench.timing import Effort, interleaved
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.sampling import SamplingLoop
 from glide_fast.runtime.captured import CapturedLoop
@@ -213,16 +213,9 @@ def captured_row(runs: Runs, setting: Setting) -> dict[str, str]:
     }
 
 
-def clocked(call: Callable[[], object], device: str, samples: int = 5) -> float:
-    """Median seconds of a call."""
-    times = []
-    for _ in range(samples):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def clocked(call: Callable[[], object], device: str) -> float:
+    """Median seconds of a call, by the wall clock."""
+    return interleaved({"": call}, device, Effort.of_long_calls(5, 60.0), wall=True)[""].median / 1e6
 
 
 def parts(setting: Setting) -> tuple[Part, ...]:
