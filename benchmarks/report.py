@@ -82,7 +82,7 @@ class Device(NamedTuple):
     name: str
     facts: Row  # of the latest row
     comparisons: tuple[Comparison, ...]
-    others: dict[str, list[Row]]  # rows of files of another kind, by the file's name
+    others: dict[str, list[Row]]  # rows of files without contestants, by the file's name
 
     @property
     def gpu(self) -> bool:
@@ -304,7 +304,7 @@ def accuracy(known: Sequence[Device]) -> str:
 
 
 class Target(NamedTuple):
-    """A number to reach on a device of a kind: ``measured`` gives it, and the bound is at least, or at most with ``below``."""
+    """A number to reach on a GPU or a CPU: ``measured`` gives it, and the bound is at least, or at most with ``below``."""
 
     what: str
     gpu: bool
@@ -402,7 +402,7 @@ TARGETS = (
 
 
 def targets(known: Sequence[Device]) -> str:
-    """Each number that was set out for, and what was measured, on the first device of its kind that has it."""
+    """Each number that was set out for, and what was measured, on the first GPU or CPU that has it."""
     rows = []
     for target in TARGETS:
         value = next(
@@ -412,8 +412,8 @@ def targets(known: Sequence[Device]) -> str:
         reached = ""
         if value is not None:
             reached = "yes" if (value <= target.bound if target.below else value >= target.bound) else "no"
-        told = UNMEASURED if value is None else f"{value:.3g}{target.unit}"
-        rows.append([GPU if target.gpu else "CPU", target.what, bound, told, reached or "-"])
+        found = UNMEASURED if value is None else f"{value:.3g}{target.unit}"
+        rows.append([GPU if target.gpu else "CPU", target.what, bound, found, reached or "-"])
     return markdown(["on", "what", "to reach", "measured", "reached"], rows)
 
 

@@ -52,7 +52,7 @@ SPEEDS = 0.25, 4.0
 
 
 def rank(name: str) -> int:
-    """Where a part stands; ValueError for one that has no place in :data:`ORDER`."""
+    """The number of a part in :data:`ORDER`; ValueError for one that is not in it."""
     words = name.split(" ")
     for end in range(len(words), 0, -1):
         if (known := " ".join(words[:end])) in ORDER:

@@ -1,6 +1,6 @@
 """A contest: several ways to do one piece of work are prepared, checked against the truth, timed in turns, and checked again.
 
-Everything is built, compiled and captured before anything is timed. No speed-up is told of a wrong result, and a contestant
+Everything is built, compiled and captured before anything is timed. A wrong result has no speed-up, and a contestant
 that only seems to work is wrong: one that returns an earlier call's result, leaves its work to another stream or thread, or
 returns the memory of its inputs. So inputs change between checks, results are spoilt once they have been read, and what is
 compared is the result as it is at the moment when the call returns.
@@ -53,7 +53,7 @@ class Entry:
 
     Attributes:
         make: builds, compiles or captures; raises one of ``excuses`` with the reason where it cannot.
-        guest: of another package: its errors are told, and are no fault of ours.
+        guest: of another package: its errors are in the row, and are no fault of ours.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Contest:
         entries: the first that runs is what speed-ups refer to.
         inputs: what contestants read; a result may not be in the same memory.
         redraw: gives the inputs other values (1) or their first ones (0), in place; None where they cannot change.
-        cost: what the work moves and computes at least, overall or by contestant; with it rates are told, and with ``copy`` a
+        cost: what the work moves and computes at least, overall or by contestant; with it rows have rates, and with ``copy`` a
             copy of as many bytes competes.
         wall: time by the wall clock on a GPU, too: of loops and pictures, whose Python counts.
     """

@@ -1,4 +1,4 @@
-"""What is told of a contestant: a row of the table and of the CSV."""
+"""What was measured of a contestant: a row of the table and of the CSV."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def table(measurements: Sequence[Measurement]) -> str:
         members = list(group)
         lines.append(f"{part}: {model}, {work}")
         width = max(len(m.contestant) for m in members)
-        lines += [f"  {m.contestant:<{width}}  {_told(m)}" for m in members]
+        lines += [f"  {m.contestant:<{width}}  {_line(m)}" for m in members]
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def _told(m: Measurement) -> str:
+def _line(m: Measurement) -> str:
     parts = [] if m.value is None else [f"{quantity(m.value, m.unit):>9}"]
     if m.lower is not None and m.upper is not None and m.samples > 1:
         parts.append(f"({quantity(m.lower, m.unit)} to {quantity(m.upper, m.unit)})")

@@ -57,7 +57,7 @@ def bench(
 ) -> None:
     """Measure speed, memory and errors on this device.
 
-    Contestants take turns, and the median and quartiles are told. A speed-up is told only of results whose error against fp32 is
+    Contestants take turns; the table has the median and the quartiles. Only results have a speed-up whose error against fp32 is
     at most a quarter above that of torch's own eager code in the same precision.
     """
     from glide_fast.cli.paths import require_free_files, require_writable
@@ -96,13 +96,13 @@ def bench(
         samples=samples,
         seconds=seconds,
     )
-    settings.kind  # noqa: B018  # refuses a device or type that does not do, before any work
-    facts = provenance(settings.place.type)
+    settings.target_dtype  # noqa: B018  # refuses a device or type that does not do, before any work
+    facts = provenance(settings.target_device.type)
     # Each comparison is written when it is there: an interruption after an hour does not lose the hour.
     kept = None if csv is None else Table(csv, KEY, facts, again=True)
     found: list[Row] = []
 
-    def tell(comparison: list[Measurement]) -> None:
+    def report(comparison: list[Measurement]) -> None:
         typer.echo(table(comparison) + "\n")
         rows = [measurement.row() for measurement in comparison]
         found.extend(facts | row for row in rows)
@@ -112,7 +112,7 @@ def bench(
     try:
         for part in parts:
             for _, comparison in groupby(measure(part, settings), lambda m: (m.part, m.model, m.work)):
-                tell(list(comparison))
+                report(list(comparison))
     finally:
         if kept is not None and kept.rows:
             typer.echo(str(csv))

@@ -231,11 +231,11 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     from glide_fast.bench.plot import check, draw
 
     rows = [
-        Measurement("step", "base", "2 x 64 px", name, value, speedup=2 / value)
-        for name, value in (("eager", 2.0), (OURS, 0.5))
+        Measurement("step", "base", "2 x 64 px", name, value).row()
+        for name, value in (("eager", 2.0), (OURS, 0.5), ("absent", None))
     ]
     check(tmp_path / "bars.png")
-    draw([*rows, Measurement("step", "base", "2 x 64 px", "absent")], tmp_path / "bars.png")
+    assert draw(rows, tmp_path / "bars.png") and not draw(rows[:1], tmp_path / "alone.png")
     with Image.open(tmp_path / "bars.png") as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 20) or ()) > 10
     with pytest.raises(InvalidInputError, match=r"\.png, \.svg, \.pdf"):

@@ -51,7 +51,7 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
     """Time the loop of one model, and compare what comes out of it with fp32's for the same noise."""
     steps, pictures = settings.steps or STEPS, settings.batch or 1
     rows = pictures if subject.upsamples else 2 * pictures
-    work = Work(subject, rows, settings.place, steps)
+    work = Work(subject, rows, settings.target_device, steps)
     rule = "ddim" if subject.upsamples else "ddpm"
     on_cpu = work.device.type == "cpu"
     made = {one.name: one for one in baselines.BASELINES}
@@ -92,7 +92,7 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
 
     for one in baselines.chosen(settings.baselines):
         enter(one.title, functools.partial(contestants.baseline, one, subject, work), baselines.EXCUSES)
-    enter(OURS, functools.partial(contestants.ours, subject, work, settings.kind), (Unable,))
+    enter(OURS, functools.partial(contestants.ours, subject, work, settings.target_dtype), (Unable,))
     for row in contest.run(Effort.of_long_calls(settings.samples, settings.seconds)):
         each = "" if row.value is None else f"{row.value / steps:.4g} s a step, "
         yield replace(row, note=f"{each}{row.note}")

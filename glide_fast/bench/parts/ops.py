@@ -1,4 +1,4 @@
-"""Every kind of op call that a step makes, with its own tensors: each backend that takes it, against plain torch."""
+"""Every op call that a step makes, alike ones once, with its own tensors: each backend that takes it, against plain torch."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ REFERENCE = "reference"
 SUMS = 2.0**-22
 """Relative error that is always allowed in fp32, where sums have the result's own type and may be taken in another order."""
 _SECONDS = 4.0
-"""For one kind of call at most, after the least number of samples."""
+"""For one call at most, after the least number of samples."""
 
 
 def recorded(subject: Subject, settings: Settings) -> list[tuple[Choice, int]]:
-    """One call of each kind that a step makes, and how many there are of it."""
-    work = Work(subject, settings.batch, settings.place)
-    step = OneStep(contestants.ours(subject, work, settings.kind), work)
-    kinds: dict[str, tuple[Choice, int]] = {}
+    """The calls that a step makes, alike ones once, and how many there are of each."""
+    work = Work(subject, settings.batch, settings.target_device)
+    step = OneStep(contestants.ours(subject, work, settings.target_dtype), work)
+    calls: dict[str, tuple[Choice, int]] = {}
 
     def note(choice: Choice) -> None:
         label = f"{choice.op.name} {described(choice)} {first_tensor(choice).dtype}"
-        first, calls = kinds.get(label, (choice, 0))
-        kinds[label] = (first, calls + 1)
+        first, count = calls.get(label, (choice, 0))
+        calls[label] = (first, count + 1)
 
     with listen(note):
         step()
-    return list(kinds.values())
+    return list(calls.values())
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:

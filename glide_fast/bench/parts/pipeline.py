@@ -33,7 +33,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     base = next((subject for subject in found if not subject.upsamples), None)
     upsampler = next((subject for subject in found if subject.upsamples), None)
     stages = [subject for subject in (base, upsampler) if subject is not None]
-    device, kind = settings.place, settings.kind
+    device, dtype = settings.target_device, settings.target_dtype
     # One step of each stage stands for the pictures, which differ from fp32's by more than any one step does.
     wrong, allowed = max(
         (_error(subject, settings) for subject in stages), key=lambda pair: pair[0] / pair[1]
@@ -66,7 +66,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
         contest.enter(EAGER, lambda: ready(GlidePipeline(plain(base), plain(upsampler), settings=usual)))
     contest.enter(
         OURS,
-        lambda: ready(GlidePipeline(fast(base), fast(upsampler), settings=usual).accelerate(device, kind)),
+        lambda: ready(GlidePipeline(fast(base), fast(upsampler), settings=usual).accelerate(device, dtype)),
     )
     for row in contest.run(Effort.of_long_calls(settings.samples, settings.seconds)):
         if row.contestant == OURS:
@@ -100,7 +100,7 @@ def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
 
 def _error(subject: Subject, settings: Settings) -> tuple[float, float]:
     """The error of one step of the accelerated model, and what it may be."""
-    work = Work(subject, None, settings.place)
+    work = Work(subject, None, settings.target_device)
     gate = Gate(subject, work)
-    contestant = contestants.ours(subject, work, settings.kind)
+    contestant = contestants.ours(subject, work, settings.target_dtype)
     return error(OneStep(contestant, work).predict(), gate.truth), gate.allowed(contestant.dtype)

@@ -49,7 +49,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     """Time and PSNR of each way on pipelines with trained weights; ``batch`` is pictures of each prompt."""
     for name in settings.models:
         pipeline = GlidePipeline.from_pretrained(
-            name, device=settings.device, dtype=settings.kind, progress=False
+            name, device=settings.device, dtype=settings.target_dtype, progress=False
         )
         yield from _of_pipeline(name, pipeline, settings)
 

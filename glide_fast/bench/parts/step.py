@@ -79,7 +79,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
     """Time the step of one model."""
-    work = Work(subject, settings.batch, settings.place)
+    work = Work(subject, settings.batch, settings.target_device)
     gate = Gate(subject, work)
     contest = Contest(
         "step",
@@ -103,8 +103,8 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
 
     for made in baselines.chosen(settings.baselines):
         enter(made.title, functools.partial(contestants.baseline, made, subject, work), baselines.EXCUSES)
-    enter(OURS, functools.partial(contestants.ours, subject, work, settings.kind), (Unable,))
+    enter(OURS, functools.partial(contestants.ours, subject, work, settings.target_dtype), (Unable,))
     for name in (ablation.name for ablation in ABLATIONS) if settings.ablate else ():
-        without = functools.partial(contestants.ablated, subject, work, settings.kind, name)
+        without = functools.partial(contestants.ablated, subject, work, settings.target_dtype, name)
         enter(f"{OURS}, {name}", without, (Unable,))
     yield from contest.run(settings.effort)
