@@ -13,9 +13,11 @@ import torch
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
+from glide_fast.ops import backends
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.engine import Engine
 from glide_fast.runtime.fair_lock import FairLock, joins
+from glide_fast.runtime.own_backends import on_own_backends
 from glide_fast.runtime.torso import Conditioning, Deep
 
 TABLE_BYTES = 1 << 26
@@ -42,6 +44,7 @@ class Bound:
         **pictures: torch.Tensor,
     ) -> None:
         self.model, self.batch, self.shape = model, batch, shape
+        self.forced_backends = backends.read_environment()
         device = next(model.parameters()).device
         self._timesteps = torch.as_tensor(timesteps, device=device)
         films = model._films
@@ -139,6 +142,7 @@ class Bound:
 
     @joins
     @without_autocast
+    @on_own_backends
     def __call__(
         self,
         inputs: torch.Tensor,

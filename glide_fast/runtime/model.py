@@ -17,7 +17,7 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops import arena
+from glide_fast.ops import arena, backends
 from glide_fast.ops.convolution.packed_weight import (
     PackedWeight,
     dense_state_dict_hook,
@@ -30,6 +30,7 @@ from glide_fast.runtime.explain import Explained, explain
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
+from glide_fast.runtime.own_backends import on_own_backends
 from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.structure import MODULE_HOOKS, Structure
 from glide_fast.runtime.torso import Conditioning, Torso
@@ -63,6 +64,7 @@ ENGINE_STATE = (
     "_batch",
     "_image_size",
     "features",
+    "forced_backends",
 )
 """Attributes of an accelerated model that a plain one does not have."""
 
@@ -86,6 +88,7 @@ class Accelerated(_Model):
     def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
         """Set up all that computes, for weights that :mod:`glide_fast.runtime.layout` has laid out."""
         self._defer, self._batch, self._image_size, self.features = defer, batch, image_size, features
+        self.forced_backends = backends.read_environment()
         if "lock" not in vars(self):  # after a restart, other threads may be waiting for it
             self.lock = FairLock()
         self._torso = Torso(self, defer, features)
@@ -164,6 +167,7 @@ class Accelerated(_Model):
     @uncompiled(FUSED)
     @joins
     @without_autocast
+    @on_own_backends
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the result for the same tensors is remembered, as long as nothing is written to them or to it."""
         self._structure.check()
@@ -280,6 +284,7 @@ class Accelerated(_Model):
             )
 
     @without_autocast
+    @on_own_backends
     def _predict(
         self,
         x: torch.Tensor,
