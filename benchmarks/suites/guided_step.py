@@ -72,32 +72,28 @@ def released(a: Arguments) -> Arguments:
     """What the released loop holds: with guidance a state and noise as doubled as the network's batch, to the end."""
     if any(a.get(name) is not None for name in ("known", "history", "score")):
         raise Unable("the released update has no such part")
+    diffusion = process(schedule_of(a["table"]))
     noise = a.get("noise")
     if noise is None:
         noise = philox_normal(a["seeds"], a["step"], a["x"].shape[1:], stream=a.get("stream", 0))
-    copies = 1 if a.get("guidance_scale") is None else 2
-    whole = {"x": a["x"].repeat(copies, 1, 1, 1), "noise": noise.repeat(copies, 1, 1, 1)}
     scale = a.get("guidance_scale")
-    return (
-        a
-        | whole
-        | {
-            "guidance_scale": None if scale is None else float(scale),
-            "row": int(a["step"][0]),
-            "process": process(schedule_of(a["table"])),
-            "count": len(a["x"]),
-        }
-    )
+    copies = 1 if scale is None else 2
+    return a | {
+        "x": a["x"].repeat(copies, 1, 1, 1),
+        "noise": noise.repeat(copies, 1, 1, 1),
+        "guidance_scale": None if scale is None else float(scale),
+        "row": int(a["step"][0]),
+        "process": diffusion,
+        "count": len(a["x"]),
+    }
 
 
 def official(a: Arguments) -> list[torch.Tensor]:
-    if (
-        a.get("seeds") is not None
-    ):  # it draws noise, too; that of the seeds takes its place, since results are compared
+    if a.get("seeds") is not None:
+        # It draws noise, too; what is added is that of the seeds, since results are compared.
         torch.randn_like(a["x"])
     given = (a[name] for name in ("process", "row", "x", "model_out", "noise", "guidance_scale"))
-    found = official_step(*given)
-    return [result[: a["count"]] for result in found]
+    return [result[: a["count"]] for result in official_step(*given)]
 
 
 def plain(a: Arguments) -> list[torch.Tensor]:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-_QUERY = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+_QUERY = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
+_MASK = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+"""The same field in newer and in older drivers, which refuse a query with the other name."""
 _REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -42,18 +44,21 @@ def clocks(device: str) -> Clocks:
     tool = _tool()
     if device != "cuda" or tool is None:
         return Clocks()
-    command = [tool, f"--id={_device()}", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return Clocks()
-    return parse(said)
+    for mask in _MASK:
+        command = [tool, f"--id={_device()}", f"--query-gpu={_QUERY},{mask}", "--format=csv,noheader,nounits"]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            break
+        if said.returncode == 0:
+            return parse(said.stdout)
+    return Clocks()
 
 
 def parse(line: str) -> Clocks:
     """Clocks out of a line of nvidia-smi; what it does not know is left out."""
     fields = [field.strip() for field in line.strip().split(",")]
-    if len(fields) != _QUERY.count(",") + 1:
+    if len(fields) != _QUERY.count(",") + 2:
         return Clocks()
     forms = ("{} MHz", "memory {} MHz", "{} C", "{} W")
     state = [form.format(value) for form, value in zip(forms, fields, strict=False) if "[" not in value]

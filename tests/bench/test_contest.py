@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterable
 
 import pytest
 import torch
 
+from glide_fast.bench import clocks, timing
 from glide_fast.bench import contest as harness
-from glide_fast.bench import timing
 from glide_fast.bench.contest import COPY, PLAIN, Competitor, Contest, Unable, copy_call
-from glide_fast.bench.measurement import Measurement
+from glide_fast.bench.measurement import Measurement, table
 from glide_fast.bench.timing import QUEUE, Effort, interleaved, summarise
 from glide_fast.ops.case import Cost, allowed_error
 
@@ -306,6 +307,33 @@ def test_work_that_is_left_on_another_stream_is_caught(device: Device) -> None:
     rows = {row.contestant: row for row in contest.run(effort)}
     assert rows["cheat"].gate == "red" and "after the stream had ended" in rows["cheat"].fault
     assert rows[PLAIN].gate == "" and rows[PLAIN].speedup == 1.0
+
+
+def test_clocks_and_what_holds_them_down_are_in_each_row(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "1410, 2619, 84, [N/A], 0x0000000000000024\n"
+    monkeypatch.setattr(clocks, "_tool", lambda: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(clocks, "_device", lambda: "GPU-1")
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        old = "clocks_throttle_reasons.active" in command[2]  # the only name that this driver knows
+        return subprocess.CompletedProcess(command, 0 if old else 2, said if old else "not a valid field")
+
+    monkeypatch.setattr(clocks.subprocess, "run", run)
+    contest = Contest("ops", "base", "work", "cuda", truth=None, allowed=None)
+    contest.enter(PLAIN, lambda: Competitor(device.call))
+    (row,) = contest.run(TINY._replace(samples=5, sample_seconds=1e-4))
+    assert row.clocks == "1410 MHz, memory 2619 MHz, 84 C"
+    assert row.row()["throttled"] == "power cap, thermal (software)" and "throttled" in table([row])
+    assert clocks.parse("1980, 2619, 40, 300.5, 0x0000000000000001").throttled == ""  # idle is no reason
+    assert clocks.parse("no devices were found") == clocks.clocks("cpu") == clocks.Clocks()
+
+    def broken(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("nvidia-smi", 10)
+
+    monkeypatch.setattr(clocks.subprocess, "run", broken)
+    assert clocks.clocks("cuda") == clocks.Clocks()
 
 
 @pytest.mark.gpu

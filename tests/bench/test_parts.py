@@ -167,7 +167,7 @@ def test_threads_that_sleep_and_threads_that_spin_take_turns(
     assert [row.contestant for row in rows] == ["OMP_WAIT_POLICY=ACTIVE", "OMP_WAIT_POLICY=PASSIVE"]
     assert [(row.value, row.speedup, row.samples) for row in rows] == [(2.0, 1.0, 6), (2.5, 0.8, 6)]
     assert {row.work for row in rows} == {"a picture, 2 steps a stage"}
-    monkeypatch.setattr(Settings, "place", torch.device("cuda"))
+    monkeypatch.setattr(Settings, "target_device", torch.device("cuda"))
     with pytest.raises(InvalidInputError, match="device: got 'cuda'; accepted: cpu for the part waiting"):
         of("waiting", settings)
 

@@ -288,9 +288,8 @@ def test_setup_records_the_same_hash_of_the_sources(monkeypatch: pytest.MonkeyPa
             "",
         ),
         ("def test_bad(): assert 0\ndef test_killed(): import os; os._exit(5)", RED, "", "test_bad (call)"),
-        ("@pytest.mark.skip(reason='no device')\ndef test_it(): pass", RED, "no test passed", ""),
     ],
-    ids=["passed", "killed", "skipped"],
+    ids=["passed", "killed"],
 )
 def test_test_files_are_run_and_counted(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], lines: str, state: str, said: str, shown: str
@@ -309,7 +308,14 @@ def test_failures_are_counted_by_name(tmp_path: Path) -> None:
         "<testcase name='test_c'><error/></testcase><testcase name='test_d'><skipped message='why'/></testcase>"
         "</testsuite></testsuites>"
     )
-    assert tests.count(report) == (1, ("test_b", "test_c"), ("test_d: why",))
+    counted = tests.count(report)
+    assert counted == (1, ("test_b", "test_c"), ("test_d: why",))
+    assert tests.judged(command.Ran(1, "2 failed"), counted)["note"] == (
+        "failed: test_b, test_c; 2 failed; skipped: test_d: why"
+    )
+    skipped = tests.judged(command.Ran(0, ""), tests.Counted(0, (), ("test_d: why",)))
+    assert skipped["gate"] == RED and "no test passed" in skipped["note"]
+    assert tests.judged(command.Ran(None, ""), tests.Counted(3, (), ()))["note"] == "the time was up"
 
 
 def test_files_run_at_the_same_time_and_what_the_time_was_up_for_is_left(
@@ -380,11 +386,12 @@ def test_the_sanitizers_calls_are_a_command(
         return command.Ran(ops_command.main(arguments[3:]), capsys.readouterr().out)
 
     monkeypatch.setattr(command, "run", run)
-    row = sanitizer.one(None, "no tool", "masked_attention", setting)
-    assert row["gate"] == GREEN, row["note"]
-    monkeypatch.setattr(ops_command.contests, "run_suite", lambda *_, **__: Done(1, 0, (), False))
-    row = sanitizer.one(None, "no tool", "masked_attention", setting)
-    assert row["gate"] == RED and "no backend of masked_attention ran" in row["note"]
+    for ran, state in ((3, GREEN), (0, RED)):  # what no backend ran says nothing of the kernels
+        done = Done(1, 0, (), False, ran)
+        monkeypatch.setattr(ops_command.contests, "run_suite", lambda *_, done=done, **__: done)
+        row = sanitizer.one(None, "no tool", "masked_attention", setting)
+        assert row["gate"] == state, row["note"]
+    assert "no backend of masked_attention ran" in row["note"]
 
 
 def test_an_error_before_the_time_was_up_is_red(tmp_path: Path) -> None:
@@ -434,9 +441,15 @@ def test_training_that_diverges_tells_no_throughput(tmp_path: Path, monkeypatch:
 
 
 @pytest.fixture(scope="module")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> list[Subject]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny pipeline."""
+    return pipeline(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tiny: Path) -> list[Subject]:
     """A base model and an upsampler."""
-    return subjects([str(pipeline(tmp_path_factory.mktemp("models") / "tiny"))])
+    return subjects([str(tiny)])
 
 
 @pytest.fixture
@@ -459,8 +472,8 @@ BASE, UPSAMPLER = "tiny base", "tiny upsampler"
     ("run", "name", "models"),
     [
         (peak.run, "peak", [BASE]),
-        (loops.capture, "capture", [UPSAMPLER]),
-        (loops.soak, "soak", [BASE]),
+        (loops.capture, "capture", [BASE]),
+        (loops.soak, "soak", [UPSAMPLER]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -495,7 +508,8 @@ def test_models_are_tiny_ones_where_the_suite_is_only_tried(setting: Setting) ->
     assert [model.name for model in loops.models(setting)] == [BASE, UPSAMPLER]
 
 
-def test_the_same_picture(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_picture(setting: Setting, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    monkeypatch.setattr(precision, "MODEL", str(tiny))
     monkeypatch.setitem(precision.TYPES, "cpu", (torch.float32,))
     assert precision.same_picture(setting).state == GREEN
     assert {row["stage"] for row in read(setting.folder / "checks.csv")} == {"base", "upsampler"}

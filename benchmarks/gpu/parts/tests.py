@@ -87,6 +87,11 @@ def one(file: str, marked: Sequence[str], seconds: float) -> Row:
         report = Path(scratch) / "report.xml"
         ran = command.run([*PYTEST, *marked, f"--junitxml={report}", file], seconds, PATHS)
         counted = count(report) if report.exists() else Counted(0, (), ())
+    return judged(ran, counted)
+
+
+def judged(ran: command.Ran, counted: Counted) -> Row:
+    """The row of a file, from how pytest ended and what it counted."""
     notes = [f"failed: {', '.join(counted.failed)}"] if counted.failed else []
     if ran.status != 0:
         notes.append("the time was up" if ran.status is None else ran.tail)
