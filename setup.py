@@ -13,6 +13,7 @@ prints. Environment variables:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -50,6 +51,14 @@ BINDINGS, ARENA = CSRC / "bindings.cpp", CSRC / "arena"
 
 class CannotBuild(Exception):
     """A library, or the CUDA half of one, cannot be built here; the message says why."""
+
+
+def digest() -> str:
+    """A hash of all that the libraries are made of."""
+    total = hashlib.sha256()
+    for path in sorted([ROOT / "setup.py", *(path for path in CSRC.rglob("*") if path.is_file())]):
+        total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
 
 
 def compiler() -> list[str]:
@@ -267,6 +276,7 @@ class BuildNative(build_ext):
         record: dict[str, object] = {
             "python": platform.python_version(),
             "platform": sysconfig.get_platform(),
+            "sources": digest(),
         }
         try:
             if choice == "0":

@@ -11,19 +11,20 @@ run and nothing is timed. Needs nvcc, g++, and the cuobjdump and nvdisasm of a C
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from glide_fast.kernels import glide_shapes
 from glide_fast.kernels.occupancy import DEVICES, WARPS, blocks_per_multiprocessor
+
+from glide_fast.bench.record import write
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
@@ -234,17 +235,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = list(report(tuple(arguments.targets.split(";"))))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write(arguments.out / "cuda.csv", rows)
-    write(arguments.out / "cuda_plans.csv", list(plans(rows)))
+    for name, table in (("cuda", rows), ("cuda_plans", list(plans(rows)))):
+        write(arguments.out / f"{name}.csv", [{k: str(v) for k, v in row._asdict().items()} for row in table])
     print(f"{arguments.out}: {len(rows)} kernels, {sum(row.spill_instructions > 0 for row in rows)} spill")
-
-
-def write(file: Path, rows: Sequence[Row] | Sequence[PlanRow]) -> None:
-    """A table as CSV."""
-    with file.open("w", newline="", encoding="utf-8") as sink:
-        table = csv.writer(sink)
-        table.writerow(rows[0]._fields)
-        table.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def launched(model: str, batch: int, defer: bool) -> dict[str, set[str]]:
         share = None
         if model == "upsampler":
             share = torch.empty(batch, channels, side, side).to(memory_format=torch.channels_last)
-        given = Conditioning(films.split(torch.empty(batch, films.width)), text, share)
+        conditioning = Conditioning(films.split(torch.empty(batch, films.width)), text, share)
         with listen(lambda choice: found.setdefault(choice.op.name, set()).add(described(choice))):
-            torso(x, given)
+            torso(x, conditioning)
     return found
 
 

@@ -31,6 +31,8 @@ def run(call: Call) -> torch.Tensor:
     x, bias, residual = call.x, call.bias, call.residual
     _, stride, padding = call.window
     kernel = _kernel(call)
+    if bias is not None:
+        bias = bias.contiguous()  # oneDNN would read the elements that lie behind its first one
     # torch keeps these operators for its own compiler: after the operands come dilation, groups and what to fuse.
     result: torch.Tensor
     if residual is None:

@@ -12,7 +12,7 @@ from glide_fast.ops.masked_attention.arguments import Call
 
 HEAD = 64  # channels of a head
 LENGTH = 12  # tokens of an ordinary prompt, its start and end among them
-FLOOR = 0.0
+FLOOR = 16 * 2.0**-24  # exponentials, and sums of many of them, in fp32
 
 
 def _draw(

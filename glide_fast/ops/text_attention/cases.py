@@ -11,7 +11,7 @@ from glide_fast.ops.case import Case, Cost, held
 from glide_fast.ops.text_attention.arguments import Call
 
 HEAD, TEXT = 64, 128  # channels of a head, tokens of a prompt
-FLOOR = 0.0
+FLOOR = 16 * 2.0**-24  # exponentials, and sums of many of them, in fp32
 
 
 def _draw(
