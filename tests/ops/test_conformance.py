@@ -115,7 +115,7 @@ def taken(
 @pytest.mark.parametrize("layout", conformance.LAYOUTS)
 def test_any_layout_is_declined_or_right(op: str, case: Case, dtype: torch.dtype, layout: str) -> None:
     """Of all tensors together, and of each alone. Around them is NaN: what is read there shows in the result."""
-    arguments = drawn(case, BATCH, dtype)
+    arguments = drawn(case, 2, dtype)
     judge = Judge(op, arguments)
     lay = conformance.LAYOUTS[layout]
     for backend in (None, "winograd", "onednn"):
@@ -123,12 +123,13 @@ def test_any_layout_is_declined_or_right(op: str, case: Case, dtype: torch.dtype
         if backend is not None and own is arguments:
             continue
         tensors = {name: lay(tensor) for name, tensor in conformance.tensors_of(own).items()}
-        for changed in ([name] for name in tensors):
-            call = {**own, **{name: tensors[name] for name in changed}}
-            judge.check(result(op, call), "the backend that is chosen")
+        for name in tensors if dtype == torch.float32 else ():
+            call = {**own, name: tensors[name]}
+            judge.check(result(op, call), f"the backend that is chosen, {name}")
             for contestant, found in taken(op, call):
-                judge.check(found, f"{contestant}, {', '.join(changed)}")
+                judge.check(found, f"{contestant}, {name}")
         call = {**own, **tensors}
+        judge.check(result(op, call), "the backend that is chosen")
         for contestant, found in taken(op, call, isas=True):
             judge.check(found, contestant)
 
@@ -189,13 +190,19 @@ def test_extreme_values(op: str, case: Case, dtype: torch.dtype, values: str) ->
 def test_what_is_not_finite_comes_out_where_the_maths_puts_it(
     op: str, case: Case, dtype: torch.dtype, value: float
 ) -> None:
-    """No fewer and no more. The reference in fp32 is the measure: torch's own bf16 products let NaN spill on some processors."""
+    """No fewer and no more, NaN in any tensor, infinities in pictures and tokens.
+
+    (Of an infinite parameter it depends on the order of the arithmetic whether infinity or NaN comes out.) The reference in fp32
+    is the measure: torch's own bf16 products let NaN spill on some processors.
+    """
     plain = drawn(case, 2, dtype)
     for name, tensor in conformance.tensors_of(plain).items():
-        if not tensor.is_floating_point():
+        an_activation = tensor.dim() >= 3
+        if not tensor.is_floating_point() or (value == value and not an_activation):
             continue
         spoilt = tensor.clone(memory_format=torch.preserve_format)
-        spoilt[(0,) * tensor.dim()] = value
+        for place in conformance.two_places(tensor):
+            spoilt[place] = value
         arguments = {**plain, name: spoilt}
         want = conformance.by_reference(op, conformance.wide(arguments, torch.float32))
         for backend in conformance.backends_of(op).names:
@@ -204,40 +211,25 @@ def test_what_is_not_finite_comes_out_where_the_maths_puts_it(
             if (op, backend) in EMPTY_SOFTMAX and abs(value) == float("inf"):
                 continue
             own = prepared(op, arguments, backend)
-            for contestant, found in taken(op, own, only=backend, isas=True):
+            for contestant, found in taken(op, own, only=backend, isas=an_activation):
                 for got, wanted in zip(found, want, strict=True):
-                    check_not_finite(
-                        op,
-                        contestant,
-                        name,
-                        got,
-                        wanted,
-                        a_parameter=tensor.dim() < 3,
-                        half=dtype == torch.bfloat16,
-                    )
+                    check_not_finite(op, contestant, name, got, wanted, half=dtype == torch.bfloat16)
 
 
 def check_not_finite(
-    op: str,
-    by: Contestant,
-    name: str,
-    got: torch.Tensor,
-    want: torch.Tensor,
-    *,
-    a_parameter: bool,
-    half: bool,
+    op: str, by: Contestant, name: str, got: torch.Tensor, want: torch.Tensor, *, half: bool
 ) -> None:
-    """Of an infinite parameter it depends on the order of the arithmetic whether infinity or NaN comes out."""
     what = f"{by}, {name}"
     finite = want.isfinite()
     if (op, by.backend) in SPREADS:
         assert not bool((got.isfinite() & ~finite).any()), what
         finite = finite & got.isfinite()
     else:
-        assert a_parameter or torch.equal(got.isnan(), want.isnan()), what
+        assert torch.equal(got.isnan(), want.isnan()), what
+        assert torch.equal(got[want.isinf()].float(), want[want.isinf()]), what
         assert torch.equal(got.isfinite(), finite), what
     error = relative_error([got[finite]], [want[finite]])
-    assert error <= (2.0**-5 if half else 2.0**-16), what
+    assert error <= (2.0**-5 if half else 1e-5), what
 
 
 class Marked(torch.Tensor):
@@ -266,8 +258,11 @@ def test_a_tensor_that_is_more_than_its_memory_is_declined(op: str, case: Case, 
 
 
 @every_kind
-def test_gradients_are_those_of_the_reference_or_declined(op: str, case: Case) -> None:
-    plain = drawn(case, 1, torch.float32)
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+def test_gradients_are_those_of_the_reference_or_declined(
+    op: str, case: Case, dtype: torch.dtype, allowed: float
+) -> None:
+    plain = drawn(case, 1, dtype)
     names = [name for name, tensor in conformance.tensors_of(plain).items() if tensor.is_floating_point()]
 
     def gradients() -> list[torch.Tensor]:
@@ -286,7 +281,8 @@ def test_gradients_are_those_of_the_reference_or_declined(op: str, case: Case) -
         except BackendError as error:
             assert contestant.backend != "reference", error
             continue
-        assert relative_error(found, want) <= 1e-4, contestant
+        assert relative_error(found, want) <= allowed, contestant
+    assert relative_error(gradients(), want) <= allowed, "the backend that is chosen"
 
 
 def test_the_guard_sees_a_write_outside_and_a_value_that_was_never_written() -> None:

@@ -23,7 +23,7 @@ from support import kernel_recorder
 pytest.importorskip("triton", reason="triton is not installed")
 HERE = Path(__file__).resolve().parent
 PATH = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-CHECKS = sorted(str(file.relative_to(HERE)) for file in HERE.glob("*/check_*.py"))
+CHECKS = sorted(str(file.relative_to(HERE)) for file in HERE.rglob("check_*.py"))
 
 
 def start(files: Sequence[str], *options: str, **environment: str) -> subprocess.Popen[str]:

@@ -270,6 +270,13 @@ def _shifted(tensor: torch.Tensor) -> torch.Tensor:
     return arena.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)
 
 
+def two_places(tensor: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first element of all, and of the last sample's first position the last channel (in memory, the last element)."""
+    last = [-1] + [0] * (tensor.dim() - 1)
+    last[_order(tensor)[-1]] = -1
+    return (0,) * tensor.dim(), tuple(last)
+
+
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "a window of a larger tensor": lambda t: _inside(t, _order(t), 2),
     "every second element": lambda t: _inside(t, _order(t), 0, 2),

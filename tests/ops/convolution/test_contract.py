@@ -264,11 +264,6 @@ def test_fp16_on_a_cpu_is_summed_in_fp32_by_the_reference() -> None:
     assert result.dtype == torch.float16 and error(result, truth) <= 2**-11
 
 
-def test_an_empty_batch_gives_an_empty_result() -> None:
-    x, weight, bias, residual = operands()
-    assert convolution(x[:0], weight, bias, residual=residual[:0]).shape == (0, 32, 8, 7)
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients_are_those_of_torch(packed: bool) -> None:
     x, weight, bias, residual = (t.double() for t in operands())
