@@ -79,7 +79,7 @@ def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> 
     """
     every = list(cases(op).CASES)
     if quick:
-        every = list({case.model: case for case in reversed(every)}.values())
+        every = list({case.model: case for case in reversed(every)}.values())[::-1]
     for turn in range(1 if quick or small else max(len(case.batches) for case in every)):
         for case in every:
             if turn < len(case.batches):
@@ -245,5 +245,6 @@ def run_suite(
         ran += sum(row.error is not None and row.contestant.startswith(OURS) for row in found)
         if rows is not None:
             rows.add(*(row.row() for row in found))
-        torch.compiler.reset()
+        if compiled:
+            torch.compiler.reset()
     return Done(measured, kept, tuple(red), False, ran)
