@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 from benchmarks import contests, suites
 from benchmarks.__main__ import checked
@@ -25,9 +26,8 @@ def check(setting: Setting) -> Outcome:
     red: list[str] = []
     idle: list[str] = []
     for op, suite in suites.found().items():
-        done = run_suite(
-            suite, checked(op, setting.device), None, table, again=setting.again, until=setting.until
-        )
+        sizes = itertools.islice(checked(op, setting.device), 2 if setting.small else None)
+        done = run_suite(suite, sizes, None, table, again=setting.again, until=setting.until)
         red += done.red
         if done.unfinished:
             return conclude(table.file, red, op)
