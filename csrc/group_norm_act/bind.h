@@ -19,10 +19,10 @@ inline void bind_group_norm_act(py::module_& module) {
                              "Arguments of group_norm_act. Activations are (address, sample stride, row stride), vectors of "
                              "channels (address, type code, sample stride).")
         .def(py::init([](int dtype, int out_dtype, std::int64_t samples, std::int64_t rows, std::int64_t x_channels,
-                         std::int64_t channels, std::int64_t groups, std::int64_t width, const RowsTuple& x,
-                         const RowsTuple& x2, const RowsTuple& residual, const RowsTuple& sum, const RowsTuple& y,
-                         const PerChannelTuple& x_bias, const PerChannelTuple& weight, const PerChannelTuple& bias,
-                         const PerChannelTuple& scale, const PerChannelTuple& shift, double eps, bool silu, int resample) {
+                         std::int64_t channels, std::int64_t groups, std::int64_t width, const Rows& x,
+                         const Rows& x2, const Rows& residual, const Rows& sum, const Rows& y,
+                         const PerChannel& x_bias, const PerChannel& weight, const PerChannel& bias,
+                         const PerChannel& scale, const PerChannel& shift, double eps, bool silu, int resample) {
                  GroupNormAct g{};
                  g.dtype = Dtype(dtype);
                  g.out_dtype = Dtype(out_dtype);
@@ -32,16 +32,16 @@ inline void bind_group_norm_act(py::module_& module) {
                  g.channels = channels;
                  g.groups = groups;
                  g.width = width;
-                 g.x = rows_from(x);
-                 g.x2 = rows_from(x2);
-                 g.residual = rows_from(residual);
-                 g.sum = rows_from(sum);
-                 g.y = rows_from(y);
-                 g.x_bias = per_channel_from(x_bias);
-                 g.weight = per_channel_from(weight);
-                 g.bias = per_channel_from(bias);
-                 g.scale = per_channel_from(scale);
-                 g.shift = per_channel_from(shift);
+                 g.x = x;
+                 g.x2 = x2;
+                 g.residual = residual;
+                 g.sum = sum;
+                 g.y = y;
+                 g.x_bias = x_bias;
+                 g.weight = weight;
+                 g.bias = bias;
+                 g.scale = scale;
+                 g.shift = shift;
                  g.eps = eps;
                  g.silu = silu;
                  g.resample = Resampling(resample);

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <string>
-#include <tuple>
 
 #include "from_python.h"
 #include "guided_step/cpu.h"
@@ -13,31 +12,37 @@
 #include "guided_step/cuda.h"
 #endif
 
+namespace pybind11::detail {
+
+template <>
+struct type_caster<glide_fast::Images> {
+    PYBIND11_TYPE_CASTER(glide_fast::Images, const_name("tuple[int, int, int, int, int]"));
+    bool load(handle from, bool) {
+        return glide_fast::read_members(from, value.data, value.dtype, value.sample_stride, value.channel_stride,
+                                        value.position_stride);
+    }
+};
+
+}  // namespace pybind11::detail
+
 namespace glide_fast {
-
-using ImagesTuple = std::tuple<Address, int, Stride, Stride, Stride>;
-
-inline Images images_from(const ImagesTuple& tuple) {
-    const auto [address, dtype, sample_stride, channel_stride, position_stride] = tuple;
-    return {pointer<void>(address), Dtype(dtype), sample_stride, channel_stride, position_stride};
-}
 
 inline void bind_guided_step(py::module_& module) {
     py::class_<GuidedStep>(module, "GuidedStep",
                            "Arguments of guided_step; csrc/guided_step/arguments.h describes them. model_out and inputs are "
                            "(address, type code, sample stride, channel stride, position stride).")
         .def(py::init([](std::int64_t samples, std::int64_t channels, std::int64_t positions, Address x,
-                         const ImagesTuple& model_out, bool guided, float guidance_scale, Address guidance_scales,
+                         const Images& model_out, bool guided, float guidance_scale, Address guidance_scales,
                          Stride guidance_stride, Address table, std::int64_t table_rows, Address step, Stride step_stride,
                          Address noise, Address seeds, std::uint32_t stream, Address known, Address known_mask,
                          Address score, Address history, bool clip, bool remember_eps, Address next_x, Address x0,
-                         Address next_history, const ImagesTuple& inputs, std::int64_t copies) {
+                         Address next_history, const Images& inputs, std::int64_t copies) {
                  GuidedStep g{};
                  g.samples = samples;
                  g.channels = channels;
                  g.positions = positions;
                  g.x = pointer<const float>(x);
-                 g.model_out = images_from(model_out);
+                 g.model_out = model_out;
                  g.guided = guided;
                  g.guidance_scale = guidance_scale;
                  g.guidance_scales = pointer<const float>(guidance_scales);
@@ -58,7 +63,7 @@ inline void bind_guided_step(py::module_& module) {
                  g.next_x = pointer<float>(next_x);
                  g.x0 = pointer<float>(x0);
                  g.next_history = pointer<float>(next_history);
-                 g.inputs = images_from(inputs);
+                 g.inputs = inputs;
                  g.copies = copies;
                  return g;
              }),

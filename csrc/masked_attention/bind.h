@@ -14,14 +14,14 @@ namespace glide_fast {
 inline void bind_masked_attention(py::module_& module) {
     module.def(
         "masked_attention",
-        [](const RowsTuple& q, const RowsTuple& k, const RowsTuple& v, const RowsTuple& y, Address lengths, bool causal,
+        [](const Rows& q, const Rows& k, const Rows& v, const Rows& y, Address lengths, bool causal,
            int dtype, std::int64_t samples, std::int64_t heads, std::int64_t head_size, std::int64_t queries,
            std::int64_t keys, int threads, const std::string& isa) {
             MaskedAttention m{};
-            m.q = rows_from(q);
-            m.k = rows_from(k);
-            m.v = rows_from(v);
-            m.y = rows_from(y);
+            m.q = q;
+            m.k = k;
+            m.v = v;
+            m.y = y;
             m.lengths = pointer<const std::int64_t>(lengths);
             m.causal = causal;
             m.dtype = Dtype(dtype);

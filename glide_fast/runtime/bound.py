@@ -17,7 +17,6 @@ from glide_fast.ops import backends
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.engine import Engine
 from glide_fast.runtime.fair_lock import FairLock, joins
-from glide_fast.runtime.own_backends import on_own_backends
 from glide_fast.runtime.torso import Conditioning, Deep
 
 TABLE_BYTES = 1 << 26
@@ -142,7 +141,6 @@ class Bound:
 
     @joins
     @without_autocast
-    @on_own_backends
     def __call__(
         self,
         inputs: torch.Tensor,
@@ -163,7 +161,7 @@ class Bound:
             ``[B, 2 C, H, W]``.
         """
         conditioning = self._conditioning_of(len(inputs))
-        with self.model.step_memory():
+        with backends.bound(self.forced_backends), self.model.step_memory():
             if self._table is not None:
                 torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
             elif self._emb is not None:

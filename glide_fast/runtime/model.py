@@ -30,7 +30,6 @@ from glide_fast.runtime.explain import Explained, explain
 from glide_fast.runtime.fair_lock import FairLock, joins
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.films import Films
-from glide_fast.runtime.own_backends import on_own_backends
 from glide_fast.runtime.remembered import Remembered
 from glide_fast.runtime.structure import MODULE_HOOKS, Structure
 from glide_fast.runtime.torso import Conditioning, Torso
@@ -167,15 +166,19 @@ class Accelerated(_Model):
     @uncompiled(FUSED)
     @joins
     @without_autocast
-    @on_own_backends
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the result for the same tensors is remembered, as long as nothing is written to them or to it."""
         self._structure.check()
+
+        def encode() -> TextEmbedding:
+            with backends.bound(self.forced_backends):
+                return super(Accelerated, self).encode_text(tokens, mask)
+
         if not self.features.cached_text:
-            return super().encode_text(tokens, mask)
+            return encode()
         embedding: TextEmbedding = self._remembered_text.get(
             (tokens, mask),
-            lambda: super(Accelerated, self).encode_text(tokens, mask),
+            encode,
             self._text_stamp(),
             shown=lambda embedding: (embedding["xf_proj"], embedding["xf_out"]),
         )
@@ -284,7 +287,6 @@ class Accelerated(_Model):
             )
 
     @without_autocast
-    @on_own_backends
     def _predict(
         self,
         x: torch.Tensor,
@@ -303,7 +305,7 @@ class Accelerated(_Model):
             self.share(x, pictures),
             self.pictures_beside(x, pictures),
         )
-        with self.step_memory():
+        with backends.bound(self.forced_backends), self.step_memory():
             result = self._torso(x.to(dtype=self.dtype, memory_format=torch.channels_last), conditioning)
         # The caller may keep it for long: it gets memory of its own.
         return result.to(x.dtype, memory_format=torch.contiguous_format, copy=True)

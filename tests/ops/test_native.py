@@ -102,3 +102,15 @@ def test_arguments_are_packed_in_the_order_in_which_the_library_takes_them(
 ) -> None:
     """They are handed over by position."""
     assert list(pack(*make())) == names(getattr(native.load(), struct))
+
+
+@pytest.mark.skipif(native.load() is None, reason=str(native.why_missing()))
+@pytest.mark.parametrize("wrong", [(1, 2), (1.5, 0, 0), [1, 2, 3], (-1, 0, 0), (1, 2**63, 0), None])
+def test_what_is_no_tensor_is_refused(wrong: object) -> None:
+    """An address and two strides, and no error that is left for the next call."""
+    library = native.load()
+    assert library is not None
+    given = group_norm_act_native.arguments(*norm_call())
+    with pytest.raises(TypeError, match="incompatible constructor arguments"):
+        library.GroupNormAct(**given | {"x": wrong})
+    assert library.GroupNormAct(**given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from glide_fast.ops.group_norm_act.arguments import RESAMPLINGS, Call, Result
@@ -18,21 +20,22 @@ def arguments(call: Call, result: Result) -> dict[str, object]:
     Raises:
         RuntimeError: for tensors that are not channels-last, which the backends decline.
     """
-    x, total = call.x, result.sum if call.adds else None
+    x, y, total = call.x, result.y, result.sum if call.adds else None
+    samples, x_channels, *sides = x.shape
     return {
         "dtype": TYPE_CODES[x.dtype],
-        "out_dtype": TYPE_CODES[result.y.dtype],
-        "samples": x.shape[0],
-        "rows": call.positions,
-        "x_channels": x.shape[1],
+        "out_dtype": TYPE_CODES[y.dtype],
+        "samples": samples,
+        "rows": math.prod(sides),
+        "x_channels": x_channels,
         "channels": call.channels,
         "groups": call.groups,
-        "width": x.shape[-1],
+        "width": sides[-1] if sides else 1,
         "x": _rows(x, call.x_rows),
         "x2": _rows(call.x2, call.x2_rows),
         "residual": _rows(call.residual, call.residual_rows),
         "sum": _ABSENT if total is None else _rows(total, channel_rows(total)),
-        "y": _rows(result.y, channel_rows(result.y)),
+        "y": _rows(y, channel_rows(y)),
         "x_bias": _vector(call.x_bias),
         "weight": _vector(call.weight),
         "bias": _vector(call.bias),

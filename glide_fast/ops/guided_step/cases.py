@@ -63,17 +63,17 @@ class Update:
         parts = {"guided": self.guided, "known": self.known, "score": self.score}
         return " ".join([f"{self.side}px {self.rule}", *(part for part, present in parts.items() if present)])
 
-    def draw(self, batch: int, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Any]:
-        """The arguments of a step in the middle of the loop."""
+    def draw(self, side: int, batch: int, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Any]:
+        """The arguments of a step in the middle of the loop, for pictures of this side."""
         table, rule = _coefficients(self.model, self.rule), RULES[self.rule]
         copies = 2 if self.guided else 1
 
         def normal(*size: int) -> torch.Tensor:
             return torch.randn(size, generator=generator)
 
-        x = normal(batch, CHANNELS, self.side, self.side)
-        predicted = normal(copies * batch, self.side, self.side, 2 * CHANNELS)
-        inputs = torch.zeros(copies * batch, self.side, self.side, CHANNELS, dtype=dtype)
+        x = normal(batch, CHANNELS, side, side)
+        predicted = normal(copies * batch, side, side, 2 * CHANNELS)
+        inputs = torch.zeros(copies * batch, side, side, CHANNELS, dtype=dtype)
         history = normal(HISTORY, *x.shape) if rule.multistep else None
         return {
             "x": x,
@@ -112,7 +112,8 @@ _UPDATES = (
 def _cases() -> Iterator[Case]:
     for update in _UPDATES:
         batches = (1, 4, 16) if update.model == "base" else (1, 4)
-        yield Case("guided_step", update.model, update.name, batches, update.draw)
+        draws = (functools.partial(update.draw, side) for side in (update.side, 8))
+        yield Case("guided_step", update.model, update.name, batches, *draws)
 
 
 CASES = tuple(_cases())

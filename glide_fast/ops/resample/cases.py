@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,16 +38,19 @@ def pixels(
 
 
 def _draw(
-    mode: str, side: int, channels: int, added: bool
-) -> Callable[[int, torch.dtype, torch.Generator], dict[str, Any]]:
-    def draw(batch: int, dtype: torch.dtype, generator: torch.Generator) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"x": pixels(batch, channels, side, dtype, generator), "mode": mode}
-        if added:
-            arguments["bias"] = torch.randn(channels, generator=generator).to(dtype)
-            arguments["residual"] = pixels(batch, channels, side, dtype, generator)
-        return arguments
-
-    return draw
+    mode: str,
+    side: int,
+    channels: int,
+    added: bool,
+    batch: int,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"x": pixels(batch, channels, side, dtype, generator), "mode": mode}
+    if added:
+        arguments["bias"] = torch.randn(channels, generator=generator).to(dtype)
+        arguments["residual"] = pixels(batch, channels, side, dtype, generator)
+    return arguments
 
 
 def _cases() -> Iterator[Case]:
@@ -55,7 +59,8 @@ def _cases() -> Iterator[Case]:
             for added in (False, True):
                 # GLIDE's blocks resize what a norm has summed; layers of models without `resblock_updown` sum here.
                 name = f"{side}px {channels} {mode}{' bias residual' if added else ''}"
-                yield Case("resample", model, name, batches, _draw(mode, side, channels, added))
+                draws = (partial(_draw, mode, s, channels, added) for s in (side, min(side, 8)))
+                yield Case("resample", model, name, batches, *draws)
 
 
 CASES = tuple(_cases())
