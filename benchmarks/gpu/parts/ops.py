@@ -25,9 +25,11 @@ def check(setting: Setting) -> Outcome:
     table = rows(setting)
     red: list[str] = []
     idle: list[str] = []
-    for op, suite in suites.found().items():
+    for op in suites.found():
         sizes = itertools.islice(checked(op, setting.device), 2 if setting.small else None)
-        done = run_suite(suite, sizes, None, table, again=setting.again, until=setting.until)
+        done = run_suite(
+            contests.reference_alone(op), sizes, None, table, again=setting.again, until=setting.until
+        )
         red += done.red
         if done.unfinished:
             return conclude(table.file, red, op)
