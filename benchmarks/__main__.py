@@ -96,11 +96,10 @@ def measure(
     until: float,
 ) -> contests.Done:
     """One op's suite."""
-    sizes = (
-        checked(op, options.device)
-        if options.check
-        else contests.sizes(op, options.device, quick=options.quick)
-    )
+    if options.check:
+        suite, sizes = contests.reference_alone(op), checked(op, options.device)
+    else:
+        sizes = contests.sizes(op, options.device, quick=options.quick)
     return contests.run_suite(
         suite,
         itertools.islice(sizes, options.first),

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from benchmarks import __main__ as ops_command
 from benchmarks.contests import Done
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import command, order
+from benchmarks.gpu import command, compile_kernels, order
 from benchmarks.gpu.part import GREEN, LONGEST, RED, UNFINISHED, Outcome, Part, Setting, conclude
 from benchmarks.gpu.parts import (
     build,
@@ -510,7 +510,6 @@ def test_models_are_tiny_ones_where_the_suite_is_only_tried(setting: Setting) ->
 
 def test_the_same_picture(setting: Setting, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     monkeypatch.setattr(precision, "MODEL", str(tiny))
-    monkeypatch.setitem(precision.TYPES, "cpu", (torch.float32,))
     assert precision.same_picture(setting).state == GREEN
     assert {row["stage"] for row in read(setting.folder / "checks.csv")} == {"base", "upsampler"}
     monkeypatch.setattr(precision, "SAME", {torch.float32: float("inf")})
@@ -640,8 +639,8 @@ def test_commands_from_end_to_end(name: str, setting: Setting, monkeypatch: pyte
 
 
 def test_kernels_are_compiled_in_shares(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.suites, "found", lambda: {"masked_attention": None})
-    ran, declined = kernels.compile_share("cpu", 0, 2, small=True)
+    monkeypatch.setattr(compile_kernels.suites, "found", lambda: {"masked_attention": None})
+    ran, declined = compile_kernels.compile_share("cpu", 0, 2, small=True)
     if not torch.cuda.is_available():
         assert (ran, declined) == (0, 1)  # one of the two calls; Triton wants a GPU
     shares: list[str] = []
