@@ -75,11 +75,11 @@ def cases(op: str) -> ModuleType:
 
 
 def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> Iterator[Size]:
-    """Every case of an op, first at its first batch, then at the larger ones; with ``quick`` the first case of each model.
+    """Every case that the runtime makes on the device, at its first batch, then at larger ones; ``quick``: one of each model.
 
     ``small``: at the first batch only, and as small as the case can be.
     """
-    every = list(cases(op).CASES)
+    every = [case for case in cases(op).CASES if device in case.devices]
     if quick:
         every = list({case.model: case for case in reversed(every)}.values())[::-1]
     for turn in range(1 if quick or small else max(len(case.batches) for case in every)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -21,10 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from glide_fast.kernels import glide_shapes
+import torch
 from glide_fast.kernels.occupancy import DEVICES, WARPS, blocks_per_multiprocessor
 
 from glide_fast.bench.record import write
+from glide_fast.ops.case import fake_calls
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
@@ -170,10 +172,15 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
                     )
 
 
+def glide_shapes() -> list[tuple[int, int, int, int]]:
+    """Of every norm on a GPU: samples, positions, channels of both inputs together, groups."""
+    calls = fake_calls("group_norm_act", torch.float16, "cuda")
+    return sorted({(call.x.shape[0], call.positions, call.channels, call.groups) for call in calls})
+
+
 def plans(rows: list[Row]) -> Iterator[PlanRow]:
-    """A row for every shape of GLIDE's and target of ``rows``, in fp16."""
-    shapes = [(n, *shape) for n in (2, 8, 32) for shape in glide_shapes.BASE]
-    shapes += [(n, *shape) for n in (1, 4) for shape in glide_shapes.UPSAMPLER]
+    """A row for every shape that GLIDE's models norm and target of ``rows``, in fp16."""
+    shapes = glide_shapes()
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "plans"
         source = ROOT / "benchmarks" / "static_plans.cpp"
@@ -181,11 +188,12 @@ def plans(rows: list[Row]) -> Iterator[PlanRow]:
         for target in dict.fromkeys(row.target for row in rows):
             device = DEVICES[capability(target)]
             tail = f"{device.multiprocessors} {device.shared_of_a_block} {int(device.clusters)}"
-            lines = [f"{n} {side**2} {c} {glide_shapes.GROUPS} 2 {tail}" for n, side, c in shapes]
+            lines = [f"{n} {positions} {c} {groups} 2 {tail}" for n, positions, c, groups in shapes]
             said = subprocess.run(
                 [program], input="\n".join(lines), capture_output=True, text=True, check=True
             )
-            for (n, side, c), line in zip(shapes, said.stdout.splitlines(), strict=True):
+            for (n, positions, c, _), line in zip(shapes, said.stdout.splitlines(), strict=True):
+                side = math.isqrt(positions)
                 yield _plan_row(f"[{n}, {c}, {side}, {side}]", n, target, line.split(), rows)
 
 

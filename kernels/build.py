@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+ELEMENTS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+"""Types of activations, and Triton's names of them."""
+
+Call = TypeVar("Call")
 
 
 class Build(NamedTuple):
@@ -23,3 +30,17 @@ class Build(NamedTuple):
         """The arguments that divide by 16, for every shape of GLIDE: all pointers and strides, and ``sizes``."""
         found = (n for n, kind in self.arguments.items() if kind[0] == "*" or n.endswith("stride"))
         return (*found, *self.sizes)
+
+
+def extremes(
+    calls: Iterable[Call], sort: Callable[[Call], Hashable], size: Callable[[Call], int]
+) -> list[Call]:
+    """Of each sort of call the smallest and the largest."""
+    by_sort: dict[Hashable, list[Call]] = {}
+    for call in calls:
+        by_sort.setdefault(sort(call), []).append(call)
+    found = []
+    for alike in by_sort.values():
+        smallest, largest = min(alike, key=size), max(alike, key=size)
+        found += [smallest] if size(smallest) == size(largest) else [smallest, largest]
+    return found

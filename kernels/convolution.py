@@ -21,6 +21,8 @@ import torch
 import triton
 import triton.language as tl
 
+from glide_fast.ops.case import fake_calls
+
 from .build import Build
 
 TAPS = 9
@@ -296,24 +298,23 @@ def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "f
     return found
 
 
-# Side, input and output channels of the base model's convolutions, without and with the skip connection beside the input.
-BASE = (
-    *((8, 768, 768), (8, 1536, 768), (16, 576, 576), (16, 1152, 576)),
-    *((32, 384, 384), (32, 768, 384), (64, 192, 192), (64, 384, 192)),
-)
+def glide_shapes() -> list[tuple[int, int, int, int]]:
+    """Samples, side, inputs and outputs of GLIDE's 3x3 convolutions at stride 1, without those at the two ends of a network."""
+    found = set()
+    for call in fake_calls("convolution", torch.float16, "cuda"):
+        outputs, inputs, *kernel = call.weight.shape
+        if kernel == [3, 3] and call.stride == 1 and min(inputs, outputs) >= 64:
+            found.add((call.x.shape[0], call.x.shape[2], inputs, outputs))
+    return sorted(found)
 
 
 def default_builds() -> list[Build]:
-    """What a guided sampling run of one prompt would launch: the base model's levels at batch 2, in fp16."""
-    return [build for side, inputs, outputs in BASE for build in builds(2, side, inputs, outputs)]
+    """What a guided sampling run of one prompt would launch in fp16."""
+    return [build for shape in glide_shapes() if shape[0] <= 2 for build in builds(*shape)]
 
 
 def shipped_builds() -> list[Build]:
     """The other batch sizes that are benchmarked, and bf16."""
     return [
-        build
-        for element, batches in (("fp16", (1, 8, 32)), ("bf16", (2,)))
-        for samples in batches
-        for side, inputs, outputs in BASE
-        for build in builds(samples, side, inputs, outputs, element)
+        build for element in ("fp16", "bf16") for shape in glide_shapes() for build in builds(*shape, element)
     ]

@@ -22,8 +22,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import glide_shapes
-from .build import Build
+from glide_fast.ops.case import fake_calls
+
+from .build import ELEMENTS, Build, extremes
 
 SECTOR = 32  # bytes that move between memory and the caches at least
 ONE_PASS_BYTES = (
@@ -554,7 +555,7 @@ class Rows(NamedTuple):
 class Options(NamedTuple):
     """What a call has besides x, weight and bias: everything that the compiler is told of."""
 
-    film: bool = True
+    film: str | None = "fp32"  # type of scale and shift
     silu: bool = True
     x2: int = 0  # channels
     residual: bool = False
@@ -656,7 +657,7 @@ def builds(
     element: str = "fp16",
     options: Options = Options(),  # noqa: B008 - immutable
 ) -> list[Build]:
-    """What :func:`launch` compiles for a shape, with FiLM and x_bias as wide as x and an fp32 weight.
+    """What :func:`launch` compiles for a shape, with x_bias as wide as x and an fp32 weight.
 
     Args:
         channels: of both inputs together.
@@ -666,7 +667,8 @@ def builds(
     cut = plan(samples, positions, channels, groups, 4 if element == "fp32" else 2, o.residual)
     group = channels // groups
     kinds = {
-        **dict.fromkeys(("x", "x2", "residual", "x_bias", "total", "scale", "shift"), f"*{element}"),
+        **dict.fromkeys(("x", "x2", "residual", "x_bias", "total"), f"*{element}"),
+        **dict.fromkeys(("scale", "shift"), f"*{o.film}"),
         "y": "*fp32" if o.wide else f"*{element}",
         **dict.fromkeys(("weight", "bias", "partial"), "*fp32"),
         **dict.fromkeys(("positions", "chunk", "chunks", "share", "width", "split"), "i32"),
@@ -678,7 +680,13 @@ def builds(
         },
         "eps": "fp32",
     }
-    given = {"scale": o.film, "shift": o.film, "x2": o.x2 > 0, "residual": o.residual, "x_bias": o.x_bias}
+    given = {
+        "scale": o.film is not None,
+        "shift": o.film is not None,
+        "x2": o.x2 > 0,
+        "residual": o.residual,
+        "x_bias": o.x_bias,
+    }
     given["total"] = o.keep_sum
     fixed: dict[str, Any] = constants(cut, group)
     if positions == 1:
@@ -706,7 +714,7 @@ def builds(
 
 def _label(samples: int, positions: int, channels: int, element: str, options: Options) -> str:
     parts = {
-        "no FiLM": not options.film,
+        "no FiLM": options.film is None,
         "no SiLU": not options.silu,
         f"x2 of {options.x2}": options.x2,
         "residual": options.residual,
@@ -719,59 +727,47 @@ def _label(samples: int, positions: int, channels: int, element: str, options: O
     return ", ".join([f"[{samples}, {channels}, {positions}] {element}", *extras])
 
 
-# Where the models use the op. A block's first norm has no FiLM, its second has, and the bias of the convolution before it.
-BETWEEN_CONVOLUTIONS = Options(x_bias=True)
-AFTER_A_BLOCK = Options(film=False, residual=True, x_bias=True, keep_sum=True)
-BEFORE_ATTENTION = AFTER_A_BLOCK._replace(silu=False)
-AFTER_ATTENTION = AFTER_A_BLOCK._replace(x_bias=False)
-OUTPUT = Options(film=False, wide=True)
-LAYER_NORM = Options(film=False, silu=False)
+LAYER_NORM = Options(film=None, silu=False)
 # Rows and their width: the text transformer's for two prompts, and one row of tokens through each of CLIP's towers.
 LAYER_NORMS = ((2 * 128, 512), (77, 512), (257, 768))
 
 
-def _skip(channels: int) -> Options:
-    """In the decoder: half as many channels as x has come from the skip connection."""
-    return AFTER_A_BLOCK._replace(x2=channels // 3)
+def options_of(call: Any) -> Options:
+    """The options of a call (:class:`glide_fast.ops.group_norm_act.arguments.Call`)."""
+    return Options(
+        film=None if call.scale is None else ELEMENTS[call.scale.dtype],
+        silu=call.silu,
+        x2=0 if call.x2 is None else call.x2.shape[1],
+        residual=call.residual is not None,
+        x_bias=call.x_bias is not None,
+        keep_sum=call.keep_sum and call.adds,
+        resample=call.resample,
+        wide=call.out_dtype is torch.float32 and call.x.dtype is not torch.float32,
+    )
+
+
+def builds_of(call: Any) -> list[Build]:
+    """What :func:`launch` compiles for a call."""
+    shape = call.x.shape[0], call.positions, call.channels, call.groups
+    return builds(*shape, ELEMENTS[call.x.dtype], options_of(call))
 
 
 def default_builds() -> list[Build]:
-    """What a guided sampling run of one prompt in fp16 launches most: the base model at batch 2, the upsampler at 1."""
-    sizes = ((2, 64, 192), (2, 8, 768), (1, 256, 192))
-    found = [build for n, side, c in sizes for build in builds(n, side * side, c, glide_shapes.GROUPS)]
-    for options in (
-        AFTER_A_BLOCK,
-        AFTER_A_BLOCK._replace(resample="nearest_x2"),
-        AFTER_A_BLOCK._replace(resample="mean_2x2"),
-        BETWEEN_CONVOLUTIONS,
-        OUTPUT,
-    ):
-        for n, side, c in ((2, 64, 192), (2, 8, 768)):
-            found += builds(n, side * side, c, glide_shapes.GROUPS, options=options)
-    for n, side, c in ((2, 64, 576), (2, 16, 1152), (2, 8, 1536)):
-        found += builds(n, side * side, c, glide_shapes.GROUPS, options=_skip(c))
-    for options in (BEFORE_ATTENTION, AFTER_ATTENTION):
-        found += builds(2, 16 * 16, 576, glide_shapes.GROUPS, options=options)
-    return found
+    """What the models launch in fp16: of each combination of options the smallest call and the largest."""
+    calls = extremes(
+        fake_calls("group_norm_act", torch.float16, "cuda"),
+        sort=lambda call: options_of(call)._replace(x2=int(call.x2 is not None)),
+        size=lambda call: call.x.numel(),
+    )
+    return [build for call in calls for build in builds_of(call)]
 
 
 def shipped_builds() -> list[Build]:
-    """GLIDE's shapes at the batch sizes that are benchmarked; what is around the norm, in fp16 at the smallest of these."""
+    """All calls of the models at the batch sizes that are benchmarked, in every type, and their layer norms."""
     found = []
-    for element, batches in glide_shapes.ELEMENTS:
-        cases = [(n, *shape) for n in batches for shape in glide_shapes.BASE]
-        cases += [(1, *shape) for shape in glide_shapes.UPSAMPLER]
-        for samples, side, channels in cases:
-            found += builds(samples, side * side, channels, glide_shapes.GROUPS, element)
-            if samples > 2 or element != "fp16":
-                continue
-            for options in (AFTER_A_BLOCK, _skip(channels)):
-                found += builds(samples, side * side, channels, glide_shapes.GROUPS, element, options)
-        for resample in ("nearest_x2", "mean_2x2"):
-            for samples, side, channels in ((2, 32, 384), (2, 16, 576), (1, 128, 384)):
-                options = AFTER_A_BLOCK._replace(resample=resample)
-                found += builds(samples, side * side, channels, glide_shapes.GROUPS, element, options)
-        found += builds(1, 256 * 256, 192, glide_shapes.GROUPS, element, OUTPUT)
+    for dtype, element in ELEMENTS.items():
+        for call in fake_calls("group_norm_act", dtype, "cuda"):
+            found += builds_of(call)
         if element != "fp32":  # there torch's own kernel serves
             for rows, width in LAYER_NORMS:
                 found += builds(rows, 1, width, 1, element, LAYER_NORM)

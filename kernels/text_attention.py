@@ -11,14 +11,15 @@ Nothing is concatenated or permuted: a head's q, k and v are strided views, and 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from . import glide_shapes
-from .build import Build
+from glide_fast.ops.case import fake_calls
+
+from .build import ELEMENTS, Build
 from .online_softmax import attend_to, empty
 
 FILL = 132  # multiprocessors of an H100
@@ -181,26 +182,27 @@ def builds(
     return [Build(attend, label, ordered, values, cut.warps, cut.stages)]
 
 
+def builds_of(call: Any, channels_last: bool = True) -> list[Build]:
+    """What :func:`launch` compiles for a call (:class:`glide_fast.ops.text_attention.arguments.Call`), in either layout."""
+    text_tokens = 0 if call.encoder_kv is None else call.encoder_kv.shape[2]
+    samples, _, tokens = call.qkv.shape
+    element = ELEMENTS[call.qkv.dtype]
+    return builds(samples, call.heads, call.head_size, tokens, text_tokens, element, channels_last)
+
+
 def default_builds() -> list[Build]:
-    """What a guided sampling run of one prompt in fp16 launches."""
-    found = []
-    for heads, tokens in glide_shapes.ATTENTION:
-        found += builds(2, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
-    heads, tokens = glide_shapes.ATTENTION[0]
-    found += builds(2, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT, channels_last=False)
-    found += builds(2, 8, glide_shapes.HEAD, glide_shapes.TEXT, 0)  # the text transformer's own
-    return found + builds(32, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
+    """What sampling launches in fp16, and the largest of these calls in the official layout."""
+    calls = list(fake_calls("text_attention", torch.float16, "cuda"))
+    found = [build for call in calls for build in builds_of(call)]
+    return found + builds_of(max(calls, key=lambda call: call.qkv.numel()), channels_last=False)
 
 
 def shipped_builds() -> list[Build]:
-    """GLIDE's shapes in every type and both layouts, and other head sizes."""
+    """GLIDE's calls in every type and both layouts, and other head sizes."""
     found = []
-    for element, batches in glide_shapes.ELEMENTS:
-        for samples in batches:
-            for heads, tokens in glide_shapes.ATTENTION:
-                for channels_last in (True, False):
-                    shape = (samples, heads, glide_shapes.HEAD, tokens, glide_shapes.TEXT)
-                    found += builds(*shape, element, channels_last)
+    for dtype, element in ELEMENTS.items():
+        for call in fake_calls("text_attention", dtype, "cuda"):
+            found += [*builds_of(call), *builds_of(call, channels_last=False)]
         for head in (32, 128):
             found += builds(2, 8, head, 128, 0, element)
             found += builds(64, 8, head, 1024, 77, element)

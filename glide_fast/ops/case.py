@@ -12,11 +12,13 @@ the runtime launches. Each op's ``cases.py`` has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -74,6 +76,7 @@ class Case:
         draw: the public function's arguments by name, given batch size, type of the activations, and a generator on the CPU;
             tensors are on the CPU, in the memory layout that the runtime uses.
         small: the same for tests, of a smaller picture or of fewer tokens and otherwise alike; None where ``draw`` is quick.
+        devices: where the runtime makes this call; what it fuses differs from a CPU to a GPU.
     """
 
     op: str
@@ -82,6 +85,7 @@ class Case:
     batches: tuple[int, ...]
     draw: Draw
     small: Draw | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def title(self) -> str:
@@ -101,6 +105,20 @@ class Case:
         draw = self.small if small and self.small is not None else self.draw
         drawn = draw(batch, dtype, torch.Generator().manual_seed(seed))
         return {name: _on(value, device) for name, value in drawn.items()}
+
+
+def fake_calls(op: str, dtype: torch.dtype, device: str) -> Iterator[Any]:
+    """The ``arguments.Call`` of every case that the runtime makes on ``device``, at each of its batch sizes.
+
+    Their tensors have shapes, strides and types, but no memory: for what can be said of a call without making it.
+    """
+    package = f"glide_fast.ops.{op}"
+    call = importlib.import_module(f"{package}.arguments").Call
+    with FakeTensorMode():
+        for case in importlib.import_module(f"{package}.cases").CASES:
+            if device in case.devices:
+                for batch in case.batches:
+                    yield call(**case.arguments(batch, dtype))
 
 
 def _on(value: Any, device: torch.device | str) -> Any:

@@ -12,7 +12,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from glide_fast.kernels import glide_shapes
 
 from benchmarks import static_cuda
 
@@ -133,7 +132,7 @@ def test_plans_fit_their_devices() -> None:
         plans = list(static_cuda.plans(rows))
     except static_cuda.MissingTool as reason:
         pytest.skip(f"the plans cannot be compiled here: {reason}")
-    assert len(plans) == 2 * (3 * len(glide_shapes.BASE) + 2 * len(glide_shapes.UPSAMPLER))
+    assert len(plans) == 2 * len(static_cuda.glide_shapes()) > 100
     assert all(plan.blocks_per_multiprocessor >= 1 for plan in plans)
     assert {plan.kernels for plan in plans if plan.target == "sm_80"} == {"statistics result"}
     for plan in plans:

@@ -187,11 +187,15 @@ _UPSAMPLER = (
 
 def _cases() -> Iterator[Case]:
     for model, batches, norms in (("base", (2, 8, 32), _BASE), ("upsampler", (1, 4), _UPSAMPLER)):
-        drawn = {norm.name(on_gpu): (norm, on_gpu) for on_gpu in (False, True) for norm in norms}
-        for name, (norm, on_gpu) in drawn.items():
+        drawn: dict[str, dict[str, Norm]] = {}
+        for device in ("cpu", "cuda"):
+            for norm in norms:
+                drawn.setdefault(norm.name(device == "cuda"), {})[device] = norm
+        for name, by_device in drawn.items():
+            *_, (device, norm) = by_device.items()
             small = replace(norm, side=min(norm.side, 8))
-            draws = (partial(one.draw, on_gpu) for one in (norm, small))
-            yield Case("group_norm_act", model, name, batches, *draws)
+            draws = (partial(one.draw, device == "cuda") for one in (norm, small))
+            yield Case("group_norm_act", model, name, batches, *draws, devices=tuple(by_device))
 
 
 CASES = tuple(_cases())

@@ -24,8 +24,7 @@ def test_a_workspace_moves_no_more_than_the_weights(pixels: int, inputs: int, ou
     assert cut.splits == 1 or cut.splits * pixels * outputs * 8 <= 9 * inputs * outputs * 2
 
 
-@pytest.mark.parametrize(("side", "inputs", "outputs"), convolution.BASE)
-@pytest.mark.parametrize("samples", [1, 2, 32])
+@pytest.mark.parametrize(("samples", "side", "inputs", "outputs"), convolution.glide_shapes())
 def test_glide_shapes_waste_no_lane_and_little_of_a_device(
     samples: int, side: int, inputs: int, outputs: int
 ) -> None:
