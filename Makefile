@@ -12,7 +12,9 @@ IMAGE ?= demo.png
 # Tests are small and run on one thread each; more processes than these only cost memory.
 PYTEST_FLAGS ?= -n auto --maxprocesses 4 --dist worksteal
 BENCH_FLAGS ?=
+# make gpu PARTS='build tests', MINUTES=12: only these parts, or only what ends in this time.
 PARTS ?=
+MINUTES ?=
 # Where torch for the GPU is installed already: make gpu GPU_PYTHON=python3 installs nothing but glide_fast's own build.
 GPU_PYTHON ?= $(BIN)/python
 
@@ -57,7 +59,7 @@ bench: $(VENV)/.developed
 	$(BIN)/python -m benchmarks.plot
 
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.measured)
-	$(GPU_PYTHON) -m benchmarks.gpu $(PARTS)
+	$(GPU_PYTHON) -m benchmarks.gpu $(PARTS) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
 	rm -rf $(VENV) build site

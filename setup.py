@@ -13,6 +13,7 @@ prints. Environment variables:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -42,12 +43,22 @@ _AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-w
 # One object of every *.kernel.cpp for each; csrc/cpu/isa.h lists the same names.
 X86_FLAGS = {"portable": "", "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": f"{_AVX512} -mavx512bf16"}
 CUDA_TARGETS = ("80", "90a", "100")
-# By source. nvcc fuses products and sums unless it is asked not to; guided_step.cu says why it may not there.
-CUDA_FLAGS = {"guided_step": "-fmad=false"}
+# By source. nvcc fuses products and sums unless it is asked not to; guided_step/cuda.cu says why it may not there.
+CUDA_FLAGS = {"guided_step/cuda.cu": "-fmad=false"}
+# Not among the kernels: what makes a Python module of them, and the sources of the other library.
+BINDINGS, ARENA = CSRC / "bindings.cpp", CSRC / "arena"
 
 
 class CannotBuild(Exception):
     """A library, or the CUDA half of one, cannot be built here; the message says why."""
+
+
+def digest() -> str:
+    """A hash of all that the libraries are made of."""
+    total = hashlib.sha256()
+    for path in sorted([ROOT / "setup.py", *(path for path in CSRC.rglob("*") if path.is_file())]):
+        total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
 
 
 def compiler() -> list[str]:
@@ -94,6 +105,11 @@ def quoted(path: str | Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
+def argument(path: str | Path) -> str:
+    """A path within a command of a build.ninja."""
+    return shlex.quote(str(path)).replace("$", "$$")
+
+
 class NinjaFile:
     """The text of a build.ninja that compiles csrc and links one shared library."""
 
@@ -102,7 +118,8 @@ class NinjaFile:
             import pybind11
         except ImportError as error:
             raise CannotBuild("pybind11 is not installed (pip install pybind11)") from error
-        includes = f"-isystem {shlex.quote(pybind11.get_include())} -isystem {shlex.quote(sysconfig.get_paths()['include'])}"
+        system = (pybind11.get_include(), sysconfig.get_paths()["include"])
+        includes = " ".join([f"-I{argument(CSRC)}", *(f"-isystem {argument(path)}" for path in system)])
         self.build_dir, self.library = build_dir, library
         self.objects: list[str] = []
         self.defines = self.libraries = ""
@@ -115,42 +132,44 @@ class NinjaFile:
         ]
         self.builds: list[str] = []
 
-    def add(self, rule: str, source: Path, name: str, flags: str) -> None:
-        self.objects.append(f"{name}.o")
-        self.builds.append(f"build {name}.o: {rule} {quoted(source)}\n  flags = {flags}")
+    def add(self, rule: str, source: Path, flags: str, variant: str = "") -> None:
+        """Compile a source of csrc; ``variant`` tells the objects of one source apart."""
+        name = f"{source.relative_to(CSRC).as_posix()}{variant and '.'}{variant}.o"
+        self.objects.append(name)
+        self.builds.append(f"build {name}: {rule} {quoted(source)}\n  flags = {flags}")
 
     def add_cpu(self) -> list[str]:
         x86 = platform.machine() in ("x86_64", "AMD64")
         isas = X86_FLAGS if x86 else {"portable": ""}
-        for source in sorted((CSRC / "cpu").glob("*.cpp")):
+        for source in cpu_sources():
             if source.name.endswith(".kernel.cpp"):
                 for isa, flags in isas.items():
-                    self.add("cxx", source, f"{source.stem}.{isa}", f"-DGLIDE_FAST_ISA={isa} {flags}")
+                    self.add("cxx", source, f"-DGLIDE_FAST_ISA={isa} {flags}", isa)
             else:
-                self.add("cxx", source, source.stem, "")
+                self.add("cxx", source, "")
         return list(isas)
 
     def add_cuda(self, nvcc: str, cxx: list[str], targets: list[str]) -> None:
         codes = " ".join(f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets)
         self.rules += [
             f"nvcc = {shlex.quote(nvcc)} -ccbin {shlex.quote(cxx[-1])}",
-            f"nvccflags = -std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden {codes}",
+            f"nvccflags = -std=c++17 -O3 -I{argument(CSRC)} -Xcompiler=-fPIC,-fvisibility=hidden {codes}",
             "rule nvcc\n  command = $nvcc -MD -MF $out.d $nvccflags $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         ]
         for source in cuda_sources():
-            self.add("nvcc", source, f"{source.stem}.cuda", CUDA_FLAGS.get(source.stem, ""))
+            self.add("nvcc", source, CUDA_FLAGS.get(source.relative_to(CSRC).as_posix(), ""))
         # nvcc links, since it knows where its toolkit keeps the static runtime.
         self.link = "$nvcc -shared -cudart=static -Xcompiler=-fopenmp"
         self.defines = "-DGLIDE_FAST_CUDA"
 
     def add_bindings(self) -> None:
-        self.add("cxx", CSRC / "bindings.cpp", "bindings", f"-O1 {self.defines}")  # glue: nothing to optimise
+        self.add("cxx", BINDINGS, f"-O1 {self.defines}")  # glue: nothing to optimise
 
     def add_arena(self, torch: Path, version: str) -> None:
         # The version makes the command another one, so that another torch has everything compiled again.
         flags = f"-isystem {shlex.quote(str(torch / 'include'))} -DGLIDE_FAST_TORCH='\"{version}\"'"
-        for source in sorted((CSRC / "torch").glob("*.cpp")):
-            self.add("cxx", source, source.stem, flags)
+        for source in sorted(ARENA.glob("*.cpp")):
+            self.add("cxx", source, flags)
         # Found by its name when it is loaded, since torch has loaded it before.
         self.link += f" -L{shlex.quote(str(torch / 'lib'))}"
         self.libraries = "-lc10"
@@ -163,8 +182,12 @@ class NinjaFile:
         (self.build_dir / "build.ninja").write_text(text)
 
 
+def cpu_sources() -> list[Path]:
+    return sorted(path for path in CSRC.rglob("*.cpp") if path != BINDINGS and path.parent != ARENA)
+
+
 def cuda_sources() -> list[Path]:
-    return sorted((CSRC / "cuda").glob("*.cu"))
+    return sorted(CSRC.rglob("*.cu"))
 
 
 def run_ninja(build_dir: Path) -> None:
@@ -222,16 +245,16 @@ def find_torch() -> tuple[Path, str]:
 
 
 def build_arena(build_dir: Path, library: Path) -> dict[str, object]:
-    """Compile csrc/torch into ``library`` and return its part of the record; raise CannotBuild where that is not possible."""
+    """Compile csrc/arena into ``library`` and return its part of the record; raise CannotBuild where that is not possible."""
     if platform.system() != "Linux":
         raise CannotBuild(f"it is written for Linux, and this is {platform.system()}")
     cxx = compiler()
     find_ninja()
     torch, version = find_torch()
-    ninja = NinjaFile(build_dir / "torch", library, cxx)
+    ninja = NinjaFile(build_dir / "arena", library, cxx)
     ninja.add_arena(torch, version)
     ninja.write()
-    run_ninja(build_dir / "torch")
+    run_ninja(build_dir / "arena")
     return {"torch": version}
 
 
@@ -253,6 +276,7 @@ class BuildNative(build_ext):
         record: dict[str, object] = {
             "python": platform.python_version(),
             "platform": sysconfig.get_platform(),
+            "sources": digest(),
         }
         try:
             if choice == "0":

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.folders import RESULTS
-from glide_fast.bench.contestants import OURS
-from glide_fast.bench.files import Row, read
+from glide_fast.bench.contest import OURS
 from glide_fast.bench.measurement import quantity
+from glide_fast.bench.record import Row, read
 
 ROOT = RESULTS.parents[1]
 FILES = ("README.md", "docs/explanation/performance.md")
@@ -82,7 +82,7 @@ class Device(NamedTuple):
     name: str
     facts: Row  # of the latest row
     comparisons: tuple[Comparison, ...]
-    others: dict[str, list[Row]]  # rows of files of another kind, by the file's name
+    others: dict[str, list[Row]]  # rows of files without contestants, by the file's name
 
     @property
     def gpu(self) -> bool:
@@ -292,19 +292,19 @@ def accuracy(known: Sequence[Device]) -> str:
                             torchs,
                         ]
                     )
-        for name in ("accuracy-steps", "accuracy-loops"):
-            for row in device.others.get(name, []):
-                where = f" at {row['place']}" if "place" in row else ""
-                rows.append(
-                    [f"{name[9:-1]}: {row['model']}{where}", row["dtype"], row["error"], row["torch_error"]]
-                )
+        for group in device.of("accuracy"):
+            for name, row in group.rows.items():
+                owner, dtype = name.split(" ")
+                if owner == OURS and row["error"]:
+                    torchs = group.rows.get(f"torch {dtype}", {}).get("error", "")
+                    rows.append([f"{group.model}, {group.work}", dtype, row["error"], torchs])
         return markdown(["of", "type", "relative error", "torch's own in that type"], rows)
 
     return per_device(of, known)
 
 
 class Target(NamedTuple):
-    """A number to reach on a device of a kind: ``measured`` gives it, and the bound is at least, or at most with ``below``."""
+    """A number to reach on a GPU or a CPU: ``measured`` gives it, and the bound is at least, or at most with ``below``."""
 
     what: str
     gpu: bool
@@ -402,7 +402,7 @@ TARGETS = (
 
 
 def targets(known: Sequence[Device]) -> str:
-    """Each number that was set out for, and what was measured, on the first device of its kind that has it."""
+    """Each number that was set out for, and what was measured, on the first GPU or CPU that has it."""
     rows = []
     for target in TARGETS:
         value = next(
@@ -412,8 +412,8 @@ def targets(known: Sequence[Device]) -> str:
         reached = ""
         if value is not None:
             reached = "yes" if (value <= target.bound if target.below else value >= target.bound) else "no"
-        told = UNMEASURED if value is None else f"{value:.3g}{target.unit}"
-        rows.append([GPU if target.gpu else "CPU", target.what, bound, told, reached or "-"])
+        found = UNMEASURED if value is None else f"{value:.3g}{target.unit}"
+        rows.append([GPU if target.gpu else "CPU", target.what, bound, found, reached or "-"])
     return markdown(["on", "what", "to reach", "measured", "reached"], rows)
 
 

@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda for every target, without a GPU, and reads the machine code.
+"""Compiles the CUDA kernels of csrc for every target, without a GPU, and reads the machine code.
 
     python -m benchmarks.static_cuda --out benchmarks/results/static
 
@@ -11,22 +11,24 @@ run and nothing is timed. Needs nvcc, g++, and the cuobjdump and nvdisasm of a C
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from glide_fast.kernels import glide_shapes
 from glide_fast.kernels.occupancy import DEVICES, WARPS, blocks_per_multiprocessor
 
+from glide_fast.bench.record import write
+
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = {"group_norm_act.cu": (), "guided_step.cu": ("-fmad=false",)}
+CSRC = ROOT / "csrc"
+SOURCES = {"group_norm_act/cuda.cu": (), "guided_step/cuda.cu": ("-fmad=false",)}
 """With the flags that setup.py compiles them with, besides those of all."""
 TARGETS = ("80", "90a", "100")
 NEEDS_CLUSTERS = "one_pass"  # empty, and never launched, where there are none
@@ -100,8 +102,8 @@ def _entry(mangled: str) -> tuple[str, str, int] | None:
 
 
 def _constant(file: str, name: str) -> int:
-    """An integer constant of csrc/cuda."""
-    text = (ROOT / "csrc" / "cuda" / file).read_text(encoding="utf-8")
+    """An integer constant of a file of csrc."""
+    text = (CSRC / file).read_text(encoding="utf-8")
     found = re.search(rf"constexpr int {name} = (\d+);", text)
     assert found is not None
     return int(found[1])
@@ -110,9 +112,9 @@ def _constant(file: str, name: str) -> int:
 def _threads(kernel: str) -> int:
     """Of the kernel's largest block, which its registers are made for."""
     if kernel == "guided_step":
-        return _constant("guided_step.cu", "threads")
+        return _constant("guided_step/cuda.cu", "threads")
     return _constant(
-        "group_norm_act_plan.h", f"max_{kernel}_threads" if kernel == "one_pass" else "two_pass_threads"
+        "group_norm_act/plan.h", f"max_{kernel}_threads" if kernel == "one_pass" else "two_pass_threads"
     )
 
 
@@ -133,8 +135,14 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
         cubin = Path(folder) / "code.cubin"
         for source, flags_of_it in SOURCES.items():
             for target in targets:
-                flags = ("-std=c++17", "-O3", f"-gencode=arch=compute_{target},code=sm_{target}", "-cubin")
-                _output(nvcc, *flags, *flags_of_it, ROOT / "csrc" / "cuda" / source, "-o", cubin)
+                flags = (
+                    "-std=c++17",
+                    "-O3",
+                    f"-I{CSRC}",
+                    f"-gencode=arch=compute_{target},code=sm_{target}",
+                    "-cubin",
+                )
+                _output(nvcc, *flags, *flags_of_it, CSRC / source, "-o", cubin)
                 usage = _output(cuobjdump, "-res-usage", cubin)
                 spills = _spills(_output(nvdisasm, "-c", cubin))
                 for name, figures in re.findall(r"Function ([^\s:]+):\s*\n?\s*(REG:.*)", usage):
@@ -227,17 +235,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = list(report(tuple(arguments.targets.split(";"))))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write(arguments.out / "cuda.csv", rows)
-    write(arguments.out / "cuda_plans.csv", list(plans(rows)))
+    for name, table in (("cuda", rows), ("cuda_plans", list(plans(rows)))):
+        write(arguments.out / f"{name}.csv", [{k: str(v) for k, v in row._asdict().items()} for row in table])
     print(f"{arguments.out}: {len(rows)} kernels, {sum(row.spill_instructions > 0 for row in rows)} spill")
-
-
-def write(file: Path, rows: Sequence[Row] | Sequence[PlanRow]) -> None:
-    """A table as CSV."""
-    with file.open("w", newline="", encoding="utf-8") as sink:
-        table = csv.writer(sink)
-        table.writerow(rows[0]._fields)
-        table.writerows(rows)
 
 
 if __name__ == "__main__":

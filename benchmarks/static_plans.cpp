@@ -1,8 +1,8 @@
-// Prints how csrc/cuda lays group_norm_act over a device: a line "samples rows channels groups element_bytes multiprocessors
+// Prints how group_norm_act is laid over a CUDA device: a line "samples rows channels groups element_bytes multiprocessors
 // shared_bytes clusters" in, a line of the plan out. The plan is a pure function, so no device and no CUDA are needed.
 #include <iostream>
 
-#include "../csrc/cuda/group_norm_act_plan.h"
+#include "../csrc/group_norm_act/plan.h"
 
 using namespace glide_fast::cuda;
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from benchmarks.contestants import liger_kernel, sageattention, torch_sdpa, torchnorm, xformers
 from benchmarks.contestants.description import AttentionCall, Description, NormCall
-from benchmarks.contestants.peer import Peer, Unable
+from benchmarks.contestants.peer import Peer
+from glide_fast.bench.contest import Unable
 
 __all__ = ["AttentionCall", "Description", "NormCall", "Peer", "Unable", "peers"]
 
-NORMS = (*liger_kernel.PEERS, *torchnorm.PEERS)
-ATTENTIONS = (*torch_sdpa.PEERS, *xformers.PEERS, *sageattention.PEERS)
+_PEERS: dict[type[Description] | None, tuple[Peer, ...]] = {
+    NormCall: (*liger_kernel.PEERS, *torchnorm.PEERS),
+    AttentionCall: (*torch_sdpa.PEERS, *xformers.PEERS, *sageattention.PEERS),
+    None: (),
+}
 
 
-def peers(call: Description) -> tuple[Peer, ...]:
-    """All that could compete on such a call."""
-    return NORMS if isinstance(call, NormCall) else ATTENTIONS
+def peers(description: type[Description] | None) -> tuple[Peer, ...]:
+    """All that could compete on calls that are described so."""
+    return _PEERS[description]

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-
-class Unable(Exception):
-    """A competitor cannot do this work here; the message says why."""
+from glide_fast.bench.contest import Unable
 
 
 class Peer(NamedTuple):

@@ -1,1 +1,1 @@
-"""Everything that is to be known of a GPU, in parts that each end within nine minutes and keep what they have."""
+"""All that is to be known of a GPU, in parts: the most telling first, each result on the disk when it is there."""

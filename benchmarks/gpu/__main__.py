@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu [PART ...]``: run the parts of the GPU suite, each in a process of its own; see ../README.md."""
+"""``python -m benchmarks.gpu [PART ...]``: run the parts of the GPU suite, the most telling first; see ../README.md."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 
 from benchmarks.folders import results_folder
 from benchmarks.gpu import command
-from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
+from benchmarks.gpu.order import Estimates, ordered
+from benchmarks.gpu.part import GREEN, LONGEST, RED, UNFINISHED, Outcome, Part, Setting
 from benchmarks.gpu.parts import parts
-from benchmarks.gpu.table import Table
 from glide_fast.bench.provenance import provenance
+from glide_fast.bench.record import Row, Table, read
 
 GRACE = 25.0
 """Seconds beyond its own that a part has to come to an end by itself."""
@@ -24,45 +25,62 @@ EXIT_UNFINISHED = 3
 
 def states(setting: Setting) -> Table:
     """What became of each part, in parts.csv."""
-    return Table(setting._replace(again=False), "parts", ("part",))
+    return Table(setting.folder / "parts.csv", ("part",), setting.facts)
 
 
-def note(setting: Setting, part: Part, outcome: Outcome, seconds: float) -> None:
+def note(setting: Setting, part: Part, outcome: Outcome, seconds: float) -> Row:
     """Write a part's outcome down."""
-    states(setting).add(
-        {
-            "part": part.name,
-            "state": outcome.state,
-            "seconds": f"{seconds:.0f}",
-            "files": " ".join(file.name for file in outcome.files),
-            "notes": "; ".join(outcome.notes),
-        }
-    )
+    row = {
+        "part": part.name,
+        "state": outcome.state,
+        "seconds": f"{seconds:.0f}",
+        "tries": str(outcome.tries),
+        "files": " ".join(file.name for file in outcome.files),
+        "notes": "; ".join(outcome.notes),
+    }
+    states(setting).add(row)
+    return row
 
 
-def inside(part: Part, setting: Setting) -> None:
-    """Run a part in this process."""
-    start = time.monotonic()
-    outcome = part.run(setting._replace(until=start + part.seconds))
-    note(setting, part, outcome, time.monotonic() - start)
-
-
-def outside(part: Part, setting: Setting, arguments: Sequence[str]) -> str:
-    """Run a part in a process of its own; returns its state, which a crash or an endless part cannot leave unsaid."""
-    start = time.monotonic()
+def outside(part: Part, setting: Setting, seconds: float) -> Outcome | None:
+    """Run a part in a process of its own, which writes its outcome down; None where it did, else what it died of."""
+    arguments = [
+        "--inside",
+        "--device",
+        setting.device,
+        "--out",
+        str(setting.folder),
+        "--seconds",
+        f"{seconds:.0f}",
+    ]
+    arguments += ["--small"] * setting.small + ["--again"] * setting.again
     ran = command.run(
-        [sys.executable, "-m", "benchmarks.gpu", part.name, "--inside", *arguments],
-        part.seconds + GRACE,
+        [sys.executable, "-m", "benchmarks.gpu", part.name, *arguments],
+        seconds + GRACE,
         {"OMP_NUM_THREADS": setting.facts["threads"]},  # as many as here, or its results are another run's
     )
     row = states(setting).find(part.name)
-    if ran.status != 0 or row is None or row["when"] < setting.facts["when"]:
-        said = (
-            f"was ended after {part.seconds + GRACE:.0f} s"
-            if ran.status is None
-            else f"exit status {ran.status}"
-        )
-        note(setting, part, Outcome(RED, notes=(f"{said}: {ran.tail}",)), time.monotonic() - start)
+    if ran.status == 0 and row is not None and row["when"] >= setting.facts["when"]:
+        return None
+    ended = f"was ended after {seconds + GRACE:.0f} s"
+    said = ended if ran.status is None else f"exit status {ran.status}"
+    return Outcome(RED, notes=(f"{said}: {ran.tail}",))
+
+
+def attempt(part: Part, setting: Setting, seconds: float) -> Row:
+    """Run a part for at most so many seconds, in this process or another, and say what came of it.
+
+    A crash or a part without end cannot leave it unsaid.
+    """
+    start = time.monotonic()
+    if part.in_process:
+        before = states(setting).find(part.name)
+        tries = int(before["tries"] or 0) if before else 0
+        outcome: Outcome | None = part.run(setting._replace(until=start + seconds, tries=tries))
+    else:
+        outcome = outside(part, setting, seconds)
+    if outcome is not None:
+        note(setting, part, outcome, time.monotonic() - start)
     row = states(setting).find(part.name)
     assert row is not None
     files = ", ".join(str(setting.folder / name) for name in row["files"].split())
@@ -71,26 +89,78 @@ def outside(part: Part, setting: Setting, arguments: Sequence[str]) -> str:
     )
     if row["notes"]:
         print(f"   {row['notes']}", flush=True)
-    return row["state"]
+    return row
 
 
-def listed(setting: Setting) -> str:
-    """The parts, and what is known of each."""
-    table = states(setting)
+def run(chosen: Sequence[Part], setting: Setting, minutes: float, *, kept: bool) -> list[str]:
+    """Run parts while they fit into the time; returns their states.
+
+    Args:
+        kept: leave out what is green already.
+    """
+    end = time.monotonic() + 60 * minutes
+    estimates = Estimates(chosen, read(setting.folder / "parts.csv"))
+    found = []
+    for part in chosen:
+        row = states(setting).find(part.name)
+        if kept and row and row["state"] == GREEN:
+            print(f"== {part.name}: green already", flush=True)
+            found.append(GREEN)
+            continue
+        left = end - time.monotonic() - (0 if part.in_process else GRACE)
+        if estimates.needs(part) > left:
+            print(
+                f"== {part.name}: not begun: takes about {estimates.seconds(part):.0f} s, {left:.0f} s are left"
+            )
+            found.append(UNFINISHED)
+            continue
+        print(f"== {part.name}: {part.about} (about {estimates.seconds(part):.0f} s)", flush=True)
+        row = attempt(part, setting, min(LONGEST, left))
+        found.append(row["state"])
+        if row["state"] == GREEN:
+            estimates.note(part.name, float(row["seconds"]))
+    return found
+
+
+def listed(chosen: Sequence[Part], setting: Setting) -> str:
+    """The parts in their order, and what is known of each."""
+    table, estimates = states(setting), Estimates(chosen, read(setting.folder / "parts.csv"))
     lines = []
-    for part in parts():
+    for part in chosen:
         row = table.find(part.name)
-        lines.append(f"{part.name:24} {row['state'] if row else '-':12} {part.seconds:4.0f} s  {part.about}")
+        state = row["state"] if row else "-"
+        lines.append(f"{part.name:36} {state:12} {estimates.seconds(part):4.0f} s  {part.about}")
     return "\n".join(lines)
+
+
+def selected(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    """Parts by their names or the beginnings of these; KeyError for a name that is none."""
+    for name in names:
+        if not any(_is(part, name) for part in known):
+            raise KeyError(name)
+    return [part for part in known if not names or any(_is(part, name) for name in names)]
+
+
+def _is(part: Part, name: str) -> bool:
+    return part.name == name or part.name.startswith(f"{name} ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 where every part is green, :data:`EXIT_UNFINISHED` where some are to go on, else 1."""
-    known = {part.name: part for part in parts()}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split(": ", 1)[1])
-    parser.add_argument("part", nargs="*", help="which; all that are not green yet otherwise")
     parser.add_argument(
-        "--list", action="store_true", help="name the parts and what became of them, run nothing"
+        "part", nargs="*", help="which, such as step or 'step base 2'; all that are not green yet otherwise"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="begin nothing that would not end in this time",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="name the parts in their order and what became of them, run nothing",
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny sizes that only try the plumbing")
@@ -99,9 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="where to write; benchmarks/results/<device> otherwise")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=LONGEST, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if unknown := set(options.part) - set(known):
-        parser.error(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(known)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu --small tries the plumbing")
     if options.device == "cpu" and not options.small:
@@ -110,24 +179,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--small measures nothing worth keeping: say where with --out")
     folder = (options.out or results_folder(options.device)).resolve()
     setting = Setting(options.device, folder, provenance(options.device), options.small, options.again)
+    known = ordered(parts(setting))
+    try:
+        chosen = selected(known, options.part)
+    except KeyError as unknown:
+        groups = dict.fromkeys(part.name.split(" ")[0] for part in known)
+        parser.error(f"no part {unknown.args[0]}; the parts are {', '.join(groups)}")
     if options.list:
-        print(listed(setting))
+        print(listed(chosen, setting))
         return 0
-    chosen = [known[name] for name in options.part] or list(known.values())
     if options.inside:
-        inside(chosen[0], setting)
+        (part,) = (part for part in chosen if part.name == options.part[0])
+        start = time.monotonic()
+        outcome = part.run(setting._replace(until=start + options.seconds))
+        note(setting, part, outcome, time.monotonic() - start)
         return 0
-    passed_on = ["--device", options.device, "--out", str(folder)]
-    passed_on += ["--small"] * options.small + ["--again"] * options.again
-    found = []
-    for part in chosen:
-        row = states(setting).find(part.name)
-        if row and row["state"] == GREEN and not (options.again or options.part):
-            print(f"== {part.name}: green already", flush=True)
-            found.append(GREEN)
-        else:
-            print(f"== {part.name}: {part.about} (at most {part.seconds:.0f} s)", flush=True)
-            found.append(outside(part, setting, passed_on))
+    found = run(chosen, setting, options.minutes, kept=not (options.again or options.part))
     print(f"Results: {folder}")
     if set(found) <= {GREEN}:
         return 0

@@ -1,15 +1,17 @@
-"""A part of the GPU suite: what it is called, how long it may take, and what came of it."""
+"""A part of the GPU suite: what it is called, how long it takes, and what came of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from glide_fast.bench.record import Table
+
 GREEN, RED, UNFINISHED, UNABLE = "green", "red", "unfinished", "unable"
 LONGEST = 530.0
-"""Seconds that a part may plan for: it, its start and its end fit into nine minutes."""
+"""Seconds that a part may take at most: it, its start and its end fit into nine minutes."""
 
 
 class Setting(NamedTuple):
@@ -21,6 +23,7 @@ class Setting(NamedTuple):
     small: bool = False  # sizes that only try the plumbing
     again: bool = False  # what the results have already is measured again
     until: float = float("inf")  # time.monotonic() at which nothing more is to be begun
+    tries: int = 0  # earlier runs of this part that did not end in all the time that a part may take
 
     @property
     def time_is_up(self) -> bool:
@@ -29,6 +32,10 @@ class Setting(NamedTuple):
     @property
     def seconds_left(self) -> float:
         return min(LONGEST, max(1.0, self.until - time.monotonic()))
+
+    def table(self, name: str, key: Sequence[str], file: str = "checks") -> Table:
+        """Rows of a part, in a file that several parts share; their column "part" is its ``name``."""
+        return Table(self.folder / f"{file}.csv", key, self.facts, {"part": name}, again=self.again)
 
 
 class Outcome(NamedTuple):
@@ -41,6 +48,7 @@ class Outcome(NamedTuple):
     state: str
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    tries: int = 0  # runs that did not end in all the time that a part may take
 
 
 def conclude(file: Path, wrong: Iterable[str], left: str = "") -> Outcome:
@@ -51,9 +59,19 @@ def conclude(file: Path, wrong: Iterable[str], left: str = "") -> Outcome:
 
 
 class Part(NamedTuple):
-    """One part. ``run`` is called in a process of its own, which is ended a little after ``seconds``."""
+    """One part.
+
+    Attributes:
+        name: its words before the last ones name groups: "step" selects "step base 2".
+        seconds: what it is expected to take on an H100, before anybody has measured it.
+        least: a part that keeps what it has and goes on in the next run is begun where this much time is left; None is all of
+            ``seconds``, for a part whose time is lost where it is cut short.
+        in_process: its work is done by other programs, so it needs no process of its own.
+    """
 
     name: str
     about: str
     run: Callable[[Setting], Outcome]
-    seconds: float = LONGEST
+    seconds: float
+    least: float | None = None
+    in_process: bool = False

@@ -1,4 +1,8 @@
-"""One suite an op, in a module of its own: ``cases(device, compile_too, quick)`` gives the shapes of GLIDE's models."""
+"""One suite an op, in a module of its name: who makes its calls besides glide_fast.
+
+``BASELINES`` are :class:`~benchmarks.contests.Baseline` by name, ``plain torch`` first. Where other packages can make the call,
+``DESCRIPTION`` is the type of its description for them, and ``describe(arguments)`` gives it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,6 @@ from types import ModuleType
 
 
 def found() -> dict[str, ModuleType]:
-    """Every suite by name."""
+    """Every suite by its op's name."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return {name: importlib.import_module(f"{__name__}.{name}") for name in names}

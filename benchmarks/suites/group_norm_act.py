@@ -1,4 +1,4 @@
-"""group_norm_act with FiLM and SiLU at the sizes of GLIDE's residual blocks, channels-last.
+"""Who makes the calls of group_norm_act besides glide_fast.
 
 Every contestant allocates its result at each call, as in a model, and plain torch its intermediate results too; the copy writes
 to memory that is there. For results of tens of megabytes the allocator may return the memory in between, and the page
@@ -7,69 +7,67 @@ faults of getting it again are then part of a contestant's time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.case import PLAIN, Case
-from benchmarks.contestants import NormCall
-from glide_fast.ops import group_norm_act
-from glide_fast.ops.group_norm_act.reference import reference
+from benchmarks.contestants import NormCall, Unable
+from benchmarks.contests import PLAIN, Arguments, Baseline
 
-GROUPS = 32
-# (side, channels): each level's own width, and with the skip connection beside it.
-BASE = ((64, 192), (64, 384), (32, 384), (32, 768), (16, 576), (16, 1152), (8, 768), (8, 1536))
-UPSAMPLER = ((256, 192), (256, 384), (128, 192), (128, 384), (64, 384), (64, 768), (32, 768))
+DESCRIPTION = NormCall
 
 
-def case(model: str, n: int, side: int, channels: int, device: str, compile_too: bool) -> Case:
-    """One size; fp16 on CUDA and bf16 on the CPU, as models run there."""
-    dtype = torch.float16 if device == "cuda" else torch.bfloat16
-    generator = torch.Generator().manual_seed(channels + side)
-    x = (torch.randn(n, channels, side, side, generator=generator) * 0.5 + 2.3).to(device, dtype)
-    x = x.to(memory_format=torch.channels_last)
-    weight, bias = torch.randn(2, channels, generator=generator).to(device)
-    scale, shift = torch.randn(n, 2 * channels, generator=generator).to(device, dtype).chunk(2, dim=1)
-    view = (n, channels, 1, 1)
-    low_weight, low_bias = weight.to(dtype), bias.to(dtype)
+def chain(normalise: Callable[[torch.Tensor, Arguments], torch.Tensor], a: Arguments) -> list[torch.Tensor]:
+    """The op in eager torch around a group norm."""
+    s = a["x"]
+    if a.get("x_bias") is not None:
+        s = s + a["x_bias"].to(s.dtype).view(-1, 1, 1)
+    if a.get("residual") is not None:
+        s = s + a["residual"]
+    y = normalise(s if a.get("x2") is None else torch.cat([s, a["x2"]], dim=1), a)
+    if a.get("scale") is not None:
+        y = y * (1 + a["scale"].to(y.dtype)[:, :, None, None]) + a["shift"].to(y.dtype)[:, :, None, None]
+    if a.get("silu"):
+        y = F.silu(y)
+    if a.get("resample") is not None:
+        y = F.interpolate(y, scale_factor=2.0) if a["resample"] == "nearest_x2" else F.avg_pool2d(y, 2)
+    y = y.to(a.get("out_dtype") or y.dtype)
+    return [y, s] if a.get("keep_sum") else [y]
 
-    def plain() -> list[torch.Tensor]:
-        y = F.group_norm(x, GROUPS, low_weight, low_bias)
-        return [F.silu(y * (1 + scale.view(view)) + shift.view(view))]
 
-    def official() -> list[torch.Tensor]:
-        y = F.group_norm(x.float(), GROUPS, weight, bias).to(dtype)
-        return [F.silu(y * (1 + scale.view(view)) + shift.view(view))]
+def in_own_type(s: torch.Tensor, a: Arguments) -> torch.Tensor:
+    """A norm whose kernel sums in fp32."""
+    return F.group_norm(s, a["groups"], a["weight"], a["bias"], a.get("eps", 1e-5))
 
-    def truth() -> list[torch.Tensor]:
-        wide = (t.double() for t in (x, weight, bias))
-        return [reference(*wide, GROUPS, 1e-5, scale.double(), shift.double(), True)]
 
-    def ours() -> list[torch.Tensor]:
-        return [group_norm_act(x, weight, bias, GROUPS, scale=scale, shift=shift, silu=True)]
+def in_fp32(s: torch.Tensor, a: Arguments) -> torch.Tensor:
+    """A norm between two conversions, as the released code has it."""
+    return F.group_norm(s.float(), a["groups"], a["weight"], a["bias"], a.get("eps", 1e-5)).to(s.dtype)
 
-    made = Case(
-        op="group_norm_act",
-        model=model,
-        shape=f"{n}x{channels}x{side}x{side}",
-        dtype=dtype,
-        device=device,
-        truth=truth,
-        baselines={PLAIN: plain, "official fp32 chain": official},
-        moved_bytes=2 * x.numel() * x.element_size(),
-        flops=20 * x.numel(),
+
+def low(a: Arguments) -> Arguments:
+    """With weight and bias in the type of x."""
+    return a | {name: a[name].to(a["x"].dtype) for name in ("weight", "bias")}
+
+
+def plain(a: Arguments) -> list[torch.Tensor]:
+    return chain(in_own_type, a)
+
+
+def official(a: Arguments) -> list[torch.Tensor]:
+    return chain(in_fp32, a)
+
+
+BASELINES = {PLAIN: Baseline(plain, low), "official fp32 chain": Baseline(official)}
+
+
+def describe(a: Arguments) -> NormCall:
+    """The call for other packages, which norm one picture and fuse nothing."""
+    for name in ("x2", "x_bias", "residual", "resample", "out_dtype", "keep_sum"):
+        if a.get(name) is not None and a[name] is not False:
+            raise Unable(f"not asked for calls with {name}")
+    scale, shift = a.get("scale"), a.get("shift")
+    return NormCall(
+        a["x"], a["weight"], a["bias"], a["groups"], a.get("eps", 1e-5), scale, shift, bool(a.get("silu"))
     )
-    made.add_backends(ours)
-    made.add_peers(NormCall(x, low_weight, low_bias, GROUPS, 1e-5, scale, shift, silu=True))
-    if compile_too:
-        made.add_compiled("torch.compile of plain torch", plain)
-    return made
-
-
-def cases(device: str, compile_too: bool, quick: bool) -> Iterator[Case]:
-    """All sizes, or with ``quick`` one of each model."""
-    for model, batches, sizes in (("base", (2, 8, 32), BASE), ("upsampler", (1, 4), UPSAMPLER)):
-        for n in batches[:1] if quick else batches:
-            for side, channels in sizes[-1:] if quick else sizes:
-                yield case(model, n, side, channels, device, compile_too)

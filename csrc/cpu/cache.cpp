@@ -1,4 +1,4 @@
-#include "cache.h"
+#include "cpu/cache.h"
 
 #include <unistd.h>
 

@@ -1,39 +1,46 @@
 // Which instruction sets a CPU kernel is compiled for, and how one is chosen at run time.
 //
-// Every `csrc/cpu/*.kernel.cpp` is compiled once for each entry below (setup.py holds the flags), with GLIDE_FAST_ISA
+// Every `*.kernel.cpp` in csrc is compiled once for each entry below (setup.py holds the flags), with GLIDE_FAST_ISA
 // set to the entry's name; all it defines goes into the namespace glide_fast::GLIDE_FAST_ISA. Such a file, and the
 // headers it includes, must not instantiate anything from the C++ library: the linker keeps one copy of an inline
 // function, and a copy that came from the AVX-512 object would run on a machine without AVX-512.
 #pragma once
 
+// X(name, ...) for each of them, best first.
 #if defined(__x86_64__)
-#define GLIDE_FAST_FOR_EACH_ISA(X) X(avx512_bf16) X(avx512) X(avx2) X(portable)
+#define GLIDE_FAST_FOR_EACH_ISA(X, ...) \
+    X(avx512_bf16, __VA_ARGS__) X(avx512, __VA_ARGS__) X(avx2, __VA_ARGS__) X(portable, __VA_ARGS__)
 #else
-#define GLIDE_FAST_FOR_EACH_ISA(X) X(portable)
+#define GLIDE_FAST_FOR_EACH_ISA(X, ...) X(portable, __VA_ARGS__)
 #endif
 
 namespace glide_fast {
 
-// Best first, as in GLIDE_FAST_FOR_EACH_ISA.
-enum class Isa {
-#define X(name) name,
-    GLIDE_FAST_FOR_EACH_ISA(X)
-#undef X
-};
+#define GLIDE_FAST_NAME(name, ...) name,
+enum class Isa { GLIDE_FAST_FOR_EACH_ISA(GLIDE_FAST_NAME, ) };
+#undef GLIDE_FAST_NAME
 
-inline bool supported(Isa isa) {
-#if defined(__x86_64__)
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    switch (isa) {
-        case Isa::avx512_bf16: return avx512 && __builtin_cpu_supports("avx512bf16");
-        case Isa::avx512: return avx512;
-        case Isa::avx2: return avx2;
-        case Isa::portable: return true;
-    }
-#endif
-    return isa == Isa::portable;
-}
+// Whether this machine has it.
+bool supported(Isa isa);
+
+// The instruction set of this name; of an empty one, the best that this machine has. Throws std::invalid_argument for a name
+// that is unknown, and for one that this machine does not have.
+Isa chosen(const char* name);
 
 }  // namespace glide_fast
+
+// Used in the namespace glide_fast: declares `void kernel(const Arguments&)` of every instruction set, and defines
+// `run_kernel(isa, arguments)`, which calls the one that `chosen(isa)` gives.
+#define GLIDE_FAST_DECLARE_KERNEL(name, kernel, Arguments) \
+    namespace name {                                       \
+    void kernel(const Arguments&);                         \
+    }
+#define GLIDE_FAST_CALL_KERNEL(name, kernel, ...) \
+    case Isa::name: return name::kernel(arguments);
+#define GLIDE_FAST_KERNEL(kernel, Arguments)                                 \
+    GLIDE_FAST_FOR_EACH_ISA(GLIDE_FAST_DECLARE_KERNEL, kernel, Arguments)    \
+    static void run_##kernel(const char* isa, const Arguments& arguments) {  \
+        switch (chosen(isa)) {                                               \
+            GLIDE_FAST_FOR_EACH_ISA(GLIDE_FAST_CALL_KERNEL, kernel, )        \
+        }                                                                    \
+    }

@@ -1,4 +1,4 @@
-// Element types that cross the boundary from Python, as codes, and how a kernel reads and writes them.
+// How a CUDA kernel reads and writes the element types of dtype.h.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "dtype_codes.h"
+#include "dtype.h"
 
 namespace glide_fast::cuda {
 

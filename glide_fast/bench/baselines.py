@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from glide_fast.bench.contest import Unable
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.work import Work
@@ -17,11 +18,9 @@ from glide_fast.diffusion.denoiser import Denoiser
 from glide_fast.errors import invalid
 from glide_fast.models.config import EXTENSIONS
 
+EXCUSES: tuple[type[Exception], ...] = (Unable, RuntimeError, ValueError, TypeError, ImportError)
+"""What a baseline may raise where it cannot run: torch and the packages are not ours to mend."""
 _PROCESS = ("diffusion_steps", "noise_schedule", "timestep_respacing")
-
-
-class Declined(Exception):
-    """A baseline cannot run here; the message says why."""
 
 
 class Baseline(NamedTuple):
@@ -65,16 +64,18 @@ def _first(value: Any, count: int) -> Any:
     return value[:count]
 
 
-def denoiser(model: Callable[..., torch.Tensor], told: dict[str, Any]) -> Denoiser:
+def denoiser(model: Callable[..., torch.Tensor], conditioning: dict[str, Any]) -> Denoiser:
     """``model`` with its conditioning; a call with fewer states is of the first ones."""
 
     def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             if len(x) == len(timesteps) and all(
-                len(v) == len(x) for v in told.values() if not isinstance(v, dict)
+                len(v) == len(x) for v in conditioning.values() if not isinstance(v, dict)
             ):
-                return model(x, timesteps, **told)
-            return model(x, timesteps, **{name: _first(value, len(x)) for name, value in told.items()})
+                return model(x, timesteps, **conditioning)
+            return model(
+                x, timesteps, **{name: _first(value, len(x)) for name, value in conditioning.items()}
+            )
 
     return predict
 
@@ -113,7 +114,7 @@ def compiled(subject: Subject, work: Work) -> Denoiser:
 def compiled_strong(subject: Subject, work: Work) -> Denoiser:
     """``torch.compile`` of the tuned model with CUDA graphs."""
     if work.device.type != "cuda":
-        raise Declined("its CUDA graphs need a GPU; on a CPU the strongest compiled one is inductor-frozen")
+        raise Unable("its CUDA graphs need a GPU; on a CPU the strongest compiled one is inductor-frozen")
     model = _tuned(work, subject)
     call = torch.compile(model, mode="max-autotune", dynamic=False)
     return denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
@@ -122,7 +123,7 @@ def compiled_strong(subject: Subject, work: Work) -> Denoiser:
 def inductor_frozen(subject: Subject, work: Work) -> Denoiser:
     """``torch.compile`` of the tuned bf16 model with its weights frozen, so that Inductor packs them."""
     if work.device.type != "cpu":
-        raise Declined("freezing is for CPUs; on a GPU the strongest compiled one is compile-strong")
+        raise Unable("freezing is for CPUs; on a GPU the strongest compiled one is compile-strong")
     import torch._inductor.config as inductor
 
     model = _tuned(work, subject)
@@ -136,29 +137,29 @@ def inductor_frozen(subject: Subject, work: Work) -> Denoiser:
     return denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
 
 
-class _Told(nn.Module):
+class _WithConditioning(nn.Module):
     """A model whose conditioning is part of it."""
 
-    def __init__(self, model: nn.Module, told: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, conditioning: dict[str, Any]) -> None:
         super().__init__()
-        self.model, self.told = model, told
+        self.model, self.conditioning = model, conditioning
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        return self.model(x, timesteps, **self.told)  # type: ignore[no-any-return]
+        return self.model(x, timesteps, **self.conditioning)  # type: ignore[no-any-return]
 
 
 def openvino(subject: Subject, work: Work) -> Denoiser:
     """OpenVINO with bf16 where the CPU has it, the text encoded once."""
     if importlib.util.find_spec("openvino") is None:
-        raise Declined("openvino is not installed (pip install openvino)")
+        raise Unable("openvino is not installed (pip install openvino)")
     if work.device.type != "cpu":
-        raise Declined("measured on CPUs only")
+        raise Unable("measured on CPUs only")
     ov: Any = importlib.import_module("openvino")
     model = stock(subject.model, dtype=torch.float32, device=work.device)
-    told = _Told(model, _encoded(model, work) | work.pictures)
+    whole = _WithConditioning(model, _encoded(model, work) | work.pictures)
     with torch.no_grad():
         converted = ov.convert_model(
-            told, example_input=(work.x, work.timesteps), input=[tuple(work.x.shape), (work.batch,)]
+            whole, example_input=(work.x, work.timesteps), input=[tuple(work.x.shape), (work.batch,)]
         )
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     run = ov.Core().compile_model(converted, "CPU", settings | {"INFERENCE_PRECISION_HINT": "bf16"})
@@ -173,14 +174,14 @@ def official(subject: Subject, work: Work) -> Denoiser:
     """The released package itself, as its notebooks call it."""
     spec = importlib.util.find_spec("glide_text2im")
     if spec is None:
-        raise Declined(
+        raise Unable(
             "glide_text2im is not installed (pip install git+https://github.com/openai/glide-text2im)"
         )
     if spec.origin is None or "glide_fast" in spec.origin:
-        raise Declined("glide_text2im is glide_fast's own façade here")
+        raise Unable("glide_text2im is glide_fast's own façade here")
     changed = [name for name, usual in EXTENSIONS.items() if subject.options.get(name, usual) != usual]
     if changed:
-        raise Declined(f"this model uses {', '.join(changed)}, which the package has not")
+        raise Unable(f"this model uses {', '.join(changed)}, which the package has not")
     creation: Any = importlib.import_module("glide_text2im.model_creation")
     wanted = {k: v for k, v in subject.options.items() if k not in (*EXTENSIONS, *_PROCESS)}
     half = work.device.type == "cuda"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from glide_fast.bench.record import Row
 from glide_fast.bench.timing import Call, Effort, interleaved
 
 SIDES = {"cuda": (2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048)}
@@ -19,7 +20,7 @@ def measured(
     """Name -> (value, unit) of the bandwidth of a copy (both directions counted), the best matrix products and the shortest call.
 
     "copy" writes to memory that is there; "clone" asks for new memory, which on a CPU means new pages of the system's. Of
-    the square products over ``sides`` the best of each type is told, with its side in the name.
+    the square products over ``sides`` the best of each type is given, with its side in the name.
     """
     one = torch.zeros(1, device=device)
     with torch.inference_mode():
@@ -33,6 +34,11 @@ def measured(
     if empty.from_python is not None:
         result["empty call from Python"] = (empty.from_python, "us")
     return result
+
+
+def rows(found: Mapping[str, tuple[float, str]]) -> list[Row]:
+    """What :func:`measured` found, as rows of a CSV."""
+    return [{"ceiling": name, "value": f"{value:.3f}", "unit": unit} for name, (value, unit) in found.items()]
 
 
 def bandwidths(device: str, effort: Effort, size: int) -> dict[str, tuple[float, str]]:

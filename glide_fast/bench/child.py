@@ -16,14 +16,14 @@ from typing import Any
 from glide_fast.openmp import WAIT_POLICY
 
 
-def run(told: dict[str, Any]) -> dict[str, Any]:
+def run(asked: dict[str, Any]) -> dict[str, Any]:
     """Import, load, accelerate, sample; the times when each was done, and how long more pictures took."""
-    started = float(told["started"])
+    started = float(asked["started"])
     phases = {"start of Python": time.time() - started}
     import torch
 
-    if told["threads"]:
-        torch.set_num_threads(int(told["threads"]))
+    if asked["threads"]:
+        torch.set_num_threads(int(asked["threads"]))
     from glide_fast.bench.stock import stock
     from glide_fast.pipelines import GlidePipeline
     from glide_fast.pipelines.memory import peak_memory
@@ -41,19 +41,19 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
 
     Stage.accelerate = clocked  # type: ignore[method-assign]
     pipeline = GlidePipeline.from_pretrained(
-        told["name"],
-        device=told["device"],
-        dtype=told["dtype"],
-        accelerate=bool(told["fast"]),
+        asked["name"],
+        device=asked["device"],
+        dtype=asked["dtype"],
+        accelerate=bool(asked["fast"]),
         progress=False,
     )
-    if not told["fast"]:
+    if not asked["fast"]:
         for stage in pipeline.stages:
             stage.model = stock(stage.model, dtype=stage.model.dtype, device=stage.device)
     ready = time.time() - started
     phases["weights loaded"] = ready - accelerating
     phases["ready to sample"] = ready
-    steps = {"num_inference_steps": told["steps"], "upsample_steps": told["steps"]}
+    steps = {"num_inference_steps": asked["steps"], "upsample_steps": asked["steps"]}
     if pipeline.base is None:
         size = pipeline.stages[0].image_size // 4
 
@@ -74,7 +74,7 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
     sample(on_step)
     phases["first picture"] = time.time() - started
     pictures = []
-    for _ in range(int(told["pictures"])):
+    for _ in range(int(asked["pictures"])):
         begin = time.perf_counter()
         sample(None)
         pictures.append(time.perf_counter() - begin)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from glide_fast.bench.baselines import Baseline, Declined, half_dtype, released_dtype
+from glide_fast.bench.baselines import Baseline, half_dtype, released_dtype
+from glide_fast.bench.contest import OURS, Unable
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
@@ -18,8 +19,6 @@ from glide_fast.runtime.accelerate import accelerate
 from glide_fast.runtime.bound import Bound
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.model import Accelerated
-
-OURS = "glide_fast"
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,11 @@ def accelerated(
 
 def bind(model: Accelerated, work: Work) -> Bound:
     """The model with all that is known before the loop."""
-    told: dict[str, Any] = dict(work.pictures)
+    conditioning: dict[str, Any] = dict(work.pictures)
     if work.tokens is not None:
         with torch.inference_mode():
-            told["text"] = model.encode_text(work.tokens, work.mask)
-    return model.bind(work.process.timestep_map, work.batch, work.shape, **told)
+            conditioning["text"] = model.encode_text(work.tokens, work.mask)
+    return model.bind(work.process.timestep_map, work.batch, work.shape, **conditioning)
 
 
 def ours(subject: Subject, work: Work, dtype: torch.dtype) -> Contestant:
@@ -134,30 +133,30 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
     """glide_fast without one thing of :data:`ABLATIONS`.
 
     Raises:
-        Declined: where there is no such thing on this model or device.
+        Unable: where there is no such thing on this model or device.
     """
     left_out = next(ablation for ablation in ABLATIONS if ablation.name == name)
     features = left_out.features
     if not features.cached_text and work.tokens is None:
-        raise Declined("this model reads no text")
+        raise Unable("this model reads no text")
     if not features.share and not work.pictures:
-        raise Declined("this model reads no picture beside x")
+        raise Unable("this model reads no picture beside x")
     if work.device.type == "cuda" and not features.packed_weights:
-        raise Declined("weights are packed on CPUs only")
+        raise Unable("weights are packed on CPUs only")
     if work.device.type == "cuda" and not features.by_places:
-        raise Declined("a GPU convolves upsampled pictures as they are")
+        raise Unable("a GPU convolves upsampled pictures as they are")
     if not features.winograd and work.device.type == "cuda":
-        raise Declined("the kernel of Winograd's algorithm is for CPUs")
+        raise Unable("the kernel of Winograd's algorithm is for CPUs")
     if not features.winograd and dtype != torch.bfloat16:
-        raise Declined("the kernel of Winograd's algorithm is for bf16")
+        raise Unable("the kernel of Winograd's algorithm is for bf16")
     if not features.winograd and (slow := winograd_weight.why_not_worth()) is not None:
-        raise Declined(f"Winograd's kernel does not run here: {slow}")
+        raise Unable(f"Winograd's kernel does not run here: {slow}")
     if work.device.type == "cuda" and not features.arena:
-        raise Declined("a GPU's step has memory of its own when it is captured")
+        raise Unable("a GPU's step has memory of its own when it is captured")
     if not features.arena and (missing := arena.why_missing()) is not None:
-        raise Declined(f"this build has no memory for steps: {missing}")
+        raise Unable(f"this build has no memory for steps: {missing}")
     if work.device.type != "cuda" and not left_out.captured and left_out.tabulated:
-        raise Declined("steps are captured on GPUs only")
+        raise Unable("steps are captured on GPUs only")
     bound = bind(accelerated(subject, work, dtype, features), work)
     denoiser: LoopDenoiser = bound if features.cached_text else _TextAtEachStep(bound, work)
     return Contestant(
@@ -171,7 +170,7 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
 
 
 def baseline(made: Baseline, subject: Subject, work: Work) -> Contestant:
-    """One of the baselines; Declined where it cannot run."""
+    """One of the baselines; Unable where it cannot run."""
     half = made.name in ("eager-half", "compile-strong", "inductor-frozen", "openvino")
     dtype = half_dtype(work.device) if half else released_dtype(work.device)
     denoiser = PlainDenoiser(made.make(subject, work), work.device)

@@ -20,7 +20,7 @@ from glide_fast.errors import GlideFastError
 from glide_fast.models.config import PRESETS
 
 STEPS = 2
-"""Of each stage: memory does not depend on their number, and the first picture's time is told with it."""
+"""Of each stage: memory does not depend on their number, and the first picture's row names it."""
 
 
 @contextmanager
@@ -66,20 +66,20 @@ def run(
     Raises:
         GlideFastError: with its last line, where it failed.
     """
-    place = settings.place
-    released = "fp16" if place.type == "cuda" else "fp32"
-    told = {
+    device = settings.target_device
+    released = "fp16" if device.type == "cuda" else "fp32"
+    asked = {
         "started": time.time(),
         "name": name,
         "fast": fast,
-        "device": str(place),
+        "device": str(device),
         "dtype": settings.dtype if fast else released,
         "steps": settings.steps or STEPS,
-        "threads": torch.get_num_threads() if place.type == "cpu" else 0,
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "pictures": pictures,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "glide_fast.bench.child", json.dumps(told)],
+        [sys.executable, "-m", "glide_fast.bench.child", json.dumps(asked)],
         capture_output=True,
         text=True,
         env={**os.environ, **(environment or {})},

@@ -1,4 +1,4 @@
-"""No speed-up is told of a wrong result."""
+"""How far steps and loops of a model may err, measured against torch's own code in the same type."""
 
 from __future__ import annotations
 
@@ -7,26 +7,17 @@ import torch
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.work import Work
+from glide_fast.ops.case import Tolerance, relative_error
 
-MARGIN = 1.25
-"""How much more than torch's own eager code in the same type a contestant may err: roundings differ by chance."""
-SANE = 0.3
-"""An error of torch's own from which on it excuses nobody."""
-FLOOR = 1e-4
-"""Relative error that is allowed in any case: of fp32 sums in another order, through a whole network."""
+STEP = Tolerance(margin=1.25, floor=1e-4, sane=0.3)
+"""Of one prediction of a network: roundings differ by chance, and fp32 sums differ in their order."""
+LOOP = STEP._replace(floor=1e-3)
+"""Of a whole loop, where the errors of its steps add up."""
 
 
 def error(got: torch.Tensor, truth: torch.Tensor) -> float:
     """Relative L2 error; infinite for NaN or another shape."""
-    if got.shape != truth.shape:
-        return float("inf")
-    value = float((got.double() - truth.double()).norm() / truth.double().norm().clamp(min=1e-30))
-    return value if value == value else float("inf")
-
-
-def allowance(torchs: float, floor: float) -> float:
-    """What a contestant may err where torch's own code errs by ``torchs``."""
-    return max(floor, MARGIN * torchs if torchs <= SANE else 0.0)
+    return relative_error([got], [truth])
 
 
 class Gate:
@@ -39,9 +30,10 @@ class Gate:
     def __init__(self, subject: Subject, work: Work) -> None:
         self._subject, self._work = subject, work
         self._allowed: dict[torch.dtype, float] = {}
-        self.truth = self._predict(torch.float32)
+        self.truth = self.predict(torch.float32)
 
-    def _predict(self, dtype: torch.dtype) -> torch.Tensor:
+    def predict(self, dtype: torch.dtype) -> torch.Tensor:
+        """Torch's own prediction for the work as it is now."""
         work = self._work
         model = stock(self._subject.model, dtype=dtype, device=work.device)
         with torch.inference_mode():
@@ -50,6 +42,6 @@ class Gate:
     def allowed(self, dtype: torch.dtype) -> float:
         """The most that a contestant of this type may err."""
         if dtype not in self._allowed:
-            torchs = 0.0 if dtype == torch.float32 else error(self._predict(dtype), self.truth)
-            self._allowed[dtype] = allowance(torchs, FLOOR)
+            plain = 0.0 if dtype == torch.float32 else error(self.predict(dtype), self.truth)
+            self._allowed[dtype] = STEP.allowed(plain)
         return self._allowed[dtype]

@@ -1,17 +1,59 @@
-"""Measurements as a picture: one panel a comparison, one bar a contestant."""
+"""Results as a picture: a panel for each model, a group of bars for each piece of work, a bar for each contestant.
+
+A bar is a time as a multiple of the first contestant's (the baseline's) in the same comparison, on a logarithmic axis: it hangs
+from 1 where the contestant is faster and stands on it where it is slower; the thin line in it is its quartiles. The black mark is
+a copy of the bytes that the work must move. A hatched bar computed something wrong.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from glide_fast.bench.measurement import Measurement, quantity
+from glide_fast.bench.contest import COPY, OURS
+from glide_fast.bench.measurement import quantity
+from glide_fast.bench.record import Row
 from glide_fast.errors import InvalidInputError, invalid
 
 FORMATS = (".png", ".svg", ".pdf")
-_OURS, _OTHERS = "#c8502a", "#8a94a0"
+GROUP = 0.84  # of the distance between groups, taken by their bars
+FEW = 6
+"""Bars in a panel up to which each has its value written on it."""
+OURS_COLOURS = ("#0b6e4f", "#3aa17e", "#7cc6a4", "#b5e0cd")
+OTHER_COLOURS = (
+    "#8d99ae",
+    "#d98e04",
+    "#5b7db1",
+    "#b56576",
+    "#6d597a",
+    "#e0b354",
+    "#2b2d42",
+    "#9a8c98",
+    "#c9ada7",
+)
+
+
+class Group(NamedTuple):
+    """A comparison: its label, who is the baseline, and the rows that have a value, by contestant."""
+
+    label: str
+    baseline: str
+    rows: dict[str, Row]
+
+    def ratio(self, name: str, column: str = "value") -> float:
+        """A contestant's value over the baseline's median."""
+        row = self.rows[name]
+        return float(row[column] or row["value"]) / float(self.rows[self.baseline]["value"])
+
+
+class Panel(NamedTuple):
+    """The comparisons of one part and model (and batch, where the work begins with one)."""
+
+    title: str
+    groups: list[Group]
 
 
 def check(file: Path) -> None:
@@ -22,41 +64,137 @@ def check(file: Path) -> None:
         raise InvalidInputError("plot: drawing needs matplotlib; accepted: pip install 'glide-fast[bench]'")
 
 
-def draw(measurements: Sequence[Measurement], file: Path) -> None:
-    """Draw all that have a value; bars are medians, whiskers quartiles."""
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """The comparisons in the order of the rows; rows without a value, and who competes with nobody, are left out."""
+    found: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        if row["value"]:
+            batch, label = batch_of(row["work"])
+            title = f"{row['part']}: {row['model']}" + (f", N = {batch}" if batch else "")
+            found.setdefault(title, {}).setdefault(label, {})[row["contestant"]] = row
+    made = []
+    for title, works in found.items():
+        groups = [Group(label, next(iter(of)), of) for label, of in works.items() if len(of) > 1]
+        if groups:
+            made.append(Panel(title, groups))
+    return made
+
+
+def batch_of(work: str) -> tuple[str, str]:
+    """A piece of work as its batch, where one is in it, and the rest: "op 2 x 8x8" is ("2", "op 8x8")."""
+    match = re.match(r"(\w+ )?(\d+) ?x ?(.+)", work)
+    return (match[2], f"{match[1] or ''}{match[3]}") if match else ("", work)
+
+
+def contestants(made: Sequence[Panel]) -> list[str]:
+    """All but the copy, glide_fast's first."""
+    found = dict.fromkeys(name for panel in made for group in panel.groups for name in group.rows)
+    return sorted((name for name in found if name != COPY), key=lambda name: not name.startswith(OURS))
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """Greens for glide_fast, others for others."""
+    ours = [name for name in names if name.startswith(OURS)]
+    others = [name for name in names if name not in ours]
+    return {name: OURS_COLOURS[i % len(OURS_COLOURS)] for i, name in enumerate(ours)} | {
+        name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)
+    }
+
+
+def limits(made: Sequence[Panel]) -> tuple[float, float]:
+    """The axis' ends: all medians are on it, with some space around 1; a quartile may be beyond."""
+    ratios = [group.ratio(name) for panel in made for group in panel.groups for name in group.rows]
+    return min(0.5, *ratios) / 1.3, max(2.0, *ratios) * 1.3
+
+
+def draw(rows: Sequence[Row], file: Path) -> bool:
+    """Write the picture of these rows (:meth:`Measurement.row`); False where there is nothing to compare."""
+    made = panels(rows)
+    if not made:
+        return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    present = [m for m in measurements if m.value is not None]
-    panels = [list(group) for _, group in groupby(present, lambda m: (m.part, m.model, m.work, m.unit))]
-    if not panels:
-        return
-    figure = Figure(figsize=(9, sum(0.7 + 0.3 * len(panel) for panel in panels)), layout="constrained")
+    most = max(len(panel.groups) for panel in made)
+    size = (max(8.0, 2.2 * most), 1.4 + 2.6 * len(made))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        len(panels), squeeze=False, gridspec_kw={"height_ratios": [1 + len(p) for p in panels]}
+    axes = figure.subplots(len(made), 1, squeeze=False, sharey=True)[:, 0]
+    for axis, panel in zip(axes, made, strict=True):
+        _draw_panel(axis, panel, colours(contestants(made)))
+    axes[0].set_ylim(*limits(made))
+    handles = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
     )
-    for axis, panel in zip(axes[:, 0], panels, strict=True):
-        values = [float(m.value or 0.0) for m in panel]
-        colours = [_OURS if m.contestant.startswith("glide_fast") else _OTHERS for m in panel]
-        axis.barh(range(len(panel)), values, color=colours, height=0.7)
-        for place, (m, value) in enumerate(zip(panel, values, strict=True)):
-            if m.lower is not None and m.upper is not None:
-                axis.hlines(place, m.lower, m.upper, color="black", linewidth=1)
-            speed = "" if m.speedup is None or m.gate == "red" else f", {m.speedup:.2f}x"
-            axis.annotate(
-                f" {quantity(value, m.unit)}{speed}",
-                (max(value, m.upper or 0.0), place),
-                va="center",
-                fontsize=8,
-            )
-        axis.set_yticks(range(len(panel)), [m.contestant for m in panel], fontsize=8)
-        axis.invert_yaxis()
-        axis.margins(x=0.25)
-        axis.set_xlim(left=0)
-        axis.set_title(f"{panel[0].part}: {panel[0].model}, {panel[0].work}", fontsize=9, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(axis="x", labelsize=8)
-        axis.set_xlabel({"s": "seconds"}.get(panel[0].unit, panel[0].unit), fontsize=8)
+    figure.suptitle(_title(rows[0]), fontsize="medium")
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=110)
+    return True
+
+
+def _title(row: Row) -> str:
+    title = "Multiples of the first contestant; lower is better"
+    if not row.get("device"):
+        return title
+    versions = f"CUDA {row['cuda']}" if row["cuda"] else f"{row['threads']} threads"
+    return f"{title}\n{row['device']}, torch {row['torch']}, {versions}, commit {row['commit']}"
+
+
+def _draw_panel(axis: Any, panel: Panel, colour: dict[str, str]) -> None:
+    from matplotlib.ticker import LogLocator
+
+    names = [name for name in colour if any(name in group.rows for group in panel.groups)]
+    width = GROUP / len(names)
+    for at, group in enumerate(panel.groups):
+        for i, name in enumerate(names):
+            if name in group.rows:
+                few = len(names) * len(panel.groups) <= FEW
+                _draw_bar(axis, group, name, at + (i + 0.5) * width - GROUP / 2, width, colour[name], few)
+        if COPY in group.rows:
+            ends = at - GROUP / 2, at + GROUP / 2
+            axis.hlines(group.ratio(COPY), *ends, color="black", linewidth=1.6, label=COPY, zorder=3)
+    axis.axhline(1, color="#333333", linewidth=0.9)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}x")
+    axis.yaxis.set_minor_formatter("")
+    axis.grid(axis="y", color="#dddddd", linewidth=0.5)
+    axis.set_axisbelow(True)
+    axis.set_xticks(range(len(panel.groups)), [group.label for group in panel.groups], fontsize="small")
+    axis.set_xlim(-0.55, len(panel.groups) - 0.45)
+    axis.set_title(panel.title, fontsize="small", loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_bar(
+    axis: Any, group: Group, name: str, centre: float, width: float, colour: str, written: bool
+) -> None:
+    row, ratio = group.rows[name], group.ratio(name)
+    wrong = row["gate"] == "red"
+    axis.bar(
+        centre,
+        ratio - 1,
+        width * 0.92,
+        bottom=1,
+        color=colour,
+        hatch="///" if wrong else None,
+        edgecolor="red" if wrong else colour,
+        label=name,
+    )
+    quartiles = group.ratio(name, "lower"), group.ratio(name, "upper")
+    axis.vlines(centre, *quartiles, color="#333333", linewidth=0.8)
+    if written:
+        top = max(ratio, 1.0, quartiles[1])
+        text = quantity(float(row["value"]), row["unit"])
+        axis.annotate(
+            text, (centre, top), (0, 2), textcoords="offset points", ha="center", fontsize="x-small"
+        )

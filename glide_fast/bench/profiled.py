@@ -1,4 +1,4 @@
-"""Where the time of a step goes: each kind of op call, its time, and the time it would take at the device's measured limits."""
+"""Where the time of a step goes: the time of its op calls, and the time that they would take at the device's measured limits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from glide_fast.bench import ceilings, contestants
-from glide_fast.bench.costs import Cost, cost, linear
-from glide_fast.bench.files import Row
+from glide_fast.bench.cost import Cost, cost, linear
 from glide_fast.bench.measurement import quantity
 from glide_fast.bench.parts.step import OneStep
+from glide_fast.bench.record import Row
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject
 from glide_fast.bench.timing import Effort, interleaved
@@ -28,7 +28,7 @@ _EFFORT = Effort(warm=1, samples=5, sample_seconds=1e-3, seconds=5, least=3)
 COPY_MEGABYTES = 256
 """Of the copy that bandwidth is measured by; larger than caches."""
 GAP = 0.03
-"""Of a step: so far may the sum of its parts be from it, on a GPU, before that is told."""
+"""Of a step: so far may the sum of its parts be from it, on a GPU, before there is a warning."""
 
 
 @dataclass(frozen=True)
@@ -97,22 +97,22 @@ class Profile:
     @property
     def warning(self) -> str:
         """What to know before leaning on these times; "" where nothing is."""
-        told = []
+        warnings = []
         if self.gap is not None and self.gap > GAP:
-            told.append(
+            warnings.append(
                 f"the parts add up to {self.gap:.1%} more than the step takes without the profiler (it slows kernels, or some "
                 "ran side by side)"
             )
         elif self.gap is not None and self.gap < -GAP:
-            told.append(
+            warnings.append(
                 f"the parts add up to {-self.gap:.1%} less than the step takes without the profiler ({self._with_elsewhere}the "
                 "device waited between kernels, or the profiler missed some)"
             )
         if self.unlaunched:
-            told.append(
+            warnings.append(
                 f"{quantity(self.unlaunched, 's')} of kernels whose launch the profiler missed are in everything else"
             )
-        return "; ".join(told)
+        return "; ".join(warnings)
 
     @property
     def _with_elsewhere(self) -> str:
@@ -275,12 +275,11 @@ class _Products(TorchFunctionMode):
 
 def limits(device: torch.device, dtypes: Sequence[torch.dtype], megabytes: int, side: int) -> Limits:
     """Measure the ceilings; ``side`` of the one product tried, or 0 for the best of several sizes."""
-    kind = device.type
-    sides = (side,) if side else ceilings.SIDES[kind]
+    sides = (side,) if side else ceilings.SIDES[device.type]
     with torch.inference_mode():
-        copied = ceilings.bandwidths(kind, _EFFORT, megabytes << 20)["copy"][0] * 1e9
+        copied = ceilings.bandwidths(device.type, _EFFORT, megabytes << 20)["copy"][0] * 1e9
         peaks = {
-            dtype: max(ceilings.product(dtype, side, kind, _EFFORT) for side in sides) * 1e12
+            dtype: max(ceilings.product(dtype, side, device.type, _EFFORT) for side in sides) * 1e12
             for dtype in dict.fromkeys(dtypes)
         }
     return Limits(copied, peaks)
@@ -301,8 +300,8 @@ def profile(
         megabytes, side: of the copy and the matrix products that are the ceilings; 0 for :data:`COPY_MEGABYTES`, and for the best
             of several sides.
     """
-    work = Work(subject, settings.batch, settings.place)
-    contestant = contestants.ours(subject, work, settings.kind)
+    work = Work(subject, settings.batch, settings.target_device)
+    contestant = contestants.ours(subject, work, settings.target_dtype)
     whole = OneStep(contestant, work)
     whole.record()
     timing = interleaved({"step": whole}, work.device.type, settings.effort)["step"]

@@ -26,14 +26,18 @@ class Settings:
     seconds: float = 120.0  # of one comparison; three samples are taken in any case
 
     @property
-    def place(self) -> torch.device:
+    def target_device(self) -> torch.device:
         """The device to measure on."""
         return resolve_device(self.device)
 
     @property
-    def kind(self) -> torch.dtype:
+    def target_dtype(self) -> torch.dtype:
         """The type of the accelerated models."""
-        return fastest_dtype(self.place) if self.dtype is None else resolve_dtype(self.dtype, self.place)
+        return (
+            fastest_dtype(self.target_device)
+            if self.dtype is None
+            else resolve_dtype(self.dtype, self.target_device)
+        )
 
     @property
     def effort(self) -> Effort:

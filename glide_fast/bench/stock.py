@@ -15,6 +15,7 @@ from glide_fast.models.layers import GroupNorm32, LayerNorm
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.text_transformer import QKVMultiheadAttention
 from glide_fast.models.unet import QKVAttention
+from glide_fast.ops.text_attention import packed_heads
 from glide_fast.ops.text_attention.reference import reference
 from glide_fast.runtime.layout import structure_of
 
@@ -82,14 +83,7 @@ class ReleasedTextAttention(QKVMultiheadAttention):
 
 def sdpa(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> torch.Tensor:
     """Attention over packed ``qkv`` and ``encoder_kv`` (see :func:`glide_fast.ops.text_attention`) by torch's fused kernels."""
-    n, width, tokens = qkv.shape
-    size = width // (3 * heads)
-    q, k, v = qkv.view(n, heads, 3 * size, tokens).transpose(2, 3).split(size, dim=3)
-    if encoder_kv is not None:
-        text_k, text_v = encoder_kv.view(n, heads, 2 * size, -1).transpose(2, 3).split(size, dim=3)
-        k, v = torch.cat([text_k, k], dim=2), torch.cat([text_v, v], dim=2)
-    out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(2, 3).reshape(n, heads * size, tokens)
+    return packed_heads.merge(F.scaled_dot_product_attention(*packed_heads.split(qkv, heads, encoder_kv)))
 
 
 def stock(

@@ -18,7 +18,7 @@ STEPS = 100
 
 
 class Work:
-    """What the network is told.
+    """What the network is given.
 
     Args:
         subject: what model it is for.
@@ -46,6 +46,7 @@ class Work:
         generator = torch.Generator().manual_seed(seed)
         state = torch.randn(self.count, *self.shape, generator=generator)
         self.x = state.repeat(self.batch // self.count, 1, 1, 1).to(device)
+        self._state = state
         self.process: SpacedDiffusion = create_gaussian_diffusion(
             int(subject.options["diffusion_steps"]), subject.options["noise_schedule"], str(steps)
         )
@@ -66,6 +67,13 @@ class Work:
         if subject.options["inpaint"]:
             self.pictures["inpaint_image"] = self._picture(generator, 3, subject.image_size)
             self.pictures["inpaint_mask"] = (self._picture(generator, 1, subject.image_size) > 0).float()
+
+    def redraw(self, number: int) -> None:
+        """Give ``x`` other values, in place; 0 brings back those that it had at first."""
+        state = self._state
+        if number:
+            state = torch.randn(state.shape, generator=torch.Generator().manual_seed(1000 + number))
+        self.x.copy_(state.repeat(self.batch // self.count, 1, 1, 1))
 
     def make_table(self) -> torch.Tensor:
         """The coefficients of every step of the released sampler, on the device."""

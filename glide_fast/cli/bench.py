@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -56,8 +57,8 @@ def bench(
 ) -> None:
     """Measure speed, memory and errors on this device.
 
-    Contestants take turns, and the median and quartiles are told. A speed-up is told only of results whose error against fp32 is
-    at most a quarter above that of torch's own eager code in the same precision.
+    Contestants take turns; the median and the quartiles are printed. A speed-up is printed only for results whose error against
+    fp32 is at most a quarter above that of torch's own eager code in the same precision.
     """
     from glide_fast.cli.paths import require_free_files, require_writable
 
@@ -68,8 +69,11 @@ def bench(
     import torch
 
     from glide_fast.bench.baselines import chosen
-    from glide_fast.bench.measurement import Measurement, table
+    from glide_fast.bench.measurement import KEY, Measurement, table
     from glide_fast.bench.parts import PARTS, measure
+    from glide_fast.bench.plot import check, draw
+    from glide_fast.bench.provenance import provenance
+    from glide_fast.bench.record import Row, Table
     from glide_fast.bench.settings import Settings
 
     for part in parts:
@@ -78,8 +82,6 @@ def bench(
     asked = tuple(name.strip() for name in baselines.split(","))
     chosen(asked)
     if plot is not None:
-        from glide_fast.bench.plot import check
-
         check(plot)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -94,39 +96,25 @@ def bench(
         samples=samples,
         seconds=seconds,
     )
-    settings.kind  # noqa: B018  # refuses a device or type that does not do, before any work
-    found: list[Measurement] = []
+    settings.target_dtype  # noqa: B018  # refuses a device or type that does not do, before any work
+    facts = provenance(settings.target_device.type)
+    # Each comparison is written when it is there: an interruption after an hour does not lose the hour.
+    kept = None if csv is None else Table(csv, KEY, facts, again=True)
+    found: list[Row] = []
+
+    def report(comparison: list[Measurement]) -> None:
+        typer.echo(table(comparison) + "\n")
+        rows = [measurement.row() for measurement in comparison]
+        found.extend(facts | row for row in rows)
+        if kept is not None:
+            kept.add(*rows)
+
     try:
         for part in parts:
-            comparison: list[Measurement] = []
-            for measurement in measure(part, settings):
-                if comparison and not _belongs(comparison[-1], measurement):
-                    typer.echo(table(comparison) + "\n")
-                    comparison = []
-                comparison.append(measurement)
-                found.append(measurement)
-            if comparison:
-                typer.echo(table(comparison) + "\n")
+            for _, comparison in groupby(measure(part, settings), lambda m: (m.part, m.model, m.work)):
+                report(list(comparison))
     finally:
-        # An interruption after an hour does not lose the hour.
-        if found:
-            _keep(found, settings.place.type, csv, plot)
-
-
-def _belongs(one: Any, other: Any) -> bool:
-    return (one.part, one.model, one.work) == (other.part, other.model, other.work)
-
-
-def _keep(found: list[Any], device: str, csv: Path | None, plot: Path | None) -> None:
-    from glide_fast.bench import files
-    from glide_fast.bench.provenance import provenance
-
-    if csv is not None:
-        facts = provenance(device)
-        files.write(csv, [facts | measurement.row() for measurement in found])
-        typer.echo(str(csv))
-    if plot is not None:
-        from glide_fast.bench.plot import draw
-
-        draw(found, plot)
-        typer.echo(str(plot))
+        if kept is not None and kept.rows:
+            typer.echo(str(csv))
+        if plot is not None and draw(found, plot):
+            typer.echo(str(plot))

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The list of all commands."""
 
 from __future__ import annotations
 

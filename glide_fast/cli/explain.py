@@ -24,6 +24,6 @@ def explain(
 
     settings = Settings(models=tuple(name), device=device, dtype=dtype, batch=batch)
     for subject in subjects(settings.models):
-        work = Work(subject, batch, settings.place)
-        explained = accelerated(subject, work, settings.kind, take=True).explain(work.batch)
+        work = Work(subject, batch, settings.target_device)
+        explained = accelerated(subject, work, settings.target_dtype, take=True).explain(work.batch)
         typer.echo(f"{subject.name}: {explained}\n")

@@ -27,7 +27,7 @@ def profile(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all rows here.")] = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """Take one step of a model apart: time, share, bytes, FLOPs and percent of the measured ceiling for each kind of call.
+    """Take one step of a model apart: time, share, bytes, FLOPs and percent of the measured ceiling, for alike calls together.
 
     The ceilings are a copy and the best matrix product, measured in the same run; the last line says what the step would take
     if every call ran at its ceiling.
@@ -40,7 +40,7 @@ def profile(
             require_writable(argument, file.parent, create=argument == "csv")
     import torch
 
-    from glide_fast.bench import files
+    from glide_fast.bench import record
     from glide_fast.bench.profiled import profile as take_apart
     from glide_fast.bench.provenance import provenance
     from glide_fast.bench.settings import Settings
@@ -51,9 +51,9 @@ def profile(
     settings = Settings(
         models=tuple(name), device=device, dtype=dtype, batch=batch, samples=samples, seconds=60
     )
-    settings.kind  # noqa: B018  # refuses a device or type that does not do, before any work
-    facts = provenance(settings.place.type)
-    found: list[files.Row] = []
+    settings.target_dtype  # noqa: B018  # refuses a device or type that does not do, before any work
+    facts = provenance(settings.target_device.type)
+    found: list[record.Row] = []
     chosen = subjects(settings.models)
     for number, subject in enumerate(chosen):
         # One trace a model: the second has its number in its name.
@@ -64,5 +64,5 @@ def profile(
         if file is not None:
             typer.echo(str(file))
     if csv is not None:
-        files.write(csv, found)
+        record.write(csv, found)
         typer.echo(str(csv))

@@ -29,7 +29,7 @@ def cpu_worth(facts: object) -> str | None:
     """Why SDPA or the reference is the better choice where nobody asks for the C++ kernel, or None.
 
     On an AVX-512 core SDPA with its concatenations took 4.6 times (bf16) as long as this kernel with AVX-512 BF16, 2.5 times with
-    plain AVX-512, and 1.3 times with AVX2, at every size of GLIDE; docs/kernels.md has the table.
+    plain AVX-512, and 1.3 times with AVX2, at every size of GLIDE; docs/explanation/kernels.md has the table.
     """
     library = native.load()
     if library is not None and library.isas()[0] == "portable":

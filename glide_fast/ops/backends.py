@@ -59,7 +59,7 @@ class Backend(Generic[Facts]):
 
     ``supports`` gives None or the reason why it cannot serve a call with these facts, ``worth`` None or the reason why a later
     one is the better choice where nobody forces this one; the answers may depend on nothing else that changes while the process
-    runs. ``run`` takes the op's own arguments.
+    runs. ``run`` takes the call (:class:`Arguments`) and returns the op's result.
     """
 
     name: str

@@ -131,11 +131,29 @@ def relative_error(result: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]
     return worst
 
 
-def allowed_error(plain: float, dtype: torch.dtype, floor: float = 0.0) -> float:
-    """The largest relative error that passes, where plain torch in the same type errs by ``plain``, both against fp64.
+class Tolerance(NamedTuple):
+    """How far a result may be from the truth, where plain torch computes the same in the same type; relative errors.
 
-    Twice plain torch's; at least one rounding of the type, and ``floor``. A plain result that is wrong itself (by more than 32
-    roundings) excuses nobody.
+    Attributes:
+        margin: times plain torch's error;
+        floor: but this in any case.
+        sane: a plain result that errs by more is wrong itself, and excuses nobody.
     """
-    sane = max(32 * ROUNDING[dtype], floor)
-    return max(2 * plain if plain <= sane else 0.0, ROUNDING[dtype], floor)
+
+    margin: float
+    floor: float
+    sane: float = float("inf")
+
+    @classmethod
+    def of_op(cls, dtype: torch.dtype, floor: float = 0.0) -> Tolerance:
+        """An op's: twice plain torch's error, at least one rounding of the type and ``floor``; 32 roundings are sane."""
+        return cls(2.0, max(ROUNDING[dtype], floor), max(32 * ROUNDING[dtype], floor))
+
+    def allowed(self, plain: float) -> float:
+        """The largest error that passes where plain torch errs by ``plain``."""
+        return max(self.margin * plain if plain <= self.sane else 0.0, self.floor)
+
+
+def allowed_error(plain: float, dtype: torch.dtype, floor: float = 0.0) -> float:
+    """The largest relative error that an op's result may have: :meth:`Tolerance.of_op`."""
+    return Tolerance.of_op(dtype, floor).allowed(plain)

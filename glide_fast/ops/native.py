@@ -48,3 +48,13 @@ def load() -> ModuleType | None:
 def why_missing() -> str | None:
     """Why :func:`load` gives None; None when it gives the module."""
     return _load()[1]
+
+
+def why_without(name: str) -> str | None:
+    """Why the library cannot be asked for ``name``; None where it has it.
+
+    An editable install keeps its library when the sources change.
+    """
+    if (reason := why_missing()) is not None or hasattr(load(), name):
+        return reason
+    return "the native library is older than the sources: build it again (pip install -e .)"

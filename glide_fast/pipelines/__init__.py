@@ -26,6 +26,8 @@ __all__ = ["GlidePipeline", "PipelineOutput", "SmallerBatchWarning", "Stage", "S
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES.values():
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

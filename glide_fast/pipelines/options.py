@@ -68,6 +68,7 @@ class Declared:
         more: further sentences for Python alone.
         loop: see :class:`Loop`.
         stages: whose pictures it decides.
+        argument: the argument of :class:`~glide_fast.diffusion.sampling.SamplingLoop` that a fixed option is.
         check: see :data:`Check`; None where the check needs more than the value (:mod:`glide_fast.pipelines.plan`).
         setting: for an option that a pipeline's settings may give another default, which a call's None then stands for: when its
             value is recorded. None for others; :mod:`glide_fast.pipelines.settings` records some of those, too.
@@ -79,6 +80,7 @@ class Declared:
     more: str
     loop: Loop
     stages: tuple[str, ...]
+    argument: str | None
     check: Check | None
     setting: Recorded | None
     flag: str | None
@@ -91,13 +93,14 @@ def declare(
     *,
     loop: Loop,
     stages: tuple[str, ...] = (BASE, UPSAMPLER),
+    argument: str | None = None,
     check: Check | None = None,
     setting: Recorded | None = None,
     flag: str | None = None,
     metavar: str | None = None,
 ) -> Mapping[str, Declared]:
     """Metadata of a field of :class:`SamplingOptions`; arguments as the attributes of :class:`Declared`."""
-    return {"declared": Declared(help, more, loop, stages, check, setting, flag, metavar)}
+    return {"declared": Declared(help, more, loop, stages, argument, check, setting, flag, metavar)}
 
 
 def _integer(high: int) -> Check:
@@ -221,6 +224,7 @@ class SamplingOptions:
             stages=(BASE,),
             flag="--sampler",
             loop=Loop.FIXED,
+            argument="rule",
             check=_sampler,
             setting=Recorded.ALWAYS,
         ),
@@ -231,6 +235,7 @@ class SamplingOptions:
             "Sampler of the upsampler.",
             stages=(UPSAMPLER,),
             loop=Loop.FIXED,
+            argument="rule",
             check=_sampler,
             setting=Recorded.ALWAYS,
         ),
@@ -240,6 +245,7 @@ class SamplingOptions:
         metadata=declare(
             "Factor on the upsampler's starting noise.",
             loop=Loop.FIXED,
+            argument="noise_scale",
             stages=(UPSAMPLER,),
             check=_factor,
             setting=Recorded.ALWAYS,
@@ -264,6 +270,7 @@ class SamplingOptions:
             "A pair (low, high); None is everywhere.",
             flag="--guidance-interval",
             loop=Loop.FIXED,
+            argument="guidance_interval",
             stages=(BASE,),
             check=_interval,
             setting=Recorded.CHANGED,
@@ -277,6 +284,7 @@ class SamplingOptions:
             "In both stages; 1 is all in full.",
             flag="--cache-interval",
             loop=Loop.FIXED,
+            argument="cache_interval",
             check=_integer(_MOST_STEPS),
             setting=Recorded.CHANGED,
         ),
@@ -327,12 +335,16 @@ class SamplingOptions:
         return share_of_steps(self.upsample_strength, self.upsample_steps)
 
     def fixed_in_loop(self, stage: str) -> tuple[Any, ...]:
-        """The values that a kept loop of this stage cannot change."""
-        return tuple(
-            getattr(self, name)
-            for name, declared in DECLARED.items()
-            if declared.loop is Loop.FIXED and stage in declared.stages
-        )
+        """The values that a kept loop of this stage cannot change: a part of its key."""
+        return tuple(getattr(self, name) for name, _ in _fixed(stage))
+
+    def loop_arguments(self, stage: str) -> dict[str, Any]:
+        """Those of :meth:`fixed_in_loop` that are arguments of the stage's sampling loop."""
+        return {
+            declared.argument: getattr(self, name)
+            for name, declared in _fixed(stage)
+            if declared.argument is not None
+        }
 
 
 class CallOptions(TypedDict, total=False):
@@ -367,6 +379,15 @@ DEFAULTS: Mapping[str, Any] = {
 """What a pipeline's settings may override, with GLIDE's usual values."""
 
 
+def _fixed(stage: str) -> list[tuple[str, Declared]]:
+    """The options that are fixed in a loop of this stage."""
+    return [
+        (name, declared)
+        for name, declared in DECLARED.items()
+        if declared.loop is Loop.FIXED and stage in declared.stages
+    ]
+
+
 def share_of_steps(strength: float, steps: int) -> int:
     """Steps of a run that takes the last ``strength`` of ``steps``: one at least."""
     return max(1, round(strength * steps))
@@ -378,7 +399,7 @@ def checked(
     """A value for each option: the one given, or else the pipeline's setting, or else the usual one; each checked by itself.
 
     Args:
-        arguments: a call's keyword arguments. None is not given, for options that settings may hold.
+        arguments: a call's keyword arguments; None counts as not given for options that settings may hold.
         settings: of the pipeline; what is no option is ignored.
         stricter: checks that take the place of those declared, by option.
 

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -38,8 +39,10 @@ from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs
 from glide_fast.text.checks import require_utf8
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+else:
+    from typing_extensions import Unpack  # torch needs it too
 
 _HOST = torch.device("cpu")
 
@@ -487,15 +490,15 @@ class GlidePipeline:
                 base = self.require_base()
                 self.bring(base)
                 low_res = quantise(sample(BASE, base, plan, pictures, self.release_stages))
-            output_type = plan.options.output_type
-            small = images = write_images(low_res, output_type)
+            large = None
             if self.upsampler is not None:
                 self.bring(self.upsampler)
                 pictures = dataclasses.replace(pictures, low_res=low_res)
                 large = sample(UPSAMPLER, self.upsampler, plan, pictures, self.release_stages)
-                images = write_images(large, output_type)
+            # Only now, because this waits for the device.
+            small = write_images(low_res, plan.options.output_type)
             return PipelineOutput(
-                images=images,
+                images=small if large is None else write_images(large, plan.options.output_type),
                 low_res=small,
                 prompts=plan.prompts,
                 seeds=plan.seeds,

@@ -15,7 +15,7 @@ from glide_fast.diffusion.sampling import SamplingLoop
 from glide_fast.models.text2im import TextEmbedding
 from glide_fast.pipelines.conditioning import doubled
 from glide_fast.pipelines.images import resize_images, resize_masks
-from glide_fast.pipelines.options import BASE, share_of_steps
+from glide_fast.pipelines.options import BASE, UPSAMPLER, share_of_steps
 from glide_fast.pipelines.output import StepEnd
 from glide_fast.pipelines.parts import Attempt, collect_garbage
 from glide_fast.pipelines.plan import Plan
@@ -148,12 +148,7 @@ def _base(stage: Stage, plan: Plan, pictures: Pictures) -> LoopInputs:
     score = None
     if options.clip is not None:
         score = options.clip.cond_fn(plan.prompts, options.clip_guidance_scale or 0.0)
-    fixed = {
-        "rule": options.sampler,
-        "streams": BASE_STREAMS,
-        "guidance_interval": options.guidance_interval,
-        "cache_interval": options.cache_interval,
-    }
+    fixed = options.loop_arguments(BASE) | {"streams": BASE_STREAMS}
     if pictures.start is not None:
         fixed["first"] = share_of_steps(pictures.strength, process.num_timesteps) - 1
         renewed["image"] = pictures.start.to(stage.device)
@@ -164,12 +159,7 @@ def _upsampler(stage: Stage, plan: Plan, pictures: Pictures) -> LoopInputs:
     """Without guidance, as GLIDE does."""
     options, low_res = plan.options, pictures.low_res
     assert low_res is not None
-    fixed = {
-        "rule": options.upsample_sampler,
-        "streams": UPSAMPLER_STREAMS,
-        "noise_scale": options.upsample_temp,
-        "cache_interval": options.cache_interval,
-    }
+    fixed = options.loop_arguments(UPSAMPLER) | {"streams": UPSAMPLER_STREAMS}
     renewed = {}
     steps = options.upsample_steps
     whole = options.upsample_strength == 1.0

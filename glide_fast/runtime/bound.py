@@ -13,6 +13,7 @@ import torch
 from glide_fast.errors import invalid
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.text2im import TextEmbedding
+from glide_fast.ops import backends
 from glide_fast.runtime.autocast import without_autocast
 from glide_fast.runtime.engine import Engine
 from glide_fast.runtime.fair_lock import FairLock, joins
@@ -42,6 +43,7 @@ class Bound:
         **pictures: torch.Tensor,
     ) -> None:
         self.model, self.batch, self.shape = model, batch, shape
+        self.forced_backends = backends.read_environment()
         device = next(model.parameters()).device
         self._timesteps = torch.as_tensor(timesteps, device=device)
         films = model._films
@@ -159,7 +161,7 @@ class Bound:
             ``[B, 2 C, H, W]``.
         """
         conditioning = self._conditioning_of(len(inputs))
-        with self.model.step_memory():
+        with backends.bound(self.forced_backends), self.model.step_memory():
             if self._table is not None:
                 torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
             elif self._emb is not None:

@@ -1,4 +1,4 @@
-"""What ran where, and why: the backend of every op of one step, and of what comes before the loop."""
+"""Explaining which backend runs each op, and why: in one step, and in the work before the loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEFORE, EACH = "before the loop", "each step"
 
 
 class Row(NamedTuple):
-    """Calls that are alike."""
+    """Calls of one op with the same shapes, type and backend."""
 
     when: str  # BEFORE or EACH
     op: str
@@ -35,12 +35,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Explained:
-    """Rows in the order of the calls, those of one op together; ``str()`` is a table for people."""
+    """The rows in the order of the calls, those of one op together; ``str()`` is a table for people."""
 
     rows: tuple[Row, ...]
     head: str
     memory: str
-    """Where the tensors of a step lie."""
+    """Which memory a step's tensors are in."""
 
     def __str__(self) -> str:
         lines = [self.head, f"A step's tensors: {self.memory}"]
@@ -54,14 +54,14 @@ class Explained:
 
 
 class Calls:
-    """Listens to the ops and counts."""
+    """Counts the calls of ops."""
 
     def __init__(self) -> None:
         self._counts: Counter[Row] = Counter()
 
     @contextmanager
     def during(self, when: str) -> Iterator[None]:
-        """Count the calls within the block as of this time."""
+        """A block whose calls are counted as of ``when``."""
         with listen(lambda choice: self._count(when, choice)):
             yield
 
@@ -71,7 +71,7 @@ class Calls:
         self._counts[row] += 1
 
     def rows(self) -> tuple[Row, ...]:
-        """What was counted: those before the loop first, those of one op, backend and reason together."""
+        """The counted calls: those before the loop first, and those of one op, backend and reason together."""
         rows = [row._replace(calls=calls) for row, calls in self._counts.items()]
         positions: dict[tuple[str, ...], int] = {}
         for row in rows:
@@ -84,7 +84,7 @@ class Calls:
 
 
 def why(choice: Choice) -> str:
-    """Why this backend: the reasons of those that are preferred to it."""
+    """Why this backend runs: the reasons of the preferred backends that cannot."""
     if choice.op.forced() is not None:
         return "forced"
     reasons = []
@@ -96,7 +96,7 @@ def why(choice: Choice) -> str:
 
 
 def explain(model: Engine, batch: int | None = None) -> Explained:
-    """Run one step of ``model`` on made-up values and tell which backend ran each op, and why.
+    """Run one step of ``model`` on made-up values and return which backend ran each op, and why.
 
     Args:
         batch: rows of the network's call; None is what the weights are laid out for.
@@ -114,7 +114,7 @@ def explain(model: Engine, batch: int | None = None) -> Explained:
     with torch.inference_mode():
         with calls.during(BEFORE):
             if getattr(model, "xf_width", 0):
-                # New tensors, so that nothing is remembered of them.
+                # New tensors, for which the model remembers no result.
                 tokens = torch.zeros(batch, model.text_ctx, dtype=torch.long, device=device)
                 conditioning["text"] = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool))
             bound = model.bind([0], batch, shape, **conditioning)
@@ -148,7 +148,7 @@ def _pictures(model: Engine, batch: int, shape: tuple[int, int, int], device: to
 
 
 def _update(out: torch.Tensor, inputs: torch.Tensor, batch: int, *, guided: bool) -> None:
-    """The loop's part of the step, on the prediction."""
+    """Run the part of a step that follows the network's prediction."""
     count = batch // 2 if guided else batch
     state = torch.zeros(count, out.shape[1] // 2, *out.shape[2:], device=out.device)
     positions = torch.zeros(count, dtype=torch.long, device=out.device)

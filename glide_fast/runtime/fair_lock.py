@@ -1,4 +1,4 @@
-"""A lock for what one thread at a time may run: first come, first served, and refusing whoever would wait for itself."""
+"""A lock that threads get in the order they asked for it, and that refuses a call which would wait for itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ R = TypeVar("R")
 class _Entry:
     """One call, waiting or running.
 
-    A call that runs has no ``before``. One that gave up waiting (Ctrl-C) keeps it, so that those behind it know whom to wait for.
+    ``before`` is the call to wait for; None for one that runs. A call that gave up waiting (Ctrl-C) keeps it, so that the calls
+    behind it know which one to wait for instead.
     """
 
     __slots__ = ("before", "left", "present", "thread")
@@ -26,20 +27,20 @@ class _Entry:
         self.thread = threading.get_ident()
         self.before: _Entry | None = None
         self.left = threading.Lock()
-        """Held until the call is over; the one behind waits for it."""
+        """Held until the call is over; the next call waits for it."""
         self.present = threading.Lock()
-        """Held as long; nobody else ever takes it, so it says whether the call is still there."""
+        """Held as long. No other call ever takes it, so it shows whether this call is still running or waiting."""
 
 
 class _Process:
-    """What all locks of a process share."""
+    """The state that all locks of a process share."""
 
     def __init__(self) -> None:
         self.survivor = threading.get_ident()
-        """After a fork, the one thread that the child has of its parent's."""
-        self.mutex = threading.RLock()  # a signal's handler may come between
+        """The thread that forked, the only one that a child process has."""
+        self.mutex = threading.RLock()  # a signal's handler may need it, too
         self.waiting: dict[int, _Entry] = {}
-        """The latest entry that each thread waited with."""
+        """The latest entry of each thread that has waited."""
 
 
 _process = _Process()
@@ -55,14 +56,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class FairLock:
-    """Calls that take turns, in the order they came.
+    """Runs one call at a time, in the order in which the calls came.
 
-    A call's turn ends with it, whatever ends it; one interrupted while it waits leaves the queue. On Linux and macOS Ctrl-C
-    interrupts waiting. After a fork the lock is free in the child, unless the very thread that forked held it. A copy, and what
-    pickling gives back, is a new lock that nobody holds.
+    A call that raises ends like any other; one that is interrupted while it waits leaves the queue. On Linux and macOS Ctrl-C
+    interrupts waiting. After a fork the lock is free in the child process, unless the thread that forked held it. A copy, or one
+    from a pickle, is a new lock that is free.
 
-    (All that is acquired here is acquired by ``with`` on a lock of Python's own, so no KeyboardInterrupt can come between and
-    keep it held for ever; a ``finally`` written in Python would not ensure that.)
+    (Everything is acquired by ``with`` on a lock of Python's own, so that a KeyboardInterrupt cannot come between acquiring and
+    releasing. A ``finally`` written in Python would not ensure that.)
     """
 
     def __init__(self) -> None:
@@ -88,7 +89,7 @@ class FairLock:
             return function(*args, **kwargs)
 
     def join(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """As :meth:`run`; within a call of the same thread it is a part of that call."""
+        """As :meth:`run`; but within a call of the same thread ``function`` is run as a part of that call, without waiting."""
         if self._held():
             return function(*args, **kwargs)
         entry = _Entry()
@@ -112,7 +113,7 @@ class FairLock:
         return running is not None and running.thread == threading.get_ident() and running.present.locked()
 
     def _take_turn(self, entry: _Entry, function: Callable[..., object]) -> None:
-        """Come behind all calls that came before, and wait until they are over; ``entry`` is held by its own call."""
+        """Join the queue with ``entry``, whose locks the caller holds, and wait until all calls before it are over."""
         with self._queue:
             entry.before = self._last
             self._last = entry
@@ -140,7 +141,7 @@ class FairLock:
                 entry.before = before.before
 
     def _start_anew(self) -> None:
-        """In the child of a fork: without the calls of threads that it does not have."""
+        """In the child of a fork: forget the calls of threads that the child does not have."""
         shared = _process
         with shared.mutex:
             if self._process is shared:
@@ -154,7 +155,7 @@ class FairLock:
 
 
 def _waits_for(thread: int, entry: _Entry | None) -> bool:
-    """Whether ``entry`` will not be over before ``thread`` goes on."""
+    """Whether ``entry`` waits, through other calls and locks, for something that ``thread`` runs."""
     while entry is not None:
         if not entry.present.locked():
             entry = entry.before  # over, or given up
@@ -174,18 +175,18 @@ def _name(function: Callable[..., object]) -> str:
 
 
 class Locked(Protocol):
-    """What has methods that take turns."""
+    """An object whose methods take turns."""
 
     @property
     def lock(self) -> FairLock:
-        """Whose turn it is."""
+        """The lock that decides."""
 
 
 L = TypeVar("L", bound=Locked)
 
 
 def takes_turns(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """A method that runs alone among those of its object's ``lock``, and is refused within one of them."""
+    """A decorator: an object's decorated methods run one at a time; a call from within one raises ReentrantCallError."""
 
     @functools.wraps(method)
     def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -195,7 +196,7 @@ def takes_turns(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[
 
 
 def joins(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """A method that runs alone among those of its object's ``lock``, or as a part of one of them."""
+    """A decorator: an object's decorated methods run one at a time; a call from within one is a part of that one."""
 
     @functools.wraps(method)
     def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:

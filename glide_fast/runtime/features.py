@@ -1,4 +1,4 @@
-"""What the runtime does beyond running the network, each of which can be left out to see what it is worth."""
+"""The runtime's optimisations, each of which can be switched off to measure what it is worth."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Features:
     """Biases and residuals are added by the convolution that writes their sum, or by the norm that reads it; residuals are
     otherwise added by a pass of their own."""
     by_places: bool = True
-    """A convolution behind an upsampling reads the small picture, with weights of its own for each place in an upsampled pixel
-    (CPU); otherwise the upsampled one."""
+    """A convolution behind an upsampling reads the small picture, with different weights for each position within an upsampled
+    pixel (CPU); otherwise it reads the upsampled picture."""
     winograd: bool = True
     """3x3 convolutions take two thirds of the products by Winograd's algorithm where that is faster (CPU, bf16); otherwise oneDNN
     takes all of them."""
@@ -33,4 +33,4 @@ class Features:
 
 
 ALL = Features()
-"""What :func:`glide_fast.runtime.accelerate` does unless it is told otherwise."""
+"""All optimisations, the default of :func:`glide_fast.runtime.accelerate`."""

@@ -1,4 +1,4 @@
-"""Numbers that change with the values in memory, however these were written: version counters miss writes through raw memory."""
+"""Noticing changed values in memory, however they were written; version counters do not see writes through raw memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from glide_fast.ops.convolution.packed_weight import PackedWeight
 _WORD = 8
 _ROW = 1 << 14
 _ROWS = 8
-"""Rows at a time, 1 MB, so that all that is computed in between stays in a core's cache."""
+"""How many rows are computed at a time: 1 MB of them, so that intermediate values stay in a core's cache."""
 
 
 @functools.lru_cache(maxsize=8)
 def _factors(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Three vectors of odd random numbers: an odd factor lets no change of a single word vanish."""
+    """Three vectors of odd random numbers. Multiplied by an odd number modulo 2**64, different words stay different."""
     generator = torch.Generator().manual_seed(1)
     with torch.inference_mode(False):
         numbers = torch.randint(-(2**62), 2**62, (3, _ROW), generator=generator, device="cpu") * 2 + 1
@@ -47,7 +47,7 @@ def _products(rows: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def _sum(tensor: torch.Tensor) -> torch.Tensor:
-    """A sum of the tensor's bits, each with random factors, modulo 2**64."""
+    """The sum of the tensor's words, each times a random factor, modulo 2**64."""
     words = _words(tensor)
     low, high, by_row = _factors(words.device)
     whole = len(words) // _ROW * _ROW
@@ -56,7 +56,7 @@ def _sum(tensor: torch.Tensor) -> torch.Tensor:
     sums = []
     for piece in pieces:
         width = piece.shape[1]
-        # A product modulo 2**64 loses what is high in a word (of fp64 all signs), so the high half has a factor of its own.
+        # A product modulo 2**64 hardly depends on a word's high bits (signs, in fp64), so the high half has its own factor.
         halves = buffer[: len(piece), :width]
         torch.bitwise_right_shift(piece, 32, out=halves)
         sums.append(_products(piece, low[:width]) + _products(halves, high[:width]))
@@ -66,13 +66,13 @@ def _sum(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def fingerprint(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
-    """A number for each tensor, which another one has after a change of its values, whatever wrote them.
+    """A number for each tensor, which changes when the tensor's values do.
 
-    A change goes unseen with a probability of at most about 2**-31. All tensors are read once; where they are on a GPU the host
-    waits for it once.
+    A change of values leaves the number the same with a probability of at most about 2**-31. All tensors are read once; if they
+    are on a GPU, the host waits for it once.
 
     Args:
-        tensors: of any types and shapes, all on one device. A packed weight has no memory of its own and counts by its version.
+        tensors: of any types and shapes, all on one device. A packed weight's memory cannot be read; its number is its version.
     """
     listed = list(tensors)
     plain = [tensor for tensor in listed if not isinstance(tensor, PackedWeight)]

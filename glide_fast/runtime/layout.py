@@ -1,4 +1,4 @@
-"""A model's weights as the fused operations read them: type, memory layout, packing. The only place that decides these."""
+"""Converting a model's weights to the type, memory layout and packing that the fused operations read; decided only here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def structure_of(model: M) -> M:
     """A copy of the module tree over the same parameters and buffers: new Parameter objects, the same memory."""
-    # A tokenizer is never written to, and its tables take longer to copy than all else.
+    # A tokenizer never changes, and its tables take longer to copy than everything else.
     shared = [*model.parameters(), *model.buffers(), getattr(model, "tokenizer", None)]
     twin = copy.deepcopy(model, {id(item): item for item in shared})
     for module in twin.modules():
@@ -34,7 +34,7 @@ def structure_of(model: M) -> M:
 
 
 def free(parameter: torch.Tensor) -> None:
-    """Give a parameter's memory back; it has no elements afterwards."""
+    """Free a parameter's memory; it has no elements afterwards."""
     parameter.data = parameter.new_empty(0)
 
 
@@ -51,12 +51,12 @@ def lay_out(
 ) -> None:
     """Give ``model``, a :func:`structure_of` ``source``, weights of its own on ``device``.
 
-    The torso's convolutions, the text transformer's matrices, its projection and the token embedding are of ``dtype``, all else
-    keeps its type (as :mod:`glide_fast.models.precision` has it). Convolutions are channels-last on a GPU. On a CPU, where they
-    are read whole, they are packed for ``batch`` pictures of ``image_size`` pixels, as oneDNN or our own kernel reads them
-    (unless ``features`` says no).
+    The torso's convolutions, the text transformer's matrices, its projection and the token embedding get the type ``dtype``; all
+    else keeps its type, as in :mod:`glide_fast.models.precision`. On a GPU convolutions are channels-last. On a CPU those that
+    are read whole are packed, as oneDNN or our own kernel reads them, for ``batch`` pictures of ``image_size`` pixels (unless
+    ``features`` switches that off).
 
-    With ``take`` the source's parameters are freed one by one, so that little is ever held twice.
+    With ``take`` the source's parameters are freed one by one, so that little is in memory twice.
     """
     converted = {id(module) for module in converted_modules(model)}
     sizes = dict(packed_convolutions(model, image_size, features)) if features.packed_weights else {}
@@ -88,7 +88,7 @@ def lay_out(
                 if value.dim() == 4:
                     value = value.contiguous(memory_format=torch.channels_last)
                 shared = value.data_ptr() == original.data_ptr()
-                # Writes to a tensor made in inference mode are counted nowhere.
+                # A tensor made in inference mode has no version counter.
                 if value.is_inference() or (shared and not take):
                     value = value.clone(memory_format=torch.preserve_format)
             done[id(original)] = nn.Parameter(value, requires_grad=False)
@@ -113,7 +113,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def converted_modules(model: UNetModel) -> Iterator[nn.Module]:
-    """Modules whose own parameters have the torso's type: its convolutions, and what the text transformer multiplies by."""
+    """Modules whose own parameters have the torso's type: its convolutions, and the text transformer's matrices."""
     yield from torso_convolutions(model)
     if isinstance(model, Text2ImUNet) and model.xf_width:
         heads = [model.transformer_proj, model.token_embedding, *([model.unemb] if model.xf_ar else [])]
@@ -122,7 +122,7 @@ def converted_modules(model: UNetModel) -> Iterator[nn.Module]:
 
 
 def torso_convolutions(model: UNetModel) -> Iterator[nn.Module]:
-    """Convolutions whose type is the torso's."""
+    """The torso's convolutions."""
     for part in (model.input_blocks, model.middle_block, model.output_blocks):
         yield from (layer for layer in part.modules() if isinstance(layer, CONVOLUTIONS))
 

@@ -17,7 +17,7 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops import arena
+from glide_fast.ops import arena, backends
 from glide_fast.ops.convolution.packed_weight import (
     PackedWeight,
     dense_state_dict_hook,
@@ -63,6 +63,7 @@ ENGINE_STATE = (
     "_batch",
     "_image_size",
     "features",
+    "forced_backends",
 )
 """Attributes of an accelerated model that a plain one does not have."""
 
@@ -86,6 +87,7 @@ class Accelerated(_Model):
     def start(self, *, defer: bool, batch: int, image_size: int, features: Features = ALL) -> None:
         """Set up all that computes, for weights that :mod:`glide_fast.runtime.layout` has laid out."""
         self._defer, self._batch, self._image_size, self.features = defer, batch, image_size, features
+        self.forced_backends = backends.read_environment()
         if "lock" not in vars(self):  # after a restart, other threads may be waiting for it
             self.lock = FairLock()
         self._torso = Torso(self, defer, features)
@@ -167,11 +169,16 @@ class Accelerated(_Model):
     def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> TextEmbedding:
         """As the plain model's; the result for the same tensors is remembered, as long as nothing is written to them or to it."""
         self._structure.check()
+
+        def encode() -> TextEmbedding:
+            with backends.bound(self.forced_backends):
+                return super(Accelerated, self).encode_text(tokens, mask)
+
         if not self.features.cached_text:
-            return super().encode_text(tokens, mask)
+            return encode()
         embedding: TextEmbedding = self._remembered_text.get(
             (tokens, mask),
-            lambda: super(Accelerated, self).encode_text(tokens, mask),
+            encode,
             self._text_stamp(),
             shown=lambda embedding: (embedding["xf_proj"], embedding["xf_out"]),
         )
@@ -298,7 +305,7 @@ class Accelerated(_Model):
             self.share(x, pictures),
             self.pictures_beside(x, pictures),
         )
-        with self.step_memory():
+        with backends.bound(self.forced_backends), self.step_memory():
             result = self._torso(x.to(dtype=self.dtype, memory_format=torch.channels_last), conditioning)
         # The caller may keep it for long: it gets memory of its own.
         return result.to(x.dtype, memory_format=torch.contiguous_format, copy=True)

@@ -1,4 +1,4 @@
-"""The official package's models, recognised by what they are made of, as models of glide_fast."""
+"""Making models of glide_fast of the official package's models, which are recognised by their structure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PARTS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 
 
 def as_ours(model: nn.Module) -> UNetModel:
-    """``model`` itself where it is glide_fast's; else a model of glide_fast on the meta device, for the weights of ``model``.
+    """``model`` itself if it is of glide_fast; else a model of glide_fast, on the meta device, that its weights fit.
 
     Raises:
         InvalidInputError: for a model that is not built like GLIDE's UNets, or was changed since it was built.

@@ -1,4 +1,4 @@
-"""What a model is built of: whether it is what the fused operations compute, and whether it was changed since.
+"""Checks that a model is built of the layers that the fused operations compute, and that this was not changed since.
 
 An accelerated model reads the weights of its layers and does not call most of them. So a layer that was replaced or wrapped,
 a hook, a parametrisation or another padding would have no effect; each is refused instead, by the layer's name.
@@ -23,11 +23,11 @@ MODULE_HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
 )
-"""Attributes of a module that hold what its call runs beside ``forward``."""
+"""Attributes of a module that hold its hooks."""
 
 _HOOKS = {"_forward_hooks": "a forward hook", "_forward_pre_hooks": "a forward pre-hook"}
 
-# What torch runs around the call of every module.
+# Hooks that torch runs at the call of every module.
 _GLOBAL_HOOKS = {
     "register_module_forward_hook": torchs_module._global_forward_hooks,
     "register_module_forward_pre_hook": torchs_module._global_forward_pre_hooks,
@@ -78,7 +78,7 @@ _LAYERS = {
 
 
 def _own(module: nn.Module) -> str | None:
-    """What was done to this layer that a call of it would show; None if nothing."""
+    """What was done to a layer that changes its call (a hook, another ``forward``); None if nothing."""
     for name, hook in _HOOKS.items():
         if module.__dict__.get(name):
             return hook
@@ -107,7 +107,7 @@ def _geometry(layer: Any, stride: int) -> str | None:
 
 
 def _unusual(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Layers that the fused operations do not compute, and what they are."""
+    """Paths of the layers that the fused operations do not compute, with what is unusual about each."""
     own = _own(module)
     if own is not None:
         yield path, own
@@ -139,14 +139,14 @@ def _refuse_global_hooks() -> None:
 
 
 def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
-    """Raise where ``model`` is not what its class builds, so that the fused operations would compute something else.
+    """Refuse a model that was changed since its class built it: the fused operations would compute something else.
 
     Args:
         model: plain.
         official: names of classes whose ``forward`` is known.
 
     Raises:
-        InvalidInputError: names the layer.
+        InvalidInputError: naming the layer that was changed.
     """
     own = _own(model)
     if own is not None:
@@ -169,17 +169,17 @@ def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
 
 
 class Structure:
-    """Notices that an accelerated model's layers were replaced, wrapped, hooked, parametrised, added, removed or set otherwise.
+    """Notices when an accelerated model's layers are replaced, wrapped, hooked, parametrised, added, removed or reconfigured.
 
     Args:
-        model: as it is to stay.
+        model: whose present structure is the right one.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._paths, self._modules = zip(*model.named_modules(), strict=True)
         self._types = [type(module) for module in self._modules]
         below = self._modules[1:]
-        # Looked at before each call, so all that is looked at is at hand: dictionaries that stay the same objects.
+        # All of this is compared before each call, so it is kept for quick access; these dictionaries stay the same objects.
         self._hooks = [module.__dict__[name] for module in below for name in _HOOKS]
         self._attributes = [module.__dict__ for module in below]
         self._convolutions = [module.__dict__ for module in below if isinstance(module, CONVOLUTIONS)]
@@ -195,7 +195,7 @@ class Structure:
         return list(map(_geometry_of, self._convolutions))
 
     def check(self) -> None:
-        """Raises InvalidInputError, naming the layer, where the model is not as it was."""
+        """InvalidInputError, naming the layer, if the model was changed."""
         _refuse_global_hooks()
         if (
             any(self._hooks)
@@ -214,7 +214,7 @@ class Structure:
             )
 
     def check_for_loop(self) -> None:
-        """The same before a loop, which does not call the model itself either: its own hooks are refused too."""
+        """As :meth:`check`, before a loop. A loop does not call the model itself either, so hooks on it are refused, too."""
         self.check()
         own = _own(self._modules[0])
         if own is not None:
@@ -224,7 +224,7 @@ class Structure:
             )
 
     def _difference(self) -> tuple[str, str]:
-        """The layer and what happened to it."""
+        """The path of a layer that was changed, and how."""
         now = dict(self._modules[0].named_modules())
         geometries = iter(self._geometries)
         for path, module, kind in zip(self._paths, self._modules, self._types, strict=True):

@@ -33,7 +33,7 @@ from glide_fast.runtime.watched import watched
 
 @dataclass
 class Conditioning:
-    """What the torso is told beside the picture; made before the loop, or once a call.
+    """What the torso reads besides the picture; computed before the loop, or once for a direct call.
 
     Attributes:
         films: for each residual block, ``[N, 2 C]`` (scale, then shift) or, without FiLM, ``[N, C]``.
@@ -49,7 +49,7 @@ class Conditioning:
 
 
 class Deep:
-    """What the levels below the first gave at the last full step (Ma et al. 2023, DeepCache).
+    """The result of the levels below the first at the last full step (Ma et al. 2023, DeepCache).
 
     Args:
         keep: input blocks, and as many output blocks, that every step computes.
@@ -60,7 +60,7 @@ class Deep:
         self.feature: torch.Tensor | None = None
 
     def store(self, feature: torch.Tensor) -> None:
-        """Remember ``[N, C, H, W]`` in a buffer that stays where it is as long as no larger batch comes."""
+        """Copy ``[N, C, H, W]`` to a buffer, whose address stays the same unless a larger batch comes."""
         if self.feature is None or len(self.feature) < len(feature):
             with arena.outside():
                 self.feature = torch.empty_like(feature)
@@ -81,7 +81,7 @@ def normalise(
     resampled: str | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Norm, FiLM and SiLU of ``stream`` with ``skip`` behind it; with ``keep`` the stream's sum is written on the way."""
+    """Norm, FiLM and SiLU of ``stream`` and ``skip`` joined by channels; with ``keep`` the stream's sum is written as well."""
     scale, shift = (None, None) if film is None else film.chunk(2, dim=1)
     keep = keep and stream.owes
     result: Any = group_norm_act(  # type: ignore[call-overload,misc]  # a tensor, or two with keep_sum
@@ -117,7 +117,7 @@ def _plus(value: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
 
 
 class Convolver:
-    """How convolutions are run: with their sums in the epilogue, or owed to the next norm.
+    """Runs convolutions: adds bias and residual in the same operation, or leaves both to the next norm.
 
     Args:
         defer: leave biases and residuals of 3x3 convolutions to the next norm, and run projections as matrix products.
@@ -127,7 +127,7 @@ class Convolver:
     def __init__(self, defer: bool, features: Features = ALL) -> None:
         self.defer, self.features = defer, features
         self.parts: list[Derived] = []
-        """All that was made of weights."""
+        """Everything that is computed from weights."""
 
     def derive(
         self,
@@ -136,19 +136,19 @@ class Convolver:
         *,
         packed: bool,
     ) -> Derived:
-        """A part of a weight, made when it is needed; see :class:`Derived`."""
+        """A part of a weight, computed when it is needed; see :class:`Derived`."""
         self.parts.append(Derived(source, part, packed))
         return self.parts[-1]
 
     @property
     def by_places(self) -> bool:
-        """Whether a convolution behind an upsampling is one of the small picture; see ``upsampled_convolution``."""
+        """Whether a convolution behind an upsampling reads the small picture instead; see ``upsampled_convolution``."""
         # On a GPU nobody has measured yet whether half the products outweigh one more pass over the result.
         return not self.defer and self.features.by_places
 
     @property
     def packs(self) -> bool:
-        """Whether parts of weights are to be held as oneDNN reads them."""
+        """Whether parts of weights are kept in the layout that oneDNN reads."""
         return not self.defer and self.features.packed_weights
 
     def __call__(
@@ -165,7 +165,7 @@ class Convolver:
         residual: torch.Tensor | None,
         stride: int = 1,
     ) -> Stream:
-        """The same of a weight."""
+        """As :meth:`__call__`, with weight and bias in place of a module."""
         if not self.features.fused_sums:
             return Stream(_plus(convolution(x, weight, bias, stride=stride), residual))
         if self.defer:
@@ -236,7 +236,7 @@ class Residual:
         return self.convolve(block.out_layers[3], h, self.shortcut(stream.value, skip))
 
     def shortcut(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
-        """The block's other way: as it is, resampled, or through a convolution, of ``x`` with ``skip`` behind it."""
+        """The block's shortcut for ``x`` and ``skip`` joined by channels: unchanged, resampled, or through a convolution."""
         module: Any = self.block.skip_connection
         if isinstance(module, nn.Identity):
             if skip is not None:
@@ -310,7 +310,7 @@ def settled(stream: Stream) -> torch.Tensor:
 
 
 class Torso:
-    """All between the embeddings and the output.
+    """All of the network between the embeddings and the output.
 
     Args:
         model: two-dimensional, its weights laid out by :mod:`glide_fast.runtime.layout`.
@@ -351,13 +351,13 @@ class Torso:
         return layers
 
     def look(self) -> None:
-        """Have what was made of weights made again where these were changed unseen; reads those weights once."""
+        """Forget what was computed from weights that have changed without their version counter; reads those weights once."""
         seen: dict[int, int] = {}
         for part in self.convolve.parts:
             part.look(seen)
 
     def forget(self) -> None:
-        """Have all that was made of weights made again."""
+        """Forget everything that was computed from weights."""
         for part in self.convolve.parts:
             part.forget()
 

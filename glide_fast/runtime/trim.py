@@ -1,18 +1,18 @@
-"""Giving freed memory back to the system."""
+"""Returning freed memory to the operating system."""
 
 from __future__ import annotations
 
 import ctypes
 
 TRIM_EVERY = 1 << 26
-"""Bytes to free before it is worth a call."""
+"""Call :func:`trim` after this many bytes were freed; it takes too long to call it more often."""
 
 
 def trim() -> None:
-    """Have the C library return freed memory, where it would keep it for itself (glibc).
+    """Make glibc return freed memory to the system; with another C library nothing is done.
 
-    It keeps blocks of up to 32 MB, as most weights are: converting a model would take twice its memory although each weight is
-    freed before the next is converted.
+    glibc keeps freed blocks of up to 32 MB, and most weights are smaller. Without this, converting a model would take twice its
+    memory, although each weight is freed before the next one is converted.
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)

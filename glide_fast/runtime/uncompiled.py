@@ -1,4 +1,4 @@
-"""Functions that ``torch.compile`` leaves as they are, without importing the compiler before somebody uses it."""
+"""Keeping ``torch.compile`` away from a function, without importing the compiler unless it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that notice when they are written to through ``.data``."""
+"""Parameters whose version counter also counts writes through ``.data``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _serials = itertools.count()
 class Watched(nn.Parameter):
     """A parameter whose version rises with every write through ``.data``, and when ``.data`` is replaced.
 
-    In torch ``p.data`` has a version counter of its own, so nobody can tell that ``p.data += delta`` changed ``p``. Here it
-    shares the parameter's, as ``p.detach()`` does. Results of operations are plain tensors, as for every parameter; copies by
-    ``copy`` and ``pickle`` are ordinary parameters.
+    In torch ``p.data`` has a version counter of its own, so the counter of ``p`` does not show that ``p.data += delta`` changed
+    ``p``. Here both share the parameter's counter, as ``p.detach()`` does. Results of operations are plain tensors, as for every
+    parameter; copies made by ``copy`` and ``pickle`` are ordinary parameters.
 
     Attributes:
-        serial: a number that no other parameter ever has. (An ``id`` is given again when a parameter is gone.)
+        serial: a number that no other parameter ever has. (An ``id`` is used again once a parameter is gone.)
     """
 
     serial: int
@@ -31,7 +31,7 @@ class Watched(nn.Parameter):
 
     @data.setter
     def data(self, values: torch.Tensor) -> None:
-        # Writes to a tensor of inference mode are counted nowhere, and the parameter would become one.
+        # A tensor of inference mode has no version counter, and the parameter would become such a tensor.
         with torch.inference_mode(False), torch.no_grad():
             if values.is_inference():
                 values = values.clone(memory_format=torch.preserve_format)
@@ -50,7 +50,7 @@ class Watched(nn.Parameter):
 
 
 def watched(parameter: torch.Tensor) -> torch.Tensor:
-    """The same object, from now on :class:`Watched` where it is an ordinary parameter."""
+    """The same object; an ordinary parameter is :class:`Watched` from now on."""
     if type(parameter) is nn.Parameter:
         parameter.__class__ = Watched
         parameter.serial = next(_serials)  # type: ignore[attr-defined]

@@ -11,14 +11,15 @@ import torch
 from support.small_unets import tiny_model
 
 from glide_fast.bench import contestants, fresh, gate
-from glide_fast.bench.baselines import BASELINES, Declined, chosen
-from glide_fast.bench.contestants import ABLATIONS, OURS
+from glide_fast.bench.baselines import BASELINES, chosen
+from glide_fast.bench.contest import OURS, Unable
+from glide_fast.bench.contestants import ABLATIONS
 from glide_fast.bench.measurement import Measurement, quantity, table
 from glide_fast.bench.parts import PARTS, measure, quality, step
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject, random_model, subjects
-from glide_fast.bench.turns import in_turns
+from glide_fast.bench.timing import Effort, interleaved
 from glide_fast.bench.work import Work
 from glide_fast.errors import InvalidInputError
 from glide_fast.models.config import complete
@@ -85,7 +86,7 @@ def test_a_wrong_step_is_told_no_speed_up(settings: Settings, monkeypatch: pytes
 def test_nan_passes_no_gate() -> None:
     nan = torch.full((2,), torch.nan)
     assert gate.error(nan, torch.ones(2)) == gate.error(torch.ones(3), torch.ones(2)) == float("inf")
-    assert gate.allowance(float("inf"), 1e-4) == 1e-4
+    assert gate.STEP.allowed(float("inf")) == 1e-4
     assert Measurement("step", "m", "w", "c", 1.0, error=float("inf"), allowed=1.0).gate == "red"
 
 
@@ -166,7 +167,7 @@ def test_threads_that_sleep_and_threads_that_spin_take_turns(
     assert [row.contestant for row in rows] == ["OMP_WAIT_POLICY=ACTIVE", "OMP_WAIT_POLICY=PASSIVE"]
     assert [(row.value, row.speedup, row.samples) for row in rows] == [(2.0, 1.0, 6), (2.5, 0.8, 6)]
     assert {row.work for row in rows} == {"a picture, 2 steps a stage"}
-    monkeypatch.setattr(Settings, "place", torch.device("cuda"))
+    monkeypatch.setattr(Settings, "target_device", torch.device("cuda"))
     with pytest.raises(InvalidInputError, match="device: got 'cuda'; accepted: cpu for the part waiting"):
         of("waiting", settings)
 
@@ -194,16 +195,16 @@ def test_compiled_baselines_say_where_they_cannot_run(model: str) -> None:
     subject = subjects([model])[0]
     work = Work(subject, None, CPU)
     (strong,) = chosen(["compile-strong"])
-    with pytest.raises(Declined, match="need a GPU"):
+    with pytest.raises(Unable, match="need a GPU"):
         contestants.baseline(strong, subject, work)
 
 
-def test_turns_are_taken_and_counted() -> None:
+def test_long_calls_are_samples_of_their_own() -> None:
     seen: list[str] = []
     calls = {name: (lambda name=name: seen.append(name)) for name in "ab"}
-    assert in_turns(calls, "cpu", 3, 60.0)["a"].samples == 3
-    assert seen == ["a", "b", "b", "a", "a", "b"]
-    assert in_turns(calls, "cpu", 3, 0.0)["b"].samples == 1
+    assert interleaved(calls, "cpu", Effort.of_long_calls(3, 60.0), wall=True)["a"].samples == 3
+    assert [sorted(seen[i : i + 2]) for i in (0, 2, 4)] == [["a", "b"]] * 3 and len(seen) == 6
+    assert interleaved(calls, "cpu", Effort.of_long_calls(3, 0.0), wall=True)["b"].samples == 1
 
 
 def test_the_table_is_for_people() -> None:
@@ -230,11 +231,11 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     from glide_fast.bench.plot import check, draw
 
     rows = [
-        Measurement("step", "base", "2 x 64 px", name, value, speedup=2 / value)
-        for name, value in (("eager", 2.0), (OURS, 0.5))
+        Measurement("step", "base", "2 x 64 px", name, value).row()
+        for name, value in (("eager", 2.0), (OURS, 0.5), ("absent", None))
     ]
     check(tmp_path / "bars.png")
-    draw([*rows, Measurement("step", "base", "2 x 64 px", "absent")], tmp_path / "bars.png")
+    assert draw(rows, tmp_path / "bars.png") and not draw(rows[:1], tmp_path / "alone.png")
     with Image.open(tmp_path / "bars.png") as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 20) or ()) > 10
     with pytest.raises(InvalidInputError, match=r"\.png, \.svg, \.pdf"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glide_fast.bench.costs import Cost, cost, linear
+from glide_fast.bench.cost import Cost, cost, linear
 from glide_fast.bench.parts.ops import _laid_out_for
 from glide_fast.bench.profiled import Item, Limits, Profile, profile, taken_apart
 from glide_fast.bench.settings import Settings

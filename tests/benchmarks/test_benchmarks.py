@@ -1,154 +1,218 @@
-"""The benchmarks' plumbing at tiny sizes: the gate, the turns, the files. No times are judged."""
+"""The op suites at tiny sizes: who competes, what is kept in the file, when a run goes on. No times are judged."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
+import dataclasses
+import functools
+import re
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import folders, record
-from benchmarks.case import COPY, PLAIN, Case, error, measure
-from benchmarks.ops import run_suite
-from benchmarks.suites import group_norm_act, guided_step, masked_attention, resample, text_attention
-from glide_fast.bench import ceilings, provenance, timing
-from glide_fast.bench.timing import QUEUE, Effort, interleaved, summarise
+from benchmarks import contests, folders, suites
+from benchmarks.contests import COMPILED, PLAIN, Arguments, Baseline, contest
+from glide_fast.bench import ceilings, provenance
+from glide_fast.bench.contest import COPY
+from glide_fast.bench.record import Row, Table, read, write
+from glide_fast.bench.timing import Effort
+from glide_fast.ops import masked_attention
+from glide_fast.ops.backends import ops
+from glide_fast.ops.case import Case
+from glide_fast.ops.masked_attention import cases as attention_cases
 
-TINY = Effort(warm=1, samples=3, sample_seconds=0.0)
-
-
-def case(**contestants: Callable[[], list[torch.Tensor]]) -> Case:
-    x = torch.linspace(-1, 1, 32)
-    return Case(
-        op="guided_step",
-        model="base",
-        shape="32",
-        dtype=torch.float32,
-        device="cpu",
-        truth=lambda: [x.double().exp()],
-        baselines={PLAIN: lambda: [x.exp()]},
-        contestants=dict(contestants),
-        moved_bytes=256,
-        flops=32,
-    )
+TINY = Effort(warm=1, samples=2, sample_seconds=0.0)
+ATTENTION = suites.found()["masked_attention"]
 
 
-def right() -> list[torch.Tensor]:
-    return [torch.linspace(-1, 1, 32).exp()]
+def draw(tokens: int, batch: int, dtype: torch.dtype, generator: torch.Generator) -> Arguments:
+    q, k, v = torch.randn(3, batch, tokens, 16, generator=generator).to(dtype).unbind()
+    return {"q": q, "k": k, "v": v, "heads": 2, "causal": False, "lengths": None}
 
 
-def wrong() -> list[torch.Tensor]:
-    return [torch.linspace(-1, 1, 32).exp() + 1e-3]
+CASES = tuple(
+    Case("masked_attention", model, "5 tokens", (2, 8, 32), functools.partial(draw, 5))
+    for model in ("clip text", "clip image")
+)
 
 
-def test_no_speed_up_is_told_of_a_wrong_result() -> None:
-    results = {result.contestant: result for result in measure(case(right=right, wrong=wrong), TINY)}
-    assert results["right"].gate == "green" and results["right"].speedup is not None
-    assert results["wrong"].gate == "red" and results["wrong"].speedup is None
-    assert results[COPY].gate == "-" and results[COPY].speedup is None
-    table = record.rows(case(), list(results.values()))
-    assert {row["contestant"]: row["speedup"] for row in table}["wrong"] == "refused"
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> tuple[Case, ...]:
+    """Only two small calls, of one op."""
+    monkeypatch.setattr(attention_cases, "CASES", CASES[:1])
+    monkeypatch.setattr(command, "SUITES", {"masked_attention": ATTENTION})
+    monkeypatch.setattr(ceilings, "measured", lambda *_: {"copy": (1.0, "GB/s")})
+    return CASES[:1]
 
 
-@pytest.mark.parametrize("bad", [torch.full((32,), torch.nan), torch.ones(31), torch.full((32,), torch.inf)])
-def test_nan_infinity_and_wrong_shapes_are_red(bad: torch.Tensor) -> None:
-    results = {result.contestant: result for result in measure(case(bad=lambda: [bad]), TINY)}
-    assert results["bad"].gate == "red"
+def size(**changes: Any) -> contests.Size:
+    return contests.Size(CASES[0], 2, torch.float32, "cpu")._replace(**changes)
 
 
-def test_a_wrong_baseline_excuses_nobody() -> None:
-    made = case(wrong=wrong)
-    made.baselines[PLAIN] = wrong
-    results = {result.contestant: result for result in measure(made, TINY)}
-    assert results[PLAIN].gate == results["wrong"].gate == "red"
-    assert all(result.speedup is None for result in results.values())
+def numbers(one: contests.Size) -> tuple[int, ...]:
+    """Of a case's name: the side of the picture, then channels."""
+    return tuple(map(int, re.findall(r"\d+", one.case.name)))
 
 
-def test_a_missing_output_is_an_error() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        error([], right())
+def suite(**baselines: Baseline) -> ModuleType:
+    return SimpleNamespace(BASELINES=ATTENTION.BASELINES | baselines)  # type: ignore[return-value]
 
 
-def test_contestants_take_turns() -> None:
-    seen: list[str] = []
-    calls = {name: (lambda name=name: seen.append(name)) for name in "abc"}
-    timings = interleaved(calls, "cpu", TINY)
-    assert {timing.samples for timing in timings.values()} == {3}
-    rounds = seen[-9:]
-    assert all(set(rounds[i : i + 3]) == set("abc") for i in (0, 3, 6))
+def wrong(a: Arguments) -> list[torch.Tensor]:
+    return [a["q"] * 0]
 
 
-def test_the_summary() -> None:
-    summary = summarise([5e-6, 1e-6, 3e-6, 2e-6, 4e-6], [7e-6, 6e-6, 9e-6])
-    assert summary == pytest.approx((3.0, 2.0, 4.0, 1.0, 5, 7.0))
-    assert summarise([1e-6, 2e-6]).from_python is None
+@pytest.mark.parametrize("op", sorted(suites.found()))
+def test_every_suite_is_right_at_a_small_size(op: str) -> None:
+    suite = suites.found()[op]
+    sizes = sorted(contests.sizes(op, "cpu", small=True), key=numbers, reverse=True)
+    smallest = {size.case.model: size for size in sizes}
+    every = [size for size in sizes if size.case.model == "base"] if op == "guided_step" else []
+    for size in (*every, *smallest.values()):
+        made = contest(suite, size)
+        assert made.names == contests.names(suite, size, False) | {COPY}
+        rows = {row.contestant: row for row in made.run(TINY)}
+        assert not [row for row in rows.values() if row.failed], [row.row() for row in rows.values()]
+        assert rows[PLAIN].speedup == 1.0 and rows[COPY].value
+        if not torch.cuda.is_available():
+            assert rows["glide_fast triton"].note and rows["glide_fast triton"].value is None
+    assert len(smallest) == 2
 
 
-def test_rounds_end_when_their_time_is_up_but_not_before_the_least() -> None:
-    effort = TINY._replace(samples=1000, seconds=0.0, least=4)
-    assert interleaved({"a": lambda: None}, "cpu", effort)["a"].samples == 4
+def test_every_op_has_a_suite() -> None:
+    assert set(suites.found()) == set(ops())
 
 
-def test_a_slow_call_is_warm_after_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    timing.warm_up(lambda: seen.append(0), 5, "cpu")
-    assert len(seen) == 5
-    monkeypatch.setattr(timing, "WARM_SECONDS", -1.0)
-    timing.warm_up(lambda: seen.append(0), 5, "cpu")
-    assert len(seen) == 6
+def test_what_does_not_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler itself takes a minute to load; it raises where its result is first called, as this does.
+    def compile_(call: object, dynamic: bool) -> object:
+        def broken(a: Arguments) -> list[torch.Tensor]:
+            raise RuntimeError("no such thing")
+
+        return broken
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    made = contest(ATTENTION, size(), compiled=True)
+    assert made.names == contests.names(ATTENTION, size(), True) | {COPY}
+    row = {row.contestant: row for row in made.run(TINY)}[COMPILED]
+    assert row.value is None and row.gate == "" and "no such thing" in row.note
 
 
-def test_on_a_device_calls_are_queued_behind_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device of one stream, whose clock is this test's: a call takes it 3 us, and Python takes longer to launch one."""
-    now, waits, launches = [0.0], [], []
+def test_a_crash_of_ours_is_red_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("an illegal access\nsomewhere")
 
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
+    op = ops()["masked_attention"]
+    broken = [dataclasses.replace(b, run=crash) if b.name == "sdpa" else b for b in op._backends]
+    monkeypatch.setattr(op, "_backends", broken)
+    monkeypatch.setattr(op, "_choices", {})
+    facts = provenance.provenance("cpu")
+    rows = Table(tmp_path / "ops.csv", command.KEY, facts)
+    done = contests.run_suite(ATTENTION, [size()], TINY, rows)
+    assert done.measured == 1 and len(done.red) == 1 and "glide_fast sdpa" in done.red[0]
+    found = {row["contestant"]: row for row in read(tmp_path / "ops.csv")}
+    assert found[PLAIN]["gate"] == "green" and found["glide_fast sdpa"]["speedup"] == "refused"
+    assert found["glide_fast sdpa"]["note"] == "CRASHED: RuntimeError: an illegal access somewhere"
+    again = contests.run_suite(ATTENTION, [size()], TINY, Table(tmp_path / "ops.csv", command.KEY, facts))
+    assert again == done._replace(measured=0, kept=1)
 
-        def record(self) -> None:
-            self.at = now[0]
 
-        def synchronize(self) -> None:
-            pass
+def test_what_is_prepared_follows_the_inputs() -> None:
+    """A baseline whose preparation copies an input is right for later inputs as well."""
 
-        def elapsed_time(self, other: Event) -> float:
-            return (other.at - self.at) * 1e3
+    def copied(a: Arguments) -> Arguments:
+        return a | {"q": a["q"].clone()}
 
-    def sleep(cycles: int) -> None:
-        waits.append(cycles)
-        now[0] += cycles / 2e9
+    def attend(a: Arguments) -> list[torch.Tensor]:
+        return [masked_attention(a["q"], a["k"], a["v"], a["heads"])]
 
-    def call() -> None:
-        now[0] += 3e-6
-        if launches:
-            launches[-1] += 1
+    rows = {row.contestant: row for row in contest(suite(copies=Baseline(attend, copied)), size()).run(TINY)}
+    assert rows["copies"].gate == "green"
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: launches.append(0))
-    monkeypatch.setattr(torch.cuda, "_sleep", sleep)
-    timing.cycles_a_second.cache_clear()
-    try:
-        assert timing.cycles_a_second() == pytest.approx(2e9)
-        found = interleaved({"a": call}, "cuda", TINY._replace(samples=5, sample_seconds=1e-3))["a"]
-    finally:
-        timing.cycles_a_second.cache_clear()
-    assert found.median == pytest.approx(3.0) and found.from_python == pytest.approx(3.0)
-    assert max(launches) == QUEUE
-    assert all(wait > 1e-4 * 2e9 for wait in waits[-5:])
 
-    # A chain of so many launches that a stream would not queue 32 of it.
-    monkeypatch.setattr(timing, "on_host", lambda call, repeats: 6e-4)
-    timing.cycles_a_second.cache_clear()
-    launches.clear()
-    interleaved({"a": call}, "cuda", TINY._replace(samples=5, sample_seconds=1e-3))
-    timing.cycles_a_second.cache_clear()
-    assert max(launches) == 6
-    assert all(wait == pytest.approx((1.5 * 6 * 6e-4 + 1e-4) * 2e9, rel=1e-6) for wait in waits[-5:])
+def test_sizes() -> None:
+    quick = list(contests.sizes("masked_attention", "cpu", quick=True))
+    assert {one.case.model for one in quick} == {"clip text", "clip image"} and len(quick) == 2
+    every = list(contests.sizes("masked_attention", "cpu"))
+    assert len(every) == sum(len(case.batches) for case in attention_cases.CASES)
+    assert size().work == "masked_attention 2 x 5 tokens, float32"
+
+
+def test_the_command_records_what_it_measured_on(
+    tmp_path: Path,
+    tiny: tuple[Case, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--device", "cpu", "--quick", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    assert PLAIN in capsys.readouterr().out
+    rows = read(tmp_path / "ops.csv")
+    assert {row["contestant"] for row in rows} == contests.names(ATTENTION, size(), False) | {COPY}
+    facts = ("when", "device", "threads", "python", "torch", "commit", "code")
+    for column in (*facts, "value", "lower", "upper", "gate"):
+        assert all(row[column] for row in rows if row["contestant"] == PLAIN), column
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ceilings.csv", "ops.csv"]
+
+    monkeypatch.setitem(command.SUITES, "masked_attention", suite(wrong=Baseline(wrong)))
+    for said in (
+        "1 calls measured",
+        "0 calls measured, 1 kept",
+    ):  # kept from the file, and as wrong as before
+        assert command.main(arguments) == 1
+        out = capsys.readouterr().out
+        assert said in out and "WRONG: clip text masked_attention 2 x 5 tokens, bfloat16: wrong" in out
+
+
+def test_a_run_goes_on_where_it_stopped(
+    tmp_path: Path,
+    tiny: tuple[Case, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "FULL", TINY)
+    base = ["--device", "cpu", "--no-compile", "--out", str(tmp_path)]
+
+    def run(*more: str) -> tuple[int, str]:
+        status = command.main([*base, *more])
+        return status, next(line for line in capsys.readouterr().out.splitlines() if "calls measured" in line)
+
+    def batches() -> set[str]:
+        return {row["work"].split(" ")[1] for row in read(tmp_path / "ops.csv")}
+
+    assert run("--shapes", r"\b8 x") == (0, "masked_attention: 1 calls measured, 0 kept")
+    late = "masked_attention: 0 calls measured, 0 kept, more to go"
+    assert run("--seconds", "0") == (command.UNFINISHED, late)
+    assert run() == (0, "masked_attention: 2 calls measured, 1 kept")
+    assert batches() == {"2", "8", "32"}
+    assert run() == (0, "masked_attention: 0 calls measured, 3 kept")
+    assert run("--again", "--shapes", "text .* 2 x") == (0, "masked_attention: 1 calls measured, 0 kept")
+    assert batches() == {"2", "8", "32"}
+
+    # Rows of other sources say nothing of these, and a contestant that came later has no row yet.
+    monkeypatch.setattr(provenance, "code", lambda: "other")
+    assert run("--shapes", " 2 x") == (0, "masked_attention: 1 calls measured, 0 kept")
+    assert batches() == {"2"}
+    right = Baseline(ATTENTION.BASELINES[PLAIN].run, ATTENTION.BASELINES[PLAIN].prepare)
+    monkeypatch.setitem(command.SUITES, "masked_attention", suite(late=right))
+    assert run("--shapes", " 2 x") == (0, "masked_attention: 1 calls measured, 0 kept")
+
+
+def test_a_check_compares_in_every_type_and_times_nothing(
+    tiny: tuple[Case, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "limits", lambda *_: pytest.fail("timed"))
+    assert command.main(["--device", "cpu", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "float32" in out and "bfloat16" in out and "error" in out and " us " not in out
+    alone = contests.reference_alone("masked_attention")
+    alone.BASELINES["wrong"] = Baseline(wrong)
+    monkeypatch.setattr(contests, "reference_alone", lambda op: alone)
+    assert command.main(["--device", "cpu", "--check"]) == 1
+    assert "WRONG" in capsys.readouterr().out
 
 
 def test_ceilings() -> None:
@@ -158,149 +222,30 @@ def test_ceilings() -> None:
     assert all(value > 0 for value, _ in limits.values())
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        lambda: group_norm_act.case("base", 1, 4, 64, "cpu", False),
-        lambda: text_attention.case("base", 1, 4, 1, "cpu", False),
-        lambda: resample.case("base", 1, 4, 64, "mean_2x2", True, "cpu", False),
-        lambda: resample.case("base", 2, 4, 16, "nearest_x2", False, "cpu", False),
-        lambda: masked_attention.case("clip text", 2, 16, 1, True, "cpu", False),
-        lambda: masked_attention.case("clip image", 2, 5, 1, False, "cpu", False),
-        lambda: guided_step.case("base", 1, 8, False, "cpu", False),
-        lambda: guided_step.case("base", 2, 8, True, "cpu", False),
-        lambda: guided_step.case("upsampler", 1, 8, False, "cpu", False),
-    ],
-)
-def test_every_suite_is_green_at_a_tiny_size(made: Callable[[], Case]) -> None:
-    built = made()
-    results = measure(built, TINY)
-    assert {result.contestant for result in results} >= {PLAIN, COPY}
-    assert all(result.gate != "red" for result in results), [(r.contestant, r.error) for r in results]
-    assert "glide_fast triton" in built.declined or torch.cuda.is_available()
+def test_rows_with_other_columns_fit_into_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    write(file, [{"a": "1"}, {"a": "2", "b": "3"}])
+    assert read(file) == [{"a": "1", "b": ""}, {"a": "2", "b": "3"}]
 
 
-def test_what_does_not_compile_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The compiler itself takes a minute to load; it raises where its result is first called, as this does.
-    monkeypatch.setattr(torch, "compile", lambda call, dynamic: call)
+def test_a_table_keeps_rows_of_the_same_code(tmp_path: Path) -> None:
+    file, facts = tmp_path / "some.csv", {"device": "this", "code": "y", "when": "now"}
 
-    def broken() -> list[torch.Tensor]:
-        raise RuntimeError("no such thing")
+    def table(facts: Row = facts, part: str = "one", **options: bool) -> Table:
+        return Table(file, ("a", "b"), facts, {"part": part}, **options)
 
-    made = case()
-    made.add_compiled("torch.compile", broken)
-    assert "torch.compile" in made.names
-    made.prepare()
-    assert "no such thing" in made.declined["torch.compile"]
-    assert "torch.compile" not in made.contestants
-
-
-def test_a_crash_of_ours_is_red_and_stops_nobody(tmp_path: Path) -> None:
-    def crash() -> list[torch.Tensor]:
-        raise RuntimeError("an illegal access\nsomewhere")
-
-    made = case(right=right)
-    made.add_backends(crash)
-    facts = provenance.provenance("cpu")
-    done = run_suite([made], TINY, facts, tmp_path / "op.csv")
-    assert done.measured == 1 and len(done.red) == len(made.crashed) > 0
-    rows = {row["contestant"]: row for row in record.read(tmp_path / "op.csv")}
-    assert rows["right"]["gate"] == "green" and rows["glide_fast cpu"]["speedup"] == "refused"
-    assert rows["glide_fast cpu"]["note"] == "RuntimeError: an illegal access somewhere"
-    again = case(right=right)
-    again.add_backends(crash)
-    assert run_suite([again], TINY, facts, tmp_path / "op.csv") == done._replace(measured=0, kept=1)
-
-
-def test_suites_cover_both_models() -> None:
-    for name, suite in command.SUITES.items():
-        built = list(suite.cases("cpu", False, True))
-        both = {"clip text", "clip image"} if name == "masked_attention" else {"base", "upsampler"}
-        assert {made.model for made in built} == both
-
-
-def test_the_command_records_what_it_measured_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(
-        command, "SUITES", {"guided_step": SimpleNamespace(cases=lambda *_: [case(right=right)])}
-    )
-    arguments = ["--device", "cpu", "--quick", "--no-compile", "--op", "guided_step", "--out", str(tmp_path)]
-    assert command.main(arguments) == 0
-    assert "right" in capsys.readouterr().out
-    with (tmp_path / "guided_step.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    assert {row["contestant"] for row in rows} == {PLAIN, "right", COPY}
-    for column in (
-        "when",
-        "device",
-        "threads",
-        "python",
-        "torch",
-        "commit",
-        "median_us",
-        "q1_us",
-        "q3_us",
-        "gate",
-    ):
-        assert all(row[column] for row in rows), column
-    assert (tmp_path / "ceilings.csv").exists()
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".csv"]
-
-    monkeypatch.setattr(
-        command, "SUITES", {"guided_step": SimpleNamespace(cases=lambda *_: [case(wrong=wrong)])}
-    )
-    assert command.main(arguments) == 1
-    out = capsys.readouterr().out
-    assert "refused" in out and "WRONG" in out
-    # Kept from the file, and as wrong as before.
-    assert command.main(arguments) == 1
-    out = capsys.readouterr().out
-    assert "0 cases measured, 1 kept" in out and "WRONG" in out
-
-
-def test_a_run_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def cases(*_: object) -> list[Case]:
-        made = [case(right=right) for _ in range(3)]
-        for each, shape in zip(made, ("2x8", "8x8", "32x8"), strict=True):
-            each.shape = shape
-        return made
-
-    monkeypatch.setattr(command, "SUITES", {"guided_step": SimpleNamespace(cases=cases)})
-    base = ["--device", "cpu", "--quick", "--no-compile", "--op", "guided_step", "--out", str(tmp_path)]
-
-    def run(*more: str) -> tuple[int, str]:
-        status = command.main([*base, *more])
-        return status, next(line for line in capsys.readouterr().out.splitlines() if "measured" in line)
-
-    def shapes() -> list[str]:
-        return list(dict.fromkeys(row["shape"] for row in record.read(tmp_path / "guided_step.csv")))
-
-    assert run("--shapes", r"\b8x8") == (0, "guided_step: 1 cases measured, 0 kept")
-    assert run("--seconds", "0") == (command.UNFINISHED, "guided_step: 0 cases measured, 0 kept, more to go")
-    assert run() == (0, "guided_step: 2 cases measured, 1 kept")
-    assert sorted(shapes()) == ["2x8", "32x8", "8x8"]
-    assert run() == (0, "guided_step: 0 cases measured, 3 kept")
-    assert run("--again", "--shapes", "base 2x") == (0, "guided_step: 1 cases measured, 0 kept")
-    assert len(record.read(tmp_path / "guided_step.csv")) == 3 * 3
-
-    # Rows of other sources say nothing of these, and a contestant that came later has no row yet.
-    monkeypatch.setattr(provenance, "code", lambda: "other")
-    assert run("--shapes", "base 2x") == (0, "guided_step: 1 cases measured, 0 kept")
-    assert shapes() == ["2x8"]
-    monkeypatch.setattr(
-        command, "SUITES", {"guided_step": SimpleNamespace(cases=lambda *_: [case(right=right, late=right)])}
-    )
-    assert run() == (0, "guided_step: 1 cases measured, 0 kept")
-
-
-def test_a_guest_that_errs_is_refused_and_fails_nothing() -> None:
-    made = case(guest=wrong)
-    made.guests.add("guest")
-    found = {result.contestant: result for result in measure(made, TINY)}["guest"]
-    assert found.gate == "red" and found.speedup is None and not found.failed
+    rows = table()
+    rows.add({"a": "1", "b": "2", "value": "old"}, {"a": "1", "b": "3", "value": "other", "gate": "red"})
+    rows.add({"a": "1", "b": "2", "value": "new"})
+    table(part="two").add({"a": "1", "b": "2", "another column": "x"})
+    again = table(facts | {"when": "later"})
+    row = again.find("1", "2")
+    assert len(again.rows) == 2 and row is not None and row["value"] == "new"
+    assert again.red() == ["1 3"]
+    assert table(again=True).rows == [] and table(facts | {"code": "x"}).rows == []
+    assert len(table(part="two").rows) == 1 and len(read(file)) == 3
+    table(again=True).add({"a": "4", "b": "4"})
+    assert [row["part"] for row in read(file)] == ["two", "one"]
 
 
 def test_the_code_has_a_hash_of_its_own() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.case import PLAIN, Case, measure
 from benchmarks.contestants import (
     AttentionCall,
     NormCall,
@@ -23,7 +22,6 @@ from benchmarks.contestants import (
     torchnorm,
     xformers,
 )
-from glide_fast.bench.timing import Effort
 from glide_fast.ops.group_norm_act.reference import reference as norm_reference
 from glide_fast.ops.text_attention import packed_heads
 from glide_fast.ops.text_attention.reference import reference as attention_reference
@@ -164,21 +162,13 @@ def test_what_is_absent_or_broken_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("call", [norm_call(), attention_call()[0]], ids=["norm", "attention"])
-def test_every_peer_has_a_row_in_a_case(call: NormCall | AttentionCall) -> None:
-    made = Case(
-        op="group_norm_act",
-        model="base",
-        shape="tiny",
-        dtype=torch.float32,
-        device="cpu",
-        truth=lambda: [torch.ones(1, dtype=torch.float64)],
-        baselines={PLAIN: lambda: [torch.ones(1)]},
-        moved_bytes=4,
-        flops=1,
-    )
-    made.add_peers(call)
-    names = {each.name for each in peers(call)}
-    assert len(names) >= 2 and names == made.guests and names < made.names
-    results = measure(made, Effort(warm=1, samples=2, sample_seconds=0.0))
-    assert {result.contestant for result in results} | set(made.declined) > names
-    assert all(made.declined.values())
+def test_every_peer_runs_or_says_why_not(call: NormCall | AttentionCall) -> None:
+    found = peers(type(call))
+    assert len(found) >= 2 and len({each.name for each in found}) == len(found)
+    for each in found:
+        try:
+            (result,) = each.prepare(call)()
+        except Unable as reason:
+            assert str(reason)
+        else:
+            assert torch.isfinite(result).all()

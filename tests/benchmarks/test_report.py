@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import report
 from benchmarks.report import EAGER, FROZEN, OURS, STRONG, TABLES, Device, devices, filled
-from glide_fast.bench.files import Row, write
 from glide_fast.bench.measurement import Measurement
+from glide_fast.bench.record import Row, write
 
 CPU: Row = {"when": "2030-01-01", "device": "A CPU", "threads": "2", "torch": "2.13", "commit": "abc"}
 H200: Row = CPU | {"device": "NVIDIA H200", "when": "2030-01-02"}
@@ -120,6 +120,15 @@ def test_rooflines(tmp_path: Path) -> None:
     assert cells[3] == "convolution 50% at 50%, group_norm_act 25% at 50%, everything else 25%"
     # 100 FLOPs in 4 s, of a peak of 100 FLOPs in 1 s.
     assert row_of(report.targets(known), "NVIDIA GPU | convolution")[3:] == ["25 %", "no"]
+
+
+def test_errors_stand_beside_torchs_own(tmp_path: Path) -> None:
+    rows = []
+    for name, error in (("torch float16", 0.002), (f"{OURS} float16", 0.001), (f"{OURS} float32", 1e-6)):
+        rows.append(Measurement("accuracy", "base", "step at 0.5 of the noise", name, error=error).row())
+    table = report.accuracy(results(tmp_path, H200, {"models": rows}))
+    assert row_of(table, "base, step at 0.5 of the noise | float16")[2:] == ["0.001", "0.002"]
+    assert row_of(table, "base, step at 0.5 of the noise | float32")[2:] == ["1e-06", ""]
 
 
 def test_files_are_filled_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
-// Random requests of csrc/torch/arena from several threads, each block filled and read back; built with sanitizers by
+// Random requests of csrc/arena/arena from several threads, each block filled and read back; built with sanitizers by
 // tests/ops/test_arena_sanitized.py. Prints "ok", or what is wrong.
-#include "arena.h"
+#include "arena/arena.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,7 @@
-// Runs csrc/cpu's kernels on drawn arguments, for tests/ops/test_cpu_sanitized.py, which compiles all of it with
+// Runs the CPU kernels of csrc on drawn arguments, for tests/ops/test_cpu_sanitized.py, which compiles all of it with
 // AddressSanitizer and UBSan: every operand is a heap block that ends with its last element, and gaps between rows are not
 // to be written. Usage: driver ISA CASES SEED. What the results should be is tested elsewhere; here, that all of y is written.
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -12,8 +13,10 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cpu/entries.h"
-#include "../../csrc/cpu/guided_step.h"
+#include "convolution/winograd.h"
+#include "group_norm_act/cpu.h"
+#include "guided_step/cpu.h"
+#include "resample/cpu.h"
 
 using i64 = std::int64_t;
 
@@ -33,7 +36,11 @@ void check(bool holds, const char* what) {
 class Block {
 public:
     Block(i64 count, int dtype) : dtype_(dtype), count_(count), bytes_(new unsigned char[std::size_t(count) * size()]) {}
-    std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(bytes_.get()); }
+    // As a struct of arguments has it.
+    template <typename T = void>
+    T* data() const {
+        return reinterpret_cast<T*>(bytes_.get());
+    }
     i64 count() const { return count_; }
     void set(i64 i, float value) {
         std::uint32_t bits;
@@ -100,10 +107,8 @@ struct Rows {
         check(inside == samples * rows * channels, "an element was not written, or is not finite");
         check(numbers == inside, "a gap between rows was written");
     }
-    glide_fast::RowsAt at() const { return {block.address(), sample_stride, row_stride}; }
+    glide_fast::Rows at() const { return {block.data(), sample_stride, row_stride}; }
 };
-
-glide_fast::ChannelsAt none() { return {0, 0, 0}; }
 
 void group_norm_act_case(const std::string& isa) {
     const int dtype = int(between(0, 1)), out_dtype = coin() ? 0 : dtype, resample = int(between(0, 2));
@@ -124,14 +129,32 @@ void group_norm_act_case(const std::string& isa) {
     Block scale((samples - 1) * 2 * channels + channels, small), shift(samples * channels, small);
     for (Block* block : {&x_bias, &weight, &bias, &scale, &shift}) block->randomise();
     const bool film = coin(), added = coin(), biased = coin(), kept = (added || biased) && coin();
-    const glide_fast::RowsAt nothing{0, 0, 0};
-    glide_fast::group_norm_act(
-        dtype, out_dtype, samples, rows, first, joined ? second : 0, groups, width, x.at(), joined ? x2.at() : nothing,
-        added ? residual.at() : nothing, kept ? sum.at() : nothing, y.at(),
-        biased ? glide_fast::ChannelsAt{x_bias.address(), small, 0} : none(), {weight.address(), small, 0},
-        {bias.address(), small, 0}, film ? glide_fast::ChannelsAt{scale.address(), small, 2 * channels} : none(),
-        film ? glide_fast::ChannelsAt{shift.address(), small, channels} : none(), 1e-5, coin(), resample,
-        int(between(1, 3)), isa);
+    const auto vector = [&](const Block& block, i64 stride) {
+        return glide_fast::PerChannel{block.data(), glide_fast::Dtype(small), stride};
+    };
+    glide_fast::GroupNormAct g{};
+    g.dtype = glide_fast::Dtype(dtype);
+    g.out_dtype = glide_fast::Dtype(out_dtype);
+    g.samples = samples;
+    g.rows = rows;
+    g.groups = groups;
+    g.x_channels = first;
+    g.channels = channels;
+    g.width = width;
+    g.x = x.at();
+    if (joined) g.x2 = x2.at();
+    if (added) g.residual = residual.at();
+    if (kept) g.sum = sum.at();
+    g.y = y.at();
+    if (biased) g.x_bias = vector(x_bias, 0);
+    g.weight = vector(weight, 0);
+    g.bias = vector(bias, 0);
+    if (film) g.scale = vector(scale, 2 * channels);
+    if (film) g.shift = vector(shift, channels);
+    g.eps = 1e-5;
+    g.silu = coin();
+    g.resample = glide_fast::Resampling(resample);
+    glide_fast::group_norm_act(g, int(between(1, 3)), isa.c_str());
     y.check_written();
     if (kept) sum.check_written();
 }
@@ -149,11 +172,24 @@ void resample_case(const std::string& isa) {
     Block bias(channels, small);
     bias.randomise();
     const auto strides = [](const Rows& of, i64 columns) {
-        return glide_fast::Strides{of.sample_stride, columns * of.row_stride, of.row_stride};
+        return glide_fast::PixelStrides{of.sample_stride, columns * of.row_stride, of.row_stride};
     };
-    glide_fast::resample(x.block.address(), y.block.address(), added ? residual.block.address() : 0, dtype,
-                         biased ? bias.address() : 0, small, up, {images, height, width, channels}, strides(x, width),
-                         strides(y, y_width), strides(residual, width), int(between(1, 3)), isa);
+    glide_fast::Resample r{};
+    r.x = x.block.data();
+    if (added) r.residual = residual.block.data();
+    r.y = y.block.data();
+    r.dtype = glide_fast::Dtype(dtype);
+    if (biased) r.bias = bias.data();
+    r.bias_dtype = glide_fast::Dtype(small);
+    r.up = up;
+    r.images = images;
+    r.height = height;
+    r.width = width;
+    r.channels = channels;
+    r.x_strides = strides(x, width);
+    r.y_strides = strides(y, y_width);
+    r.residual_strides = strides(residual, width);
+    glide_fast::resample(r, int(between(1, 3)), isa.c_str());
     y.check_written();
 }
 
@@ -164,11 +200,23 @@ void winograd_case(const std::string& isa) {
     const bool biased = coin(), added = coin();
     Block x(pixels * channels, 1), weight(9 * channels * outputs, 1), bias(outputs, small), residual(pixels * outputs, 1);
     for (Block* block : {&x, &weight, &bias, &residual}) block->randomise();
-    Block y(pixels * outputs, 1), scratch(glide_fast::winograd_scratch({images, height, width, channels}, threads) / 4, 0);
+    glide_fast::Winograd w{};
+    w.images = images;
+    w.height = height;
+    w.width = width;
+    w.channels = channels;
+    w.outputs = outputs;
+    Block y(pixels * outputs, 1), scratch(glide_fast::winograd_scratch(w, threads) / 4, 0);
     y.fill(NAN);
     scratch.fill(NAN);
-    glide_fast::winograd(x.address(), weight.address(), biased ? bias.address() : 0, small, added ? residual.address() : 0,
-                         y.address(), {images, height, width, channels}, outputs, scratch.address(), threads, isa);
+    w.x = x.data<const glide_fast::bf16>();
+    w.weight = weight.data<const glide_fast::bf16>();
+    if (biased) w.bias = bias.data();
+    w.bias_dtype = glide_fast::Dtype(small);
+    if (added) w.residual = residual.data<const glide_fast::bf16>();
+    w.y = y.data<glide_fast::bf16>();
+    w.scratch = scratch.data<unsigned char>();
+    glide_fast::winograd(w, threads, isa.c_str());
     for (i64 i = 0; i < y.count(); ++i) check(!std::isnan(y.get(i)), "an element was not written");
 }
 
@@ -180,9 +228,13 @@ void guided_step_case(const std::string& isa) {
     const bool guided = coin(), known = coin(), scored = coin(), remembers = coin(), apart = coin();
     const i64 outputs = images * (guided ? 2 : 1) * 2 * channels * positions;
     const auto strides = [&](i64 of) {
-        return apart ? glide_fast::Strides{of * positions, 1, of} : glide_fast::Strides{of * positions, positions, 1};
+        return apart ? std::array<i64, 3>{of * positions, 1, of} : std::array<i64, 3>{of * positions, positions, 1};
     };
-    Block x(state, 0), model_out(outputs, model_dtype), table(table_rows * GuidedStep::columns, 0);
+    const auto images_of = [&](const Block& block, int dtype, i64 of) {
+        const auto [sample, channel, position] = strides(of);
+        return glide_fast::Images{block.data(), glide_fast::Dtype(dtype), sample, channel, position};
+    };
+    Block x(state, 0), model_out(outputs, model_dtype), table(table_rows * glide_fast::Column::COUNT, 0);
     Block noise(state, 0), known_x(state, 0), mask(images * positions, 0), score(state, 0), guidance(images, 0);
     Block history(GuidedStep::remembered * state, 0);
     for (Block* block : {&x, &model_out, &table, &noise, &known_x, &mask, &score, &guidance, &history}) block->randomise();
@@ -194,14 +246,35 @@ void guided_step_case(const std::string& isa) {
         seeds[std::size_t(i)] = i64(draw() >> 1);
     }
     const i64 source = between(0, 2);  // of the noise: none, memory, seeds
-    glide_fast::guided_step(
-        images, channels, positions, x.address(), model_out.address(), model_dtype, strides(2 * channels), guided, 3.0f,
-        coin() ? guidance.address() : 0, 1, table.address(), table_rows, reinterpret_cast<std::uintptr_t>(step.get()), 1,
-        source == 1 ? noise.address() : 0, source == 2 ? reinterpret_cast<std::uintptr_t>(seeds.get()) : 0,
-        std::uint32_t(draw()), known ? known_x.address() : 0, known ? mask.address() : 0, scored ? score.address() : 0,
-        remembers ? history.address() : 0, coin(), coin(), next.address(), x0.address(),
-        remembers ? next_history.address() : 0, copies ? inputs.address() : 0, input_dtype, strides(channels), copies,
-        int(between(1, 3)), isa);
+    GuidedStep g{};
+    g.samples = images;
+    g.channels = channels;
+    g.positions = positions;
+    g.x = x.data<const float>();
+    if (source == 1) g.noise = noise.data<const float>();
+    if (known) g.known = known_x.data<const float>();
+    if (known) g.known_mask = mask.data<const float>();
+    if (scored) g.score = score.data<const float>();
+    if (remembers) g.history = history.data<const float>();
+    g.next_x = next.data<float>();
+    g.x0 = x0.data<float>();
+    if (remembers) g.next_history = next_history.data<float>();
+    g.clip = coin();
+    g.remember_eps = coin();
+    g.model_out = images_of(model_out, model_dtype, 2 * channels);
+    g.guided = guided;
+    g.guidance_scale = 3.0f;
+    if (coin()) g.guidance_scales = guidance.data<const float>();
+    g.guidance_stride = 1;
+    g.table = table.data<const float>();
+    g.table_rows = table_rows;
+    g.step = step.get();
+    g.step_stride = 1;
+    if (source == 2) g.seeds = seeds.get();
+    g.stream = std::uint32_t(draw());
+    if (copies) g.inputs = images_of(inputs, input_dtype, channels);
+    g.copies = copies;
+    glide_fast::guided_step(g, int(between(1, 3)), isa.c_str());
     for (Block* block : {&next, &x0, &next_history, &inputs}) {
         if (block == &next_history && !remembers) continue;
         for (i64 i = 0; i < block->count(); ++i) check(!std::isnan(block->get(i)), "an element was not written");

@@ -1,4 +1,4 @@
-// bf16 in software: the conversions that csrc/cuda uses, rounded to nearest even.
+// bf16 in software: the conversions that csrc uses, rounded to nearest even.
 #pragma once
 
 #include <cmath>

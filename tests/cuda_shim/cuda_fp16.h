@@ -1,4 +1,4 @@
-// fp16 in software: the conversions that csrc/cuda uses, rounded to nearest even.
+// fp16 in software: the conversions that csrc uses, rounded to nearest even.
 #pragma once
 
 #include <cmath>

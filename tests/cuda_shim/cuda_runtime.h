@@ -1,4 +1,4 @@
-// The part of the CUDA runtime and of the device functions that csrc/cuda uses.
+// The part of the CUDA runtime and of the device functions that csrc uses.
 #pragma once
 
 #include <cmath>

@@ -11,10 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/group_norm_act.cu"
-#include "../../csrc/cuda/guided_step.cu"
+#include "group_norm_act/cuda.cu"
+#include "guided_step/cuda.cu"
 #include "self_test.h"
 
+using namespace glide_fast;
 using namespace glide_fast::cuda;
 
 namespace {
@@ -36,9 +37,10 @@ std::string text(const std::string& key) { return has(key) ? values[key] : ""; }
 std::int64_t integer(const std::string& key) { return has(key) ? std::stoll(values[key]) : 0; }
 double number(const std::string& key) { return has(key) ? std::stod(values[key]) : 0; }
 
-std::uintptr_t address(const std::string& name) {
+template <typename T = void>
+T* address(const std::string& name) {
     const auto buffer = buffers.find(name);
-    return buffer == buffers.end() ? 0 : std::uintptr_t(buffer->second.data.get()) + std::uintptr_t(integer(name + ".offset"));
+    return buffer == buffers.end() ? nullptr : reinterpret_cast<T*>(buffer->second.data.get() + integer(name + ".offset"));
 }
 
 Rows rows(const std::string& name) {
@@ -47,7 +49,7 @@ Rows rows(const std::string& name) {
 PerChannel per_channel(const std::string& name) {
     return {address(name), Dtype(integer(name + ".dtype")), integer(name + ".sample_stride")};
 }
-Image image(const std::string& name) {
+Images images(const std::string& name) {
     return {address(name), Dtype(integer(name + ".dtype")), integer(name + ".sample_stride"),
             integer(name + ".channel_stride"), integer(name + ".position_stride")};
 }
@@ -81,25 +83,25 @@ GroupNormAct group_norm_act_request() {
     GroupNormAct g{};
     g.dtype = Dtype(integer("dtype"));
     g.samples = integer("samples");
-    g.rows = int(integer("rows"));
-    g.channels = int(integer("channels"));
-    g.groups = int(integer("groups"));
-    g.width = int(integer("width"));
+    g.rows = integer("rows");
+    g.channels = integer("channels");
+    g.groups = integer("groups");
+    g.width = integer("width");
     g.x = rows("x");
     g.x2 = rows("x2");
-    g.x_channels = int(integer("x_channels"));
+    g.x_channels = integer("x_channels");
     g.residual = rows("residual");
     g.sum = rows("sum");
-    g.in_bias = per_channel("in_bias");
+    g.x_bias = per_channel("x_bias");
     g.weight = per_channel("weight");
     g.bias = per_channel("bias");
     g.scale = per_channel("scale");
     g.shift = per_channel("shift");
-    g.eps = float(number("eps"));
+    g.eps = number("eps");
     g.silu = integer("silu");
-    g.resample = Resample(integer("resample"));
+    g.resample = Resampling(integer("resample"));
     g.y = rows("y");
-    g.y_dtype = has("y_dtype") ? Dtype(integer("y_dtype")) : g.dtype;
+    g.out_dtype = has("out_dtype") ? Dtype(integer("out_dtype")) : g.dtype;
     return g;
 }
 
@@ -118,29 +120,30 @@ void run_guided_step() {
     g.samples = integer("samples");
     g.channels = integer("channels");
     g.positions = integer("positions");
-    g.x = address("x");
-    g.known = address("known");
-    g.known_mask = address("known_mask");
-    g.score = address("score");
-    g.noise = address("noise");
-    g.x_out = address("x_out");
-    g.x0_out = address("x0_out");
-    g.history_in = g.history_out = address("history");
+    g.x = address<const float>("x");
+    g.known = address<const float>("known");
+    g.known_mask = address<const float>("known_mask");
+    g.score = address<const float>("score");
+    g.noise = address<const float>("noise");
+    g.next_x = address<float>("next_x");
+    g.x0 = address<float>("x0");
+    g.next_history = address<float>("history");
+    g.history = g.next_history;
     g.remember_eps = integer("remember_eps");
     g.clip = integer("clip");
-    g.model_out = image("model_out");
+    g.model_out = images("model_out");
     g.guided = integer("guided");
-    g.guidance = float(number("guidance"));
-    g.guidance_data = address("guidance");
-    g.guidance_stride = integer("guidance.stride");
-    g.table = address("table");
+    g.guidance_scale = float(number("guidance_scale"));
+    g.guidance_scales = address<const float>("guidance_scales");
+    g.guidance_stride = integer("guidance_scales.stride");
+    g.table = address<const float>("table");
     g.table_rows = integer("table_rows");
-    g.step = address("step");
+    g.step = address<const std::int64_t>("step");
     g.step_stride = integer("step.stride");
-    g.seeds = address("seeds");
+    g.seeds = address<const std::int64_t>("seeds");
     g.stream = std::uint32_t(integer("stream"));
-    g.next = image("next");
-    g.copies = int(integer("copies"));
+    g.inputs = images("inputs");
+    g.copies = integer("copies");
     guided_step(g, 0);
 }
 

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../../csrc/cuda/launch.cuh"
+#include "cuda/launch.cuh"
 
 namespace self_test {
 

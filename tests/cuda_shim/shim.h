@@ -1,4 +1,4 @@
-// Runs CUDA kernels on a host, a thread of a block as a fibre: what the kernels of csrc/cuda need, and no more.
+// Runs CUDA kernels on a host, a thread of a block as a fibre: what the kernels of csrc need, and no more.
 //
 // One cluster (or block) runs at a time, one fibre at a time, each until it waits. Mistakes that a GPU may forgive are errors:
 // a barrier that some threads never reach is a deadlock; a block's shared memory is a heap block of its exact size, poisoned,

@@ -1,6 +1,6 @@
 """Every op's kernels under compute-sanitizer: accesses out of bounds, and races on shared memory.
 
-`make gpu` runs all of benchmarks/gpu/probes.py under it; here the first probe of each op does.
+`make gpu` makes all of GLIDE's calls at small sizes under it; here the first call of each op.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.gpu.part import GREEN, Setting
 from benchmarks.gpu.parts import sanitizer
-from benchmarks.gpu.probes import PROBES
+from glide_fast.ops.backends import ops
 
-OPS = sorted({probe.op for probe in PROBES})
+OPS = sorted(ops())
 
 
 @pytest.fixture(scope="module")
@@ -39,4 +39,4 @@ def test_the_kernels_are_clean(
     tool: str, op: str, rows: dict[tuple[str, str], Future[dict[str, str]]]
 ) -> None:
     row = rows[tool, op].result()
-    assert row["state"] == GREEN, row["notes"]
+    assert row["gate"] == GREEN, row["note"]

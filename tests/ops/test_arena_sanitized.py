@@ -17,11 +17,11 @@ from support.cpu_sanitized import COMPILER, ROOT, flags_of_setup
 def test_blocks_are_disjoint_and_found_again(tmp_path: Path, sanitizers: str) -> None:
     assert COMPILER is not None
     program = tmp_path / "arena"
-    sources = [ROOT / "tests" / "cpu_sanitized" / "arena.cpp", ROOT / "csrc" / "torch" / "arena.cpp"]
+    sources = [ROOT / "tests" / "cpu_sanitized" / "arena.cpp", ROOT / "csrc" / "arena" / "arena.cpp"]
     common, _ = flags_of_setup()
     flags = ["-Werror", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-pthread"]
     subprocess.run(
-        [COMPILER, *common, *flags, f"-I{ROOT / 'csrc' / 'torch'}", *map(str, sources), "-o", str(program)],
+        [COMPILER, *common, *flags, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(program)],
         check=True,
     )
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300)

@@ -16,7 +16,7 @@ from glide_fast.ops.backends import listen
 from glide_fast.ops.case import Case
 from glide_fast.ops.described import described
 from glide_fast.runtime.films import Films
-from glide_fast.runtime.torso import Given, Torso
+from glide_fast.runtime.torso import Conditioning, Torso
 
 OPS = ["group_norm_act", "guided_step", "resample"]
 OPTIONS = {
@@ -48,9 +48,9 @@ def launched(model: str, batch: int, defer: bool) -> dict[str, set[str]]:
         share = None
         if model == "upsampler":
             share = torch.empty(batch, channels, side, side).to(memory_format=torch.channels_last)
-        given = Given(films.split(torch.empty(batch, films.width)), text, share)
+        conditioning = Conditioning(films.split(torch.empty(batch, films.width)), text, share)
         with listen(lambda choice: found.setdefault(choice.op.name, set()).add(described(choice))):
-            torso(x, given)
+            torso(x, conditioning)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The machine code of csrc/cuda: no kernel spills registers, on any target, here and in the reports that are kept."""
+"""The machine code of the CUDA kernels: no kernel spills registers, on any target, here and in the reports that are kept."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def test_the_flags_of_each_source_are_those_that_setup_compiles_with(tmp_path: P
     ask = [setup["find_ninja"](), "-C", str(tmp_path), "-t", "commands"]
     said = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
     # That of linking ends the list.
+    lines = list(map(shlex.split, said.splitlines()[:-1]))
     commands = {
-        Path(line[line.index("-c") + 1]).name: line for line in map(shlex.split, said.splitlines()[:-1])
+        Path(line[line.index("-c") + 1]).relative_to(static_cuda.CSRC).as_posix(): line for line in lines
     }
     assert commands.keys() == static_cuda.SOURCES.keys()
     for source, flags in static_cuda.SOURCES.items():
@@ -60,10 +61,19 @@ def fused_lines(flags: tuple[str, ...], tmp_path: Path) -> set[str]:
 
     The assembler fuses what has no rounding of its own (``mul.f32`` instead of ``mul.rn.f32``).
     """
-    code, folder = tmp_path / "code.ptx", static_cuda.ROOT / "csrc" / "cuda"
+    code, source = tmp_path / "code.ptx", static_cuda.CSRC / "guided_step" / "cuda.cu"
     target = "-gencode=arch=compute_90a,code=compute_90a"
-    command = (static_cuda.find("nvcc"), "-std=c++17", "-O3", "-lineinfo", target, "-ptx", *flags)
-    static_cuda._output(*command, folder / "guided_step.cu", "-o", code)
+    command = (
+        static_cuda.find("nvcc"),
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        target,
+        "-ptx",
+        *flags,
+        f"-I{static_cuda.CSRC}",
+    )
+    static_cuda._output(*command, source, "-o", code)
     text = code.read_text(encoding="utf-8")
     files = dict(re.findall(r'^\s*\.file\s+(\d+) "([^"]+)"', text, re.MULTILINE))
     found, at = set(), ("", 0)
@@ -79,12 +89,12 @@ def test_guided_step_fuses_no_product_with_a_sum_of_its_own(tmp_path: Path) -> N
     """Its x0 would differ by 1e-3 from the reference's. What is left comes with the device's library of functions."""
     library = re.compile(r"\b(expf|logf|sincospif)\(")
     try:
-        ours = fused_lines(static_cuda.SOURCES["guided_step.cu"], tmp_path)
+        ours = fused_lines(static_cuda.SOURCES["guided_step/cuda.cu"], tmp_path)
         by_default = fused_lines((), tmp_path)
     except static_cuda.MissingTool as reason:
         pytest.skip(f"the CUDA kernels cannot be compiled here: {reason}")
     assert ours and all(library.search(line) for line in ours), ours
-    assert any("row[SQRT_RECIP] * x - " in line for line in by_default), by_default
+    assert any("row[Column::SQRT_RECIP] * x - " in line for line in by_default), by_default
 
 
 def read(name: str) -> list[dict[str, str]]:

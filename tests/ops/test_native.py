@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from support import steps
 
 from glide_fast.ops import native
+from glide_fast.ops.group_norm_act import arguments as group_norm_act_arguments
+from glide_fast.ops.group_norm_act import native_arguments as group_norm_act_native
+from glide_fast.ops.guided_step import arguments as guided_step_arguments
+from glide_fast.ops.guided_step import native_arguments as guided_step_native
 
 
 @pytest.fixture
@@ -63,3 +70,47 @@ def test_a_library_that_does_not_load(unloaded: Path, monkeypatch: pytest.Monkey
     assert native.why_missing() == (
         "the native library does not load: libgomp.so.1: cannot open shared object file"
     )
+
+
+def names(arguments: type) -> list[str]:
+    """Those of a struct's constructor, in its order, as the library documents them."""
+    signature = str(arguments.__init__.__doc__).partition("self: ")[2]
+    return re.findall(r"(\w+): ", signature)
+
+
+def norm_call() -> tuple[object, object]:
+    x = torch.zeros(1, 4, 2, 2).to(memory_format=torch.channels_last)
+    call = group_norm_act_arguments.Call(x, torch.ones(4), torch.ones(4), 2)
+    return call, call.empty_result()
+
+
+def step_call() -> tuple[object, object]:
+    call = guided_step_arguments.Call(**steps.arguments())
+    return call, call.result()
+
+
+@pytest.mark.skipif(native.load() is None, reason=str(native.why_missing()))
+@pytest.mark.parametrize(
+    ("struct", "pack", "make"),
+    [
+        ("GroupNormAct", group_norm_act_native.arguments, norm_call),
+        ("GuidedStep", guided_step_native.arguments, step_call),
+    ],
+)
+def test_arguments_are_packed_in_the_order_in_which_the_library_takes_them(
+    struct: str, pack: Callable[..., dict[str, object]], make: Callable[[], tuple[object, object]]
+) -> None:
+    """They are handed over by position."""
+    assert list(pack(*make())) == names(getattr(native.load(), struct))
+
+
+@pytest.mark.skipif(native.load() is None, reason=str(native.why_missing()))
+@pytest.mark.parametrize("wrong", [(1, 2), (1.5, 0, 0), [1, 2, 3], (-1, 0, 0), (1, 2**63, 0), None])
+def test_what_is_no_tensor_is_refused(wrong: object) -> None:
+    """An address and two strides, and no error that is left for the next call."""
+    library = native.load()
+    assert library is not None
+    given = group_norm_act_native.arguments(*norm_call())
+    with pytest.raises(TypeError, match="incompatible constructor arguments"):
+        library.GroupNormAct(**given | {"x": wrong})
+    assert library.GroupNormAct(**given)

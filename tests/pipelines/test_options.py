@@ -8,14 +8,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
 from glide_fast.errors import InvalidInputError
-from glide_fast.pipelines import GlidePipeline
+from glide_fast.pipelines import GlidePipeline, PipelineOutput
 from glide_fast.pipelines.options import DECLARED, DEFAULTS, CallOptions, Loop, SamplingOptions
 from glide_fast.pipelines.saved_settings import check_settings
 from glide_fast.runtime.torso import Torso
@@ -40,6 +40,7 @@ def test_methods_show_each_option_with_its_default_and_what_it_means(method: Cal
         assert parameter.annotation == types[field.name], "what type checkers know is what help() shows"
         assert f"\n    {field.name}: {DECLARED[field.name].help}"[:60] in (method.__doc__ or "")
     assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    assert get_type_hints(method)["return"] is PipelineOutput
 
 
 def test_a_misspelt_option_is_named(pipe: GlidePipeline, pictures: torch.Tensor) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from support.small_unets import SIZE, tiny_model
 
+from glide_fast.ops import backends
 from glide_fast.ops.backends import Choice, force, listen, ops
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.explain import BEFORE, EACH
@@ -46,6 +49,39 @@ def test_it_tells_why_the_better_ones_declined() -> None:
         rows = accelerated().explain().rows
     norms = [row for row in rows if row.op == "group_norm_act"]
     assert {(row.backend, row.why) for row in norms} == {("reference", "forced")}
+
+
+def test_backends_are_those_of_the_environment_when_a_model_or_a_loop_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states, tokens = torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, 8, dtype=torch.long)
+    first, rows = torch.tensor([1]), torch.zeros(1, dtype=torch.long)
+
+    def ran_on(op: str, run: Callable[[], object]) -> set[str]:
+        ran: list[Choice] = []
+        with listen(ran.append), torch.inference_mode():
+            run()
+        return {choice.backend.name for choice in ran if choice.op.name == op}
+
+    def norms(run: Callable[[], object]) -> set[str]:
+        return ran_on("group_norm_act", run)
+
+    monkeypatch.setenv(backends.ENVIRONMENT, "reference")
+    model = accelerated()
+    with torch.inference_mode():
+        text = model.encode_text(tokens, tokens == 0)
+        bound = model.bind([1], 1, (3, SIZE, SIZE), text=text)
+    inputs = bound.empty_inputs(1, (3, SIZE, SIZE)).zero_()
+    monkeypatch.delenv(backends.ENVIRONMENT)
+    assert norms(lambda: model(states, first, text=text)) == {"reference"}
+    assert ran_on("text_attention", lambda: model.encode_text(tokens + 1, tokens == 0)) == {"reference"}
+    assert norms(lambda: bound(inputs, rows, rows)) == {"reference"}
+    with torch.inference_mode():
+        later = model.bind([1], 1, (3, SIZE, SIZE), text=text)
+    best = norms(lambda: later(inputs, rows, rows))
+    assert best == norms(lambda: accelerated()(states, first, text=text)) != {"reference"}
+    with force(group_norm_act="reference"):
+        assert norms(lambda: later(inputs, rows, rows)) == {"reference"}
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -1,4 +1,4 @@
-"""Runs the kernels of csrc/cuda on the host, under AddressSanitizer and UBSan, through the shim in tests/cuda_shim."""
+"""Runs the CUDA kernels of csrc on the host, under AddressSanitizer and UBSan, through the shim in tests/cuda_shim."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
 DRIVER = ROOT / "tests" / "cuda_shim" / "driver.cpp"
 COMPILER = shutil.which("g++")
 FLAGS = [
@@ -29,14 +30,19 @@ class Failed(Exception):
 def build() -> Path:
     """The driver, compiled; kept in the temporary folder under the hash of its sources."""
     assert COMPILER is not None
-    sources = sorted([*DRIVER.parent.glob("*"), *(ROOT / "csrc" / "cuda").glob("*")])
+    sources = sorted(
+        [
+            *DRIVER.parent.glob("*"),
+            *(path for path in CSRC.rglob("*") if path.suffix in {".cu", ".cuh", ".h"}),
+        ]
+    )
     digest = hashlib.sha256("".join(FLAGS).encode())
     for source in sources:
         digest.update(source.read_bytes())
     program = Path(tempfile.gettempdir()) / f"glide_fast_cuda_host_{os.getuid()}_{digest.hexdigest()[:16]}"
     if not program.exists():
         fresh = program.with_suffix(f".{os.getpid()}")
-        command = [COMPILER, *FLAGS, f"-I{DRIVER.parent}", str(DRIVER), "-o", str(fresh)]
+        command = [COMPILER, *FLAGS, f"-I{DRIVER.parent}", f"-I{CSRC}", str(DRIVER), "-o", str(fresh)]
         subprocess.run(command, check=True)
         fresh.rename(program)
     return program

@@ -1,7 +1,7 @@
 """Pages of the site as programs: a page's blocks of Python, run in their order as one.
 
 - A block with ``title="PATH"`` is a file. One that does not exist is written to a folder of its own and imported from there as if
-  it lay in this repository; lines for one that does exist are executed in that module.
+  it lay in this repository; lines for one that does exist are executed in that module. A file of tests is run as such.
 - A block below ``<!-- needs a GPU -->`` runs where there is one.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 
 from glide_fast.diffusion.rules import RULES
@@ -26,6 +27,8 @@ BLOCK = re.compile(
     r'^(?P<gpu><!-- needs a GPU -->\n+)?```python(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
+
+PYTEST = ("-q", "-c", "/dev/null", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 class Block(NamedTuple):
@@ -65,10 +68,10 @@ class Overlay:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(code, encoding="utf-8")
         inside = Path(path).parent
+        if inside.parts[0] != "glide_fast":  # nothing imports it
+            return
         while not (ROOT / inside / "__init__.py").exists():
             inside = inside.parent
-            if inside == Path():  # a file of the tests, say, which nothing imports
-                return
         package = importlib.import_module(".".join(inside.parts))
         if str(self.folder / inside) not in package.__path__:
             package.__path__ = [*package.__path__, str(self.folder / inside)]
@@ -123,6 +126,10 @@ def run(page: Path, folder: Path) -> dict[str, Any]:
                     exec(program, vars(importlib.import_module(module_name(block.title))))
                 else:
                     overlay.add(block.title, block.code.lstrip("\n"))
+                    if block.title.startswith("benchmarks/"):
+                        exec(program, {"__name__": module_name(block.title)})
+                    elif block.title.startswith("tests/"):
+                        assert pytest.main([str(folder / block.title), *PYTEST]) == 0
         finally:
             overlay.remove()
     return names

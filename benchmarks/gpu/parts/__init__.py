@@ -1,12 +1,12 @@
-"""The parts, one module a kind; the order is that in which they run. A module's ``PARTS`` lists what it has."""
+"""The parts, in modules by what they need; each module's ``parts(setting)`` lists what it has. ``../order.py`` orders them."""
 
 from __future__ import annotations
 
-from benchmarks.gpu.part import Part
+from benchmarks.gpu.part import Part, Setting
 from benchmarks.gpu.parts import (
-    accuracy,
     build,
     commands,
+    kernels,
     loops,
     ops,
     peak,
@@ -16,9 +16,9 @@ from benchmarks.gpu.parts import (
     training,
 )
 
-MODULES = (build, tests, sanitizer, accuracy, precision, ops, commands, peak, loops, training)
+MODULES = (build, kernels, tests, ops, commands, precision, peak, loops, training, sanitizer)
 
 
-def parts() -> tuple[Part, ...]:
-    """All parts, in their order."""
-    return tuple(part for module in MODULES for part in module.PARTS)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    """All parts."""
+    return tuple(part for module in MODULES for part in module.parts(setting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -27,46 +28,66 @@ def target(capability: tuple[int, int]) -> str | None:
     return {8: f"{major}{minor}", 9: "90a", 10: f"{major}{minor}"}.get(major)
 
 
+def sources() -> str:
+    """The hash of setup.py and csrc that setup.py writes into the record of a build."""
+    total = hashlib.sha256()
+    files = (path for path in (command.ROOT / "csrc").rglob("*") if path.is_file())
+    for path in sorted([command.ROOT / "setup.py", *files]):
+        total.update(path.relative_to(command.ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def ask() -> tuple[dict[str, object] | None, str]:
+    """The record of the library that is installed, read by a process of its own; or None and what that said."""
+    asked = command.run([sys.executable, "-c", ASK, str(command.ROOT)], 120)
+    try:
+        return json.loads(asked.output.splitlines()[-1]), ""
+    except (IndexError, ValueError):
+        return None, asked.tail
+
+
 def run(setting: Setting) -> Outcome:
-    """On a CPU the library is built into a folder that is thrown away, and the installed one is asked."""
+    """Keep a library of these very sources that is there already, else build it.
+
+    On a CPU the library is built into a folder that is thrown away, and the installed one is asked.
+    """
     start = time.monotonic()
-    environment = {"GLIDE_FAST_NATIVE": "1"}
     wanted = None
     if setting.device == "cuda":
         wanted = target(torch.cuda.get_device_capability())
         if wanted is None:
-            return Outcome(
-                UNABLE, notes=(f"csrc/cuda is not written for sm_{torch.cuda.get_device_capability()}",)
-            )
-        environment["GLIDE_FAST_CUDA_TARGETS"] = wanted
-        install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."]
-        ran = command.run(install, setting.seconds_left, environment)
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            folders = ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/temp"]
-            # No nvcc on the path: its half takes minutes.
-            environment |= {
-                "PATH": without_nvcc(os.environ["PATH"]),
-                "CUDA_HOME": scratch,
-                "CUDA_PATH": scratch,
-            }
-            ran = command.run(
-                [sys.executable, "setup.py", "-q", "build_ext", *folders], setting.seconds_left, environment
-            )
-    if ran.status != 0:
-        return Outcome(RED, notes=(f"the build failed: {ran.tail}",))
-    asked = command.run([sys.executable, "-c", ASK, str(command.ROOT)], 120)
-    try:
-        record = json.loads(asked.output.splitlines()[-1])
-    except (IndexError, ValueError):
-        return Outcome(RED, notes=(f"the library could not be asked: {asked.tail}",))
+            capability = torch.cuda.get_device_capability()
+            return Outcome(UNABLE, notes=(f"csrc/cuda is not written for sm_{capability}",))
+    record, said = ask()
+    there = (
+        record is not None and record.get("sources") == sources() and judged(record, wanted).state == GREEN
+    )
+    if not there:
+        ran = build(wanted, setting.seconds_left)
+        if ran.status != 0:
+            return Outcome(RED, notes=(f"the build failed: {ran.tail}",))
+        record, said = ask()
+    if record is None:
+        return Outcome(RED, notes=(f"the library could not be asked: {said}",))
     file = setting.folder / "build.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    seconds = round(time.monotonic() - start, 1)
-    file.write_text(
-        json.dumps({**setting.facts, "seconds": seconds, **record}, indent=2) + "\n", encoding="utf-8"
-    )
+    found = {"was_there": there, "seconds": round(time.monotonic() - start, 1)}
+    file.write_text(json.dumps(setting.facts | found | record, indent=2) + "\n", encoding="utf-8")
     return judged(record, wanted)._replace(files=(file,))
+
+
+def build(wanted: str | None, seconds: float) -> command.Ran:
+    """Build and install for an architecture; without one into a folder that is thrown away."""
+    environment = {"GLIDE_FAST_NATIVE": "1"}
+    if wanted is not None:
+        environment["GLIDE_FAST_CUDA_TARGETS"] = wanted
+        install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."]
+        return command.run(install, seconds, environment)
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/temp"]
+        # No nvcc on the path: its half takes minutes.
+        environment |= {"PATH": without_nvcc(os.environ["PATH"]), "CUDA_HOME": scratch, "CUDA_PATH": scratch}
+        return command.run([sys.executable, "setup.py", "-q", "build_ext", *folders], seconds, environment)
 
 
 def judged(record: dict[str, object], wanted: str | None) -> Outcome:
@@ -89,4 +110,5 @@ def without_nvcc(path: str) -> str:
     return os.pathsep.join(folder for folder in folders if not os.path.exists(os.path.join(folder, "nvcc")))
 
 
-PARTS = (Part("build", "csrc for this device", run),)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (Part("build", "csrc for this device", run, 90, in_process=True),)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.part import Outcome, Part, Setting, conclude
-from benchmarks.gpu.table import Table
 from benchmarks.gpu.tiny import pipeline
 from glide_fast.bench.contestants import accelerated
 from glide_fast.bench.subject import Subject, subjects
+from glide_fast.bench.timing import Effort, interleaved
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.sampling import SamplingLoop
 from glide_fast.runtime.captured import CapturedLoop
@@ -70,24 +69,24 @@ class Runs:
         device = torch.device(setting.device)
         self.work = work = Work(subject, None, device, 2 if setting.small else STEPS)
         self.model: Accelerated = accelerated(subject, work, fastest_dtype(device))
-        self.told: list[dict[str, Any]] = []
-        for kind in range(DIFFERENT):
-            told: dict[str, Any] = {name: picture * (1 - kind / 8) for name, picture in work.pictures.items()}
+        self.conditioning: list[dict[str, Any]] = []
+        for variant in range(DIFFERENT):
+            own: dict[str, Any] = {name: one * (1 - variant / 8) for name, one in work.pictures.items()}
             if work.tokens is not None:
                 with torch.inference_mode():
-                    told["text"] = self.model.encode_text(work.tokens.roll(kind, 1), work.mask)
-            self.told.append(told)
-        bound = self.model.bind(work.process.timestep_map, work.batch, work.shape, **self.told[0])
+                    own["text"] = self.model.encode_text(work.tokens.roll(variant, 1), work.mask)
+            self.conditioning.append(own)
+        bound = self.model.bind(work.process.timestep_map, work.batch, work.shape, **self.conditioning[0])
         loop = SamplingLoop(bound, work.process, work.seeds, work.shape, **self.values(0))
         self.loop = CapturedLoop(loop, recorder(setting.device), self.model.addresses, **options)
 
-    def values(self, kind: int) -> dict[str, Any]:
+    def values(self, variant: int) -> dict[str, Any]:
         """Arguments of a loop that may change between runs."""
-        return {"guidance_scale": 2.0 + kind} if self.work.guided else {}
+        return {"guidance_scale": 2.0 + variant} if self.work.guided else {}
 
-    def run(self, kind: int) -> torch.Tensor:
-        """Pictures of one kind; its seeds are its own."""
-        self.loop.renew(self.told[kind], self.work.seeds + 7 * kind, self.values(kind))
+    def run(self, variant: int) -> torch.Tensor:
+        """Pictures of one variant; its seeds are its own."""
+        self.loop.renew(self.conditioning[variant], self.work.seeds + 7 * variant, self.values(variant))
         return self.loop.run()
 
 
@@ -115,21 +114,21 @@ def synchronise(device: str) -> None:
 
 
 def soak(setting: Setting) -> Outcome:
-    """Every run of a kind must give its first picture, bit for bit, and memory stay what it was after the first turn."""
-    table = Table(setting, "soak", ("model", "loops"))
+    """Every run of a variant must give its first picture, bit for bit, and memory stay what it was after the first turn."""
+    table = setting.table("soak", ("model", "loops"))
     total, noted = (2 * DIFFERENT, DIFFERENT) if setting.small else (SOAK, NOTED)
     for subject in models(setting):
         if table.find(subject.name, str(total)):
             continue
         runs = Runs(subject, setting)
-        first = [runs.run(kind) for kind in range(DIFFERENT)]
+        first = [runs.run(variant) for variant in range(DIFFERENT)]
         gc.collect()
         allocated, reserved = device_mib(setting.device)
         host = resident_mib()
         differing, start = 0, time.monotonic()
         for done in range(1, total + 1):
-            kind = done % DIFFERENT
-            differing += not torch.equal(runs.run(kind), first[kind])
+            variant = done % DIFFERENT
+            differing += not torch.equal(runs.run(variant), first[variant])
             if done % noted and done != total:
                 continue
             gc.collect()
@@ -151,32 +150,32 @@ def soak(setting: Setting) -> Outcome:
                 }
             )
             if setting.time_is_up and done < total:
-                return conclude(table.file, wrong(table, "loops"), f"{subject.name}, from its beginning")
+                return conclude(table.file, table.red(), f"{subject.name}, from its beginning")
         del runs, first
         print(f"{subject.name}: {total} loops, {differing} differing", flush=True)
-    return conclude(table.file, wrong(table, "loops"))
+    return conclude(table.file, table.red())
 
 
 def capture(setting: Setting) -> Outcome:
     """Seconds and memory of a capture, of its replay beside the same loop launched step by step, and of many captures in turn."""
-    table = Table(setting, "capture", ("model", "what"))
+    table = setting.table("capture", ("model", "what"))
     for subject in models(setting):
         for what, options in (("step", {}), ("whole loop", {"whole_loop": True})):
             if table.find(subject.name, what):
                 continue
             if setting.time_is_up:
-                return conclude(table.file, wrong(table, "what"), f"{subject.name} {what}")
+                return conclude(table.file, table.red(), f"{subject.name} {what}")
             row = captured_row(Runs(subject, setting, **options), setting)
             table.add({"model": subject.name, "what": what} | row)
             print(f"{subject.name} {what}: {row['capture_s']} s, {row['replay_s']} s a loop", flush=True)
-    return conclude(table.file, wrong(table, "what"))
+    return conclude(table.file, table.red())
 
 
 def captured_row(runs: Runs, setting: Setting) -> dict[str, str]:
     """Red where a replay's picture is not that of the launched loop, or captures leave memory behind."""
     device, cycles = setting.device, 3 if setting.small else CYCLES
     eager = CapturedLoop(runs.loop.loop, None)
-    eager.renew(runs.told[1], runs.work.seeds, runs.values(1))
+    eager.renew(runs.conditioning[1], runs.work.seeds, runs.values(1))
     want = eager.run()
     launched = clocked(eager.run, device)
     before = device_mib(device)
@@ -214,28 +213,15 @@ def captured_row(runs: Runs, setting: Setting) -> dict[str, str]:
     }
 
 
-def clocked(call: Callable[[], object], device: str, samples: int = 5) -> float:
-    """Median seconds of a call."""
-    times = []
-    for _ in range(samples):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def clocked(call: Callable[[], object], device: str) -> float:
+    """Median seconds of a call, by the wall clock."""
+    return interleaved({"": call}, device, Effort.of_long_calls(5, 60.0), wall=True)[""].median / 1e6
 
 
-def wrong(table: Table, column: str) -> list[str]:
-    """The rows whose gate is red."""
-    return [
-        f"{row['model']} {row[column]}: {row.get('note') or 'pictures or memory change'}"
-        for row in table.rows
-        if row["gate"] == "red"
-    ]
-
-
-PARTS = (
-    Part("capture", "what capturing a loop costs and gives, and whether it is all given back", capture),
-    Part("soak", f"{SOAK} loops of each model: the same pictures, the same memory", soak),
-)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (
+        Part(
+            "capture", "what capturing a loop costs, and whether it is all given back", capture, 90, least=45
+        ),
+        Part("soak", f"{SOAK} loops of each model: the same pictures, the same memory", soak, 250),
+    )

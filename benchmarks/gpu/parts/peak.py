@@ -8,7 +8,6 @@ import torch
 
 from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.parts.loops import device_mib, models
-from benchmarks.gpu.table import Table
 from glide_fast.bench import baselines, contestants
 from glide_fast.bench.contestants import Contestant
 from glide_fast.bench.parts.step import OneStep
@@ -51,26 +50,22 @@ def peak(who: str, subject: Subject, batch: int, device: str) -> dict[str, str]:
 
 
 def run(setting: Setting) -> Outcome:
-    table = Table(setting, "peak", ("model", "batch", "contestant"))
+    table = setting.table("peak", ("model", "batch", "contestant"))
     for subject in models(setting):
         for batch in BATCHES.get(subject.name, (1, 2)):
             for who in WHO:
                 if table.find(subject.name, str(batch), who):
                     continue
                 if setting.time_is_up:
-                    return conclude(table.file, wrong(table), f"{subject.name} {batch} {who}")
+                    return conclude(table.file, table.red(), f"{subject.name} {batch} {who}")
                 row = peak(who, subject, batch, setting.device)
                 gc.collect()
                 if setting.device == "cuda":
                     torch.cuda.empty_cache()
                 table.add({"model": subject.name, "batch": str(batch), "contestant": who} | row)
                 print(f"{subject.name} {batch} {who}: {row['step_mib'] or '-'} MiB {row['note']}", flush=True)
-    return conclude(table.file, wrong(table))
+    return conclude(table.file, table.red())
 
 
-def wrong(table: Table) -> list[str]:
-    """The rows whose gate is red."""
-    return [" ".join(row[name] for name in table.key) for row in table.rows if row["gate"] == "red"]
-
-
-PARTS = (Part("peak", "the most memory of a step at rising batches", run),)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (Part("peak", "the most memory of a step at rising batches", run, 120, least=45),)

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
 
 import torch
 
 from benchmarks.gpu.part import Outcome, Part, Setting, conclude
 from benchmarks.gpu.parts.loops import models
-from benchmarks.gpu.table import Table
 from glide_fast import GlidePipeline
+from glide_fast.bench.contest import OURS, Competitor, Contest
 from glide_fast.bench.contestants import accelerated, bind
-from glide_fast.bench.gate import FLOOR, MARGIN, error
+from glide_fast.bench.gate import STEP
+from glide_fast.bench.measurement import KEY, short_name
+from glide_fast.bench.parts.quality import psnr
+from glide_fast.bench.record import Table
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject, subjects
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.denoiser import LoopDenoiser, PlainDenoiser
 from glide_fast.diffusion.sampling import SamplingLoop
+from glide_fast.ops.case import Tolerance
 
 TYPES = {"cuda": (torch.float16, torch.bfloat16, torch.float32), "cpu": (torch.bfloat16, torch.float32)}
-PLACES = (0.98, 0.5, 0.02)
+LEVELS = (0.98, 0.5, 0.02)
 """Of a process, from clean to noise: where single steps are looked at."""
 LOOP_STEPS, LOOP_PICTURES = 50, 8
-LOOP_MARGIN = 2.0
-"""How much further than torch's own a loop's pictures may be off: a loop magnifies what differs early, each time otherwise."""
-FP32_LOOP = 1e-2
-"""Relative error of a loop in fp32 against fp32."""
+LOOP = Tolerance(margin=2.0, floor=STEP.floor)
+"""Of a loop's pictures: a loop magnifies what differs early, each time otherwise."""
+FP32_LOOP = Tolerance(margin=0.0, floor=1e-2)
+"""Of a loop in fp32 against fp32."""
 SAME = {torch.float32: 40.0, torch.float16: 30.0, torch.bfloat16: 25.0}
 """PSNR, in dB, that the shipped model's pictures must reach against those of a CPU in fp32."""
+MODEL = "small"
+"""Of trained weights: what random ones draw says nothing of pictures."""
 PROMPTS = ("a red cube", "a large purple pyramid", "a small green star")
 
 
@@ -39,157 +44,139 @@ def exact_products() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def plain(subject: Subject, work: Work, dtype: torch.dtype) -> PlainDenoiser:
     """The network of torch's own layers."""
     model = stock(subject.model, dtype=dtype, device=work.device)
-    told = work.prompt | work.pictures
-    return PlainDenoiser(lambda x, timesteps: model(x, timesteps, **told), work.device)
+    conditioning = work.prompt | work.pictures
+    return PlainDenoiser(lambda x, timesteps: model(x, timesteps, **conditioning), work.device)
 
 
-class Judged(NamedTuple):
-    """An error, torch's own, and how much may be."""
+def contest(
+    subject: Subject,
+    work: Work,
+    what: str,
+    run: Callable[[LoopDenoiser], torch.Tensor],
+    tolerance: Callable[[torch.dtype], Tolerance],
+) -> Contest:
+    """Torch's own network and glide_fast's in each type, against torch's fp32; nothing is to be timed."""
+    truth = run(plain(subject, work, torch.float32))
+    made = Contest(
+        "accuracy",
+        subject.name,
+        what,
+        work.device.type,
+        truth=lambda: [truth],
+        allowed=lambda dtype, errors: tolerance(dtype).allowed(errors[f"torch {short_name(dtype)}"]),
+    )
 
-    error: float
-    torchs: float
-    allowed: float
+    def ready(dtype: torch.dtype, ours: bool) -> Competitor:
+        denoiser = bind(accelerated(subject, work, dtype), work) if ours else plain(subject, work, dtype)
+        return Competitor(lambda: [run(denoiser)], None, dtype)
 
-    def row(self) -> dict[str, str]:
-        """Its columns."""
-        return {
-            "gate": "green" if self.error <= self.allowed else "red",
-            "error": f"{self.error:.3g}",
-            "torch_error": f"{self.torchs:.3g}",
-            "allowed": f"{self.allowed:.3g}",
-        }
+    for dtype in TYPES[work.device.type]:
+        for name, ours in (("torch", False), (OURS, True)):
+            made.enter(f"{name} {short_name(dtype)}", functools.partial(ready, dtype, ours))
+    return made
 
 
-def step_errors(subject: Subject, setting: Setting) -> Iterator[tuple[torch.dtype, float, Judged]]:
-    """Of single predictions; relative L2 against torch's fp32."""
+def of_steps(subject: Subject, setting: Setting) -> list[Contest]:
+    """Single predictions, at several levels of noise."""
     work = Work(subject, None, torch.device(setting.device))
 
-    def predict(denoiser: LoopDenoiser, row: int) -> torch.Tensor:
+    def predict(row: int, denoiser: LoopDenoiser) -> torch.Tensor:
         rows = torch.full_like(work.rows, row)
         times = torch.full_like(work.rows, int(work.process.timestep_map[row]))
         inputs = denoiser.empty_inputs(work.batch, work.shape).copy_(work.x)
         with torch.inference_mode():
             return denoiser(inputs, times, rows).float()
 
-    places = {place: int(place * (work.process.num_timesteps - 1)) for place in PLACES}
-    truth = plain(subject, work, torch.float32)
-    truths = {place: predict(truth, row) for place, row in places.items()}
-    del truth
-    for dtype in TYPES[setting.device]:
-        torchs, ours = plain(subject, work, dtype), bind(accelerated(subject, work, dtype), work)
-        for place, row in places.items():
-            theirs = error(predict(torchs, row), truths[place])
-            yield (
-                dtype,
-                place,
-                Judged(error(predict(ours, row), truths[place]), theirs, max(FLOOR, MARGIN * theirs)),
-            )
+    return [
+        contest(
+            subject,
+            work,
+            f"step at {level} of the noise",
+            functools.partial(predict, int(level * (work.process.num_timesteps - 1))),
+            lambda dtype: STEP,
+        )
+        for level in LEVELS
+    ]
 
 
-def loop_errors(subject: Subject, setting: Setting) -> Iterator[tuple[torch.dtype, Judged, float]]:
-    """Of whole loops on the same seeds, with their PSNR; relative L2 against torch's fp32."""
+def of_loops(subject: Subject, setting: Setting) -> list[Contest]:
+    """Pictures of a whole loop on the same seeds."""
     steps, pictures = (2, 2) if setting.small else (LOOP_STEPS, LOOP_PICTURES)
     rows = pictures if subject.upsamples else 2 * pictures
     work = Work(subject, rows, torch.device(setting.device), steps)
+    scale = 3.0 if work.guided else None
 
     def draw(denoiser: LoopDenoiser) -> torch.Tensor:
-        scale = 3.0 if work.guided else None
-        loop = SamplingLoop(denoiser, work.process, work.seeds, work.shape, guidance_scale=scale)
-        return loop.run()
+        return SamplingLoop(denoiser, work.process, work.seeds, work.shape, guidance_scale=scale).run()
 
-    truth = draw(plain(subject, work, torch.float32))
-    for dtype in TYPES[setting.device]:
-        theirs = error(draw(plain(subject, work, dtype)), truth)
-        got = draw(bind(accelerated(subject, work, dtype), work))
-        allowed = FP32_LOOP if dtype == torch.float32 else max(FLOOR, LOOP_MARGIN * theirs)
-        yield dtype, Judged(error(got, truth), theirs, allowed), psnr((got + 1) / 2, (truth + 1) / 2)
+    def tolerance(dtype: torch.dtype) -> Tolerance:
+        return FP32_LOOP if dtype == torch.float32 else LOOP
+
+    return [contest(subject, work, f"loop of {steps} steps", draw, tolerance)]
 
 
-def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Of values in [0, 1], in dB; infinite where they are equal."""
-    square = float((got.clamp(0, 1).double() - want.clamp(0, 1).double()).square().mean())
-    return -10 * math.log10(square) if square else math.inf
-
-
-def steps(setting: Setting) -> Outcome:
+def run(name: str, contests: Callable[[Subject, Setting], list[Contest]], setting: Setting) -> Outcome:
+    """The contests of each model; a row for each type, of torch's own and of glide_fast's."""
     exact_products()
-    table = Table(setting, "accuracy-steps", ("model", "dtype", "place"))
-    for subject in models(setting):
-        if table.find(subject.name, named(TYPES[setting.device][-1]), str(PLACES[-1])):
+    table = Table(setting.folder / "models.csv", ("case", *KEY), setting.facts)
+    done = {row["model"] for row in table.rows if row["case"] == name}
+    shipped = subjects((MODEL,)) if name == "accuracy-loops" and not setting.small else []
+    left = ""
+    for subject in (*shipped, *models(setting)):
+        if subject.name in done and not setting.again:
             continue
         if setting.time_is_up:
-            return conclude(table.file, wrong(table), subject.name)
-        for dtype, place, judged in step_errors(subject, setting):
-            table.add({"model": subject.name, "dtype": named(dtype), "place": str(place)} | judged.row())
-    return conclude(table.file, wrong(table))
-
-
-def loops(setting: Setting) -> Outcome:
-    exact_products()
-    table = Table(setting, "accuracy-loops", ("model", "dtype"))
-    for subject in [*(() if setting.small else subjects(("small",))), *models(setting)]:
-        if table.find(subject.name, named(TYPES[setting.device][-1])):
-            continue
-        if setting.time_is_up:
-            return conclude(table.file, wrong(table), subject.name)
-        for dtype, judged, ratio in loop_errors(subject, setting):
-            table.add(
-                {"model": subject.name, "dtype": named(dtype)} | judged.row() | {"psnr_db": f"{ratio:.1f}"}
-            )
-    return conclude(table.file, wrong(table))
+            left = subject.name
+            break
+        for one in contests(subject, setting):
+            table.add(*({"case": name} | row.row() for row in one.run(None)))
+    rows = [row for row in table.rows if row["case"] == name and row["gate"] == "red"]
+    wrong = [f"{row['model']}, {row['work']}: {row['contestant']}" for row in rows]
+    return conclude(table.file, [one for one in wrong if OURS in one], left)
 
 
 def same_picture(setting: Setting) -> Outcome:
     """The shipped model's pictures from the same seeds on this device and on a CPU."""
     exact_products()
-    table = Table(setting, "same-picture", ("stage", "dtype"))
+    table = setting.table("same-picture", ("stage", "dtype"))
     options = {"num_inference_steps": 2, "upsample_steps": 2} if setting.small else {}
     prompts = list(PROMPTS[:1] if setting.small else PROMPTS)
 
     def draw(device: str, dtype: torch.dtype, accelerate: bool) -> dict[str, torch.Tensor]:
-        pipe = GlidePipeline.from_pretrained("small", device=device, dtype=dtype, accelerate=accelerate)
+        pipe = GlidePipeline.from_pretrained(MODEL, device=device, dtype=dtype, accelerate=accelerate)
         out = pipe(prompts, seed=11, output_type="pt", progress=False, **options)  # type: ignore[arg-type]
         return {"base": out.low_res.cpu(), "upsampler": out.images.cpu()}  # type: ignore[union-attr]
 
     want = draw("cpu", torch.float32, False)
-    for dtype in TYPES[setting.device]:
-        if table.find("upsampler", named(dtype)):
+    # In a few steps half precision draws other pictures.
+    for dtype in (torch.float32,) if setting.small else TYPES[setting.device]:
+        if table.find("upsampler", short_name(dtype)):
             continue
         for stage, pictures in draw(setting.device, dtype, True).items():
             ratio = psnr(pictures, want[stage])
             table.add(
                 {
                     "stage": stage,
-                    "dtype": named(dtype),
+                    "dtype": short_name(dtype),
                     "gate": "green" if ratio >= SAME[dtype] else "red",
                     "psnr_db": f"{ratio:.1f}",
                     "allowed_db": f"{SAME[dtype]:.0f}",
                     "largest": f"{float((pictures - want[stage]).abs().max()):.3g}",
                 }
             )
-    return conclude(table.file, wrong(table))
+    return conclude(table.file, table.red())
 
 
-def wrong(table: Table) -> list[str]:
-    """The rows whose gate is red."""
-    return [" ".join(row[name] for name in table.key) for row in table.rows if row["gate"] == "red"]
-
-
-PARTS = (
-    Part(
-        "accuracy-steps", "error of a step in each type, against torch's fp32 and beside torch's own", steps
-    ),
-    Part("accuracy-loops", f"the same of a loop of {LOOP_STEPS} steps", loops),
-    Part(
-        "same-picture",
-        "the shipped model's pictures against those of a CPU from the same seeds",
-        same_picture,
-    ),
-)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    steps = functools.partial(run, "accuracy-steps", of_steps)
+    loops = functools.partial(run, "accuracy-loops", of_loops)
+    return (
+        Part("accuracy-steps", "error of a step in each type, beside torch's own", steps, 90, least=45),
+        Part("accuracy-loops", f"the same of a loop of {LOOP_STEPS} steps", loops, 180, least=60),
+        Part(
+            "same-picture", "the shipped model's pictures against a CPU's of the same seeds", same_picture, 45
+        ),
+    )

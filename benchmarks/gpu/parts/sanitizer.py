@@ -9,12 +9,12 @@ import sys
 
 from benchmarks.gpu import command
 from benchmarks.gpu.part import GREEN, RED, UNABLE, Outcome, Part, Setting, conclude
-from benchmarks.gpu.probes import PROBES
-from benchmarks.gpu.table import Table
+from glide_fast.bench.record import Row
+from glide_fast.ops.backends import ops
 
 TOOLS = ("memcheck", "racecheck")
 NONE = "no tool"
-"""In place of a tool where there is no GPU: the probes run by themselves, to try the plumbing."""
+"""In place of a tool where there is no GPU: the calls are made by themselves, to try the plumbing."""
 STATUS = 86
 """Exit status that compute-sanitizer is asked to give where it found something."""
 
@@ -43,41 +43,38 @@ def run(setting: Setting) -> Outcome:
     program = find() if setting.device == "cuda" else None
     if setting.device == "cuda" and program is None:
         return Outcome(UNABLE, notes=("no compute-sanitizer found (CUDA toolkit; set CUDA_HOME)",))
-    table = Table(setting, "sanitizer", ("tool", "op"))
-    names = list(dict.fromkeys(probe.op for probe in PROBES))
+    table = setting.table("sanitizer", ("tool", "op"))
     for tool in TOOLS if program else (NONE,):
-        for op in names:
+        for op in ops():
             row = table.find(tool, op)
-            if row and row["state"] == GREEN:
+            if row and row["gate"] == GREEN:
                 continue
             if setting.time_is_up:
-                return conclude(table.file, wrong(table), f"{tool} of {op}")
+                return conclude(table.file, table.red(), f"{tool} of {op}")
             table.add({"tool": tool, "op": op} | one(program, tool, op, setting))
-    return conclude(table.file, wrong(table))
+    return conclude(table.file, table.red())
 
 
-def wrong(table: Table) -> list[str]:
-    """The rows that are not green."""
-    return [f"{row['tool']} of {row['op']}: {row['notes']}" for row in table.rows if row["state"] != GREEN]
-
-
-def one(program: str | None, tool: str, op: str, setting: Setting) -> dict[str, str]:
-    """The probes of one op under one tool. Green needs the tool's own count of nothing, not only a good exit."""
-    probes = [sys.executable, "-m", "benchmarks.gpu.probes", op, "--device", setting.device]
-    probes += ["--first", "1"] * setting.small
+def one(program: str | None, tool: str, op: str, setting: Setting) -> Row:
+    """Small calls of one op under one tool. Green needs the tool's own count of nothing, not only a good exit."""
+    calls = [sys.executable, "-m", "benchmarks", "--check", "--op", op, "--device", setting.device]
+    calls += ["--first", "1"] * setting.small
     # Each tensor an allocation of its own: an access beyond one is then no access to another's memory.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     front = [program, "--tool", tool, "--error-exitcode", str(STATUS)] if program else []
-    ran = command.run([*front, *probes], setting.seconds_left, environment)
+    ran = command.run([*front, *calls], setting.seconds_left, environment)
     counted = summary(ran.output)
     if ran.status is None:
-        return {"state": RED, "errors": "", "notes": "the time was up"}
+        return {"gate": RED, "errors": "", "note": "the time was up"}
     if program and counted is None:
-        return {"state": RED, "errors": "", "notes": f"no summary: {ran.tail}"}
+        return {"gate": RED, "errors": "", "note": f"no summary: {ran.tail}"}
     errors, line = counted or (0, "")
     state = GREEN if ran.status == 0 and errors == 0 else RED
     notes = line if state == GREEN or errors else f"exit status {ran.status}: {ran.tail}"
-    return {"state": state, "errors": str(errors), "notes": notes}
+    return {"gate": state, "errors": str(errors), "note": notes}
 
 
-PARTS = (Part("sanitizer", "compute-sanitizer: " + " and ".join(TOOLS), run),)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (
+        Part("sanitizer", f"compute-sanitizer: {' and '.join(TOOLS)}", run, 500, least=120, in_process=True),
+    )

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from benchmarks.gpu import command
 from benchmarks.gpu.part import GREEN, RED, UNABLE, Outcome, Part, Setting, conclude
-from benchmarks.gpu.table import Table
+from glide_fast.bench.record import Row
 
 STANDS_IN = "tests/ops/test_backends.py"
 """Runs where there is no GPU, to try the plumbing."""
@@ -25,7 +25,7 @@ PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", 
 PATHS = {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(command.ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 }
-AT_A_TIME = 4
+AT_A_TIME = max(1, min(8, (os.cpu_count() or 1) // 2))
 """Files: most of their time goes into starting Python and compiling, on one core each."""
 
 
@@ -63,10 +63,10 @@ def run(setting: Setting) -> Outcome:
     chosen = files(marked, setting.seconds_left) if marked else [STANDS_IN]
     if not chosen:
         return Outcome(UNABLE, notes=("pytest is missing, or finds no test marked gpu",))
-    table = Table(setting, "tests", ("file",))
-    known = {row["file"] for row in table.rows if row["state"] == GREEN}
+    table = setting.table("tests", ("file",))
+    known = {row["file"] for row in table.rows if row["gate"] == GREEN}
 
-    def attempt(file: str) -> tuple[str, dict[str, str] | None]:
+    def attempt(file: str) -> tuple[str, Row | None]:
         """With what came of the file, or None where the time is up."""
         return file, None if setting.time_is_up else one(file, marked, setting.seconds_left)
 
@@ -78,20 +78,20 @@ def run(setting: Setting) -> Outcome:
                 left.append(file)
             else:
                 table.add({"file": file} | found)
-    return conclude(table.file, wrong(table), ", ".join(sorted(left)))
+    return conclude(table.file, table.red(), ", ".join(sorted(left)))
 
 
-def wrong(table: Table) -> list[str]:
-    """The files that are not green."""
-    return [f"{row['file']}: {row['notes']}" for row in table.rows if row["state"] != GREEN]
-
-
-def one(file: str, marked: Sequence[str], seconds: float) -> dict[str, str]:
+def one(file: str, marked: Sequence[str], seconds: float) -> Row:
     """Run a file's tests; green where all passed that did not skip themselves, and some did pass."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         ran = command.run([*PYTEST, *marked, f"--junitxml={report}", file], seconds, PATHS)
         counted = count(report) if report.exists() else Counted(0, (), ())
+    return judged(ran, counted)
+
+
+def judged(ran: command.Ran, counted: Counted) -> Row:
+    """The row of a file, from how pytest ended and what it counted."""
     notes = [f"failed: {', '.join(counted.failed)}"] if counted.failed else []
     if ran.status != 0:
         notes.append("the time was up" if ran.status is None else ran.tail)
@@ -100,12 +100,13 @@ def one(file: str, marked: Sequence[str], seconds: float) -> dict[str, str]:
     state = GREEN if not notes else RED
     notes += [f"skipped: {reason}" for reason in counted.skipped]
     return {
-        "state": state,
+        "gate": state,
         "passed": str(counted.passed),
         "failed": str(len(counted.failed)),
         "skipped": str(len(counted.skipped)),
-        "notes": "; ".join(notes),
+        "note": "; ".join(notes),
     }
 
 
-PARTS = (Part("tests", "the tests marked gpu", run),)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (Part("tests", "the tests marked gpu", run, 180, least=60, in_process=True),)

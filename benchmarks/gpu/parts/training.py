@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.part import Outcome, Part, Setting, conclude
-from benchmarks.gpu.table import Table
 from benchmarks.gpu.tiny import TINY_BASE
+from glide_fast.bench.timing import summarise
 from glide_fast.data.dataset import FORMAT
 from glide_fast.train import presets
 from glide_fast.train.config import TrainConfig
@@ -85,34 +83,29 @@ def measure(recipe: Recipe, device: str, folder: Path, steps: int = STEPS) -> di
         start = time.perf_counter()
         values.append(trainer.train_step())  # its losses are on the host when it returns
         times.append(time.perf_counter() - start)
-    low, median, high = quartiles(times)
+    taken = summarise(times)
     finite = all(math.isfinite(value[name]) for value in values for name in ("loss", "grad_norm"))
     peak = f"{torch.cuda.max_memory_allocated() / 2**30:.2f}" if device == "cuda" else ""
     return {
         "gate": "green" if finite else "red",
-        "images_per_s": f"{recipe.batch_size / median:.2f}" if finite else "refused",
-        "median_ms": f"{median * 1e3:.2f}",
-        "q1_ms": f"{low * 1e3:.2f}",
-        "q3_ms": f"{high * 1e3:.2f}",
+        "images_per_s": f"{recipe.batch_size / taken.median * 1e6:.2f}" if finite else "refused",
+        "median_ms": f"{taken.median / 1e3:.2f}",
+        "q1_ms": f"{taken.lower / 1e3:.2f}",
+        "q3_ms": f"{taken.upper / 1e3:.2f}",
         "steps": str(len(times)),
         "peak_gib": peak,
         "note": "" if finite else "a loss or a gradient is not finite",
     }
 
 
-def quartiles(times: Sequence[float]) -> tuple[float, float, float]:
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return low, median, high
-
-
 def run(setting: Setting) -> Outcome:
-    table = Table(setting, "training", ("model", "batch", "precision", "compile"))
+    table = setting.table("training", ("model", "batch", "precision", "compile"))
     for recipe in (TINY,) if setting.small else RECIPES:
         key = (recipe.model, str(recipe.batch_size), recipe.precision, str(recipe.compile))
         if table.find(*key):
             continue
         if setting.time_is_up:
-            return conclude(table.file, wrong(table), " ".join(key))
+            return conclude(table.file, table.red(), " ".join(key))
         with tempfile.TemporaryDirectory() as scratch:
             steps = 3 if setting.small else STEPS
             row = measure(recipe, setting.device, Path(scratch), steps)
@@ -120,12 +113,8 @@ def run(setting: Setting) -> Outcome:
         print(f"{' '.join(key)}: {row['images_per_s']} images/s", flush=True)
         if setting.device == "cuda":
             torch.cuda.empty_cache()
-    return conclude(table.file, wrong(table))
+    return conclude(table.file, table.red())
 
 
-def wrong(table: Table) -> list[str]:
-    """The rows whose gate is red."""
-    return [f"{row['model']} {row['batch']}: {row['note']}" for row in table.rows if row["gate"] == "red"]
-
-
-PARTS = (Part("training", "images a second of the trainer", run),)
+def parts(setting: Setting) -> tuple[Part, ...]:
+    return (Part("training", "images a second of the trainer", run, 300, least=60),)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from glide_fast.bench import contestants, fresh
 from glide_fast.bench.measurement import Measurement, timed
 from glide_fast.bench.settings import Settings
-from glide_fast.bench.timing import Timing, summarise
+from glide_fast.bench.timing import summarise
 
 EAGER = "reference eager"
 
@@ -27,9 +27,5 @@ def measure(settings: Settings) -> Iterator[Measurement]:
             for phase in found[contestants.OURS][0]:
                 what = f"{phase} ({steps} steps a stage)" if phase == "first picture" else phase
                 for label, _ in who:
-                    timing = _of([phases[phase] for phases in found[label]])
+                    timing = summarise([phases[phase] for phases in found[label]])
                     yield Measurement("cold-start", title, what, label, **timed(timing))  # type: ignore[arg-type]
-
-
-def _of(seconds: list[float]) -> Timing:
-    return summarise(seconds if len(seconds) > 1 else seconds * 2)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
 from glide_fast.bench import baselines, contestants
-from glide_fast.bench.baselines import Declined, half_dtype
+from glide_fast.bench.baselines import half_dtype
+from glide_fast.bench.contest import OURS, Competitor, Contest, Unable
 from glide_fast.bench.contestants import Contestant
-from glide_fast.bench.gate import FLOOR, allowance, error
-from glide_fast.bench.measurement import Measurement, timed
+from glide_fast.bench.gate import LOOP, error
+from glide_fast.bench.measurement import Measurement, short_name
 from glide_fast.bench.parts.step import GUIDANCE
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject, subjects
-from glide_fast.bench.turns import in_turns
+from glide_fast.bench.timing import Effort
 from glide_fast.bench.work import Work
 from glide_fast.diffusion.sampling import SamplingLoop
 from glide_fast.runtime.captured import CapturedLoop
 from glide_fast.runtime.recording import CudaGraphs
 
 STEPS = 50
-_FLOOR = 10 * FLOOR
-"""Steps add up."""
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
@@ -50,67 +51,51 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
     """Time the loop of one model, and compare what comes out of it with fp32's for the same noise."""
     steps, pictures = settings.steps or STEPS, settings.batch or 1
     rows = pictures if subject.upsamples else 2 * pictures
-    work = Work(subject, rows, settings.place, steps)
+    work = Work(subject, rows, settings.target_device, steps)
     rule = "ddim" if subject.upsamples else "ddpm"
-    title = f"{pictures} x {subject.image_size} px, {steps} {rule} steps"
-    wanted = {made.title: made for made in baselines.chosen(settings.baselines)}
-    by_name = {made.name: made for made in baselines.BASELINES}
+    on_cpu = work.device.type == "cpu"
+    made = {one.name: one for one in baselines.BASELINES}
 
-    loops: dict[str, CapturedLoop] = {}
-    types: dict[str, torch.dtype] = {}
-    declined: dict[str, str] = {}
-    for name, made in wanted.items():
-        try:
-            contestant = contestants.baseline(made, subject, work)
-            loops[name] = looped(contestant, work, rule)
-            loops[name].loop.reset()
-            with torch.inference_mode():
-                loops[name].loop.advance()  # compiles, where it is compiled
-            types[name] = contestant.dtype
-        except (Declined, RuntimeError, ValueError, TypeError, ImportError) as reason:
-            loops.pop(name, None)
-            declined[name] = str(reason).strip().partition("\n")[0]
-    mine = contestants.ours(subject, work, settings.kind)
-    loops[contestants.OURS], types[contestants.OURS] = looped(mine, work, rule), mine.dtype
+    def run(name: str) -> torch.Tensor:
+        """The result of one of torch's own eager loops."""
+        return looped(contestants.baseline(made[name], subject, work), work, rule).run()
 
-    results = {name: loop.run() for name, loop in loops.items()}
-    timings = in_turns(
-        {name: loop.run for name, loop in loops.items()},
+    @functools.cache
+    def truth() -> torch.Tensor:
+        return run("eager-cached-text") if on_cpu else _fp32(subject, work, rule)
+
+    @functools.cache
+    def allowed(dtype: torch.dtype) -> float:
+        half = dtype == half_dtype(work.device)
+        return LOOP.allowed(error(run("eager-half"), truth()) if half else 0.0)
+
+    contest = Contest(
+        "loop",
+        subject.name,
+        f"{pictures} x {subject.image_size} px, {steps} {rule} steps",
         work.device.type,
-        settings.samples,
-        settings.seconds,
+        truth=lambda: [truth()],
+        allowed=lambda dtype, errors: allowed(dtype),
+        wall=True,
     )
 
-    def made_by(name: str) -> torch.Tensor:
-        """The loop's result by one of torch's own eager baselines, computed if it did not compete."""
-        title = by_name[name].title
-        if title not in results:
-            results[title] = looped(contestants.baseline(by_name[name], subject, work), work, rule).run()
-        return results[title]
+    def ready(make: Callable[[], Contestant]) -> Competitor:
+        contestant = make()
+        loop = looped(contestant, work, rule)
+        if not contestant.ours:
+            loop.loop.reset()
+            loop.loop.advance()  # compiles, where it is compiled
+        return Competitor(loop.run, lambda: [loop.run()], contestant.dtype, short_name(contestant.dtype))
 
-    fp32_is_released = work.device.type == "cpu"
-    truth = made_by("eager-cached-text") if fp32_is_released else _fp32(subject, work, rule)
-    allowed = {torch.float32: _FLOOR}
-    if any(kind != torch.float32 for kind in types.values()):
-        allowed[half_dtype(work.device)] = allowance(error(made_by("eager-half"), truth), _FLOOR)
-    first = next((timings[name].median for name in wanted if name in timings), None)
-    for name in (*wanted, contestants.OURS):
-        if name not in timings:
-            yield Measurement("loop", subject.name, title, name, note=declined[name])
-            continue
-        wrong, most = error(results[name], truth), allowed.get(types[name], _FLOOR)
-        each = timings[name].median / 1e6 / steps
-        yield Measurement(
-            "loop",
-            subject.name,
-            title,
-            name,
-            **timed(timings[name]),  # type: ignore[arg-type]
-            speedup=first / timings[name].median if first is not None and wrong <= most else None,
-            error=wrong,
-            allowed=most,
-            note=f"{each:.4g} s a step, {str(types[name]).removeprefix('torch.')}",
-        )
+    def enter(name: str, make: Callable[[], Contestant], excuses: tuple[type[Exception], ...]) -> None:
+        contest.enter(name, functools.partial(ready, make), excuses)
+
+    for one in baselines.chosen(settings.baselines):
+        enter(one.title, functools.partial(contestants.baseline, one, subject, work), baselines.EXCUSES)
+    enter(OURS, functools.partial(contestants.ours, subject, work, settings.target_dtype), (Unable,))
+    for row in contest.run(Effort.of_long_calls(settings.samples, settings.seconds)):
+        each = "" if row.value is None else f"{row.value / steps:.4g} s a step, "
+        yield replace(row, note=f"{each}{row.note}")
 
 
 def _fp32(subject: Subject, work: Work, rule: str) -> torch.Tensor:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from glide_fast.bench import contestants
 from glide_fast.bench.baselines import released_dtype
+from glide_fast.bench.contest import OURS, Competitor, Contest
 from glide_fast.bench.gate import Gate, error
-from glide_fast.bench.measurement import Measurement, timed
+from glide_fast.bench.measurement import Measurement
 from glide_fast.bench.parts.step import OneStep
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject, subjects
-from glide_fast.bench.turns import in_turns
+from glide_fast.bench.timing import Effort
 from glide_fast.bench.work import PROMPT, Work
 from glide_fast.pipelines import GlidePipeline
 from glide_fast.pipelines.stage import Stage
@@ -31,7 +33,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     base = next((subject for subject in found if not subject.upsamples), None)
     upsampler = next((subject for subject in found if subject.upsamples), None)
     stages = [subject for subject in (base, upsampler) if subject is not None]
-    device, kind = settings.place, settings.kind
+    device, dtype = settings.target_device, settings.target_dtype
     # One step of each stage stands for the pictures, which differ from fp32's by more than any one step does.
     wrong, allowed = max(
         (_error(subject, settings) for subject in stages), key=lambda pair: pair[0] / pair[1]
@@ -45,36 +47,33 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     def fast(subject: Subject | None) -> Stage | None:
         return None if subject is None else Stage(copy.deepcopy(subject.model), subject.options)
 
-    pipelines = {}
-    if "none" not in settings.baselines:
-        pipelines[EAGER] = GlidePipeline(plain(base), plain(upsampler), settings=stages[0].settings)
-    pipelines[contestants.OURS] = GlidePipeline(
-        fast(base), fast(upsampler), settings=stages[0].settings
-    ).accelerate(device, kind)
-    calls: dict[str, Callable[[], object]] = {
-        name: functools.partial(_call, pipeline, settings) for name, pipeline in pipelines.items()
-    }
-    for call in calls.values():
-        call()  # captures, where that is done
-    timings = in_turns(calls, device.type, settings.samples, settings.seconds)
-    names = " + ".join(subject.name for subject in stages)
+    def ready(pipeline: GlidePipeline) -> Competitor:
+        return Competitor(functools.partial(_call, pipeline, settings))
+
     pictures, side = settings.batch or 1, stages[-1].image_size
     steps = f"{settings.steps} steps a stage" if settings.steps else "the usual steps"
-    first = next(iter(timings.values())).median
-    for name, timing in timings.items():
-        ours = name == contestants.OURS
-        good = not ours or wrong <= allowed
-        yield Measurement(
-            "pipeline",
-            names,
-            f"{pictures} x {side} px, {steps}",
-            name,
-            **timed(timing),  # type: ignore[arg-type]
-            speedup=first / timing.median if good else None,
-            error=wrong if ours else None,
-            allowed=allowed if ours else None,
-            note=f"{timing.median / 1e6 / pictures:.4g} s a picture",
-        )
+    contest = Contest(
+        "pipeline",
+        " + ".join(subject.name for subject in stages),
+        f"{pictures} x {side} px, {steps}",
+        device.type,
+        truth=None,
+        allowed=None,
+        wall=True,
+    )
+    usual = stages[0].settings
+    if "none" not in settings.baselines:
+        contest.enter(EAGER, lambda: ready(GlidePipeline(plain(base), plain(upsampler), settings=usual)))
+    contest.enter(
+        OURS,
+        lambda: ready(GlidePipeline(fast(base), fast(upsampler), settings=usual).accelerate(device, dtype)),
+    )
+    for row in contest.run(Effort.of_long_calls(settings.samples, settings.seconds)):
+        if row.contestant == OURS:
+            row = replace(row, error=wrong, allowed=allowed)
+            row = replace(row, speedup=None) if row.gate == "red" else row
+        each = "" if row.value is None else f"{row.value / pictures:.4g} s a picture"
+        yield replace(row, note="; ".join(filter(None, (each, row.note))))
 
 
 def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
@@ -101,7 +100,7 @@ def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
 
 def _error(subject: Subject, settings: Settings) -> tuple[float, float]:
     """The error of one step of the accelerated model, and what it may be."""
-    work = Work(subject, None, settings.place)
+    work = Work(subject, None, settings.target_device)
     gate = Gate(subject, work)
-    contestant = contestants.ours(subject, work, settings.kind)
+    contestant = contestants.ours(subject, work, settings.target_dtype)
     return error(OneStep(contestant, work).predict(), gate.truth), gate.allowed(contestant.dtype)

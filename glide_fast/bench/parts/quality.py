@@ -10,7 +10,7 @@ import torch
 
 from glide_fast.bench.measurement import Measurement, timed
 from glide_fast.bench.settings import Settings
-from glide_fast.bench.turns import in_turns
+from glide_fast.bench.timing import Effort, interleaved
 from glide_fast.pipelines import GlidePipeline
 
 PROMPTS = (
@@ -49,7 +49,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     """Time and PSNR of each way on pipelines with trained weights; ``batch`` is pictures of each prompt."""
     for name in settings.models:
         pipeline = GlidePipeline.from_pretrained(
-            name, device=settings.device, dtype=settings.kind, progress=False
+            name, device=settings.device, dtype=settings.target_dtype, progress=False
         )
         yield from _of_pipeline(name, pipeline, settings)
 
@@ -76,10 +76,15 @@ def _of_pipeline(name: str, pipeline: GlidePipeline, settings: Settings) -> Iter
     ways = ((FULL, {}), *FAST)
     pictures = {way: make(options) for way, options in ways}
     calls: dict[str, Callable[[], object]] = {way: functools.partial(make, options) for way, options in ways}
-    timings = in_turns(calls, pipeline.device.type, min(settings.samples, 3), settings.seconds)
+    timings = interleaved(
+        calls,
+        pipeline.device.type,
+        Effort.of_long_calls(min(settings.samples, 3), settings.seconds),
+        wall=True,
+    )
     count = len(PROMPTS) * each
     for way, timing in timings.items():
-        seconds = {name: value / count for name, value in timed(timing).items() if name != "samples"}
+        seconds = {n: v / count for n, v in timed(timing).items() if n != "samples" and v is not None}
         difference = "" if way == FULL else f"PSNR {psnr(pictures[way], pictures[FULL]):.1f} dB"
         yield Measurement(
             "quality",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
 
 from glide_fast.bench import baselines, contestants
-from glide_fast.bench.baselines import Declined
+from glide_fast.bench.contest import OURS, Competitor, Contest, Unable
 from glide_fast.bench.contestants import ABLATIONS, Contestant
-from glide_fast.bench.gate import Gate, error
-from glide_fast.bench.measurement import Measurement, timed
+from glide_fast.bench.gate import Gate
+from glide_fast.bench.measurement import Measurement, short_name
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import Subject, subjects
-from glide_fast.bench.timing import interleaved
 from glide_fast.bench.work import Work
 from glide_fast.ops import guided_step
 from glide_fast.ops.backends import force
@@ -79,54 +79,32 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
     """Time the step of one model."""
-    work = Work(subject, settings.batch, settings.place)
+    work = Work(subject, settings.batch, settings.target_device)
     gate = Gate(subject, work)
-    entries: list[Callable[[], Contestant]] = [
-        lambda made=made: contestants.baseline(made, subject, work)  # type: ignore[misc]
-        for made in baselines.chosen(settings.baselines)
-    ]
-    names = [made.title for made in baselines.chosen(settings.baselines)]
-    entries.append(lambda: contestants.ours(subject, work, settings.kind))
-    names.append(contestants.OURS)
-    if settings.ablate:
-        for name in (ablation.name for ablation in ABLATIONS):
-            entries.append(lambda name=name: contestants.ablated(subject, work, settings.kind, name))  # type: ignore[misc]
-            names.append(f"{contestants.OURS}, {name}")
-    made: dict[str, Contestant] = {}
-    steps: dict[str, OneStep] = {}
-    errors: dict[str, float] = {}
-    declined: dict[str, str] = {}
-    for name, enter in zip(names, entries, strict=True):
-        try:
-            made[name] = enter()
-            steps[name] = OneStep(made[name], work)
-            errors[name] = error(steps[name].predict(), gate.truth)
-            steps[name].record()
-        except Declined as reason:
-            declined[name] = str(reason)
-            made.pop(name, None)
-        except (RuntimeError, ValueError, TypeError, ImportError) as failure:
-            if name.startswith(contestants.OURS):
-                raise
-            declined[name] = f"{type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}"
-            made.pop(name, None)
-            steps.pop(name, None)
-    timings = interleaved(steps, work.device.type, settings.effort)
-    first = next((timings[name].median for name in names if name in timings), None)
-    for name in names:
-        if name not in timings:
-            yield Measurement("step", subject.name, str(work), name, note=declined[name])
-            continue
-        allowed = gate.allowed(made[name].dtype)
-        good = errors[name] <= allowed
-        yield Measurement(
-            "step",
-            subject.name,
-            str(work),
-            name,
-            **timed(timings[name]),  # type: ignore[arg-type]
-            speedup=first / timings[name].median if good and first is not None else None,
-            error=errors[name],
-            allowed=allowed,
-            note=str(made[name].dtype).removeprefix("torch."),
-        )
+    contest = Contest(
+        "step",
+        subject.name,
+        str(work),
+        work.device.type,
+        truth=lambda: [gate.predict(torch.float32)],
+        allowed=lambda dtype, errors: gate.allowed(dtype),
+        inputs=[work.x],
+        redraw=work.redraw,
+    )
+
+    def ready(make: Callable[[], Contestant]) -> Competitor:
+        contestant = make()
+        step = OneStep(contestant, work)
+        step.record()
+        return Competitor(step, lambda: [step.predict()], contestant.dtype, short_name(contestant.dtype))
+
+    def enter(name: str, make: Callable[[], Contestant], excuses: tuple[type[Exception], ...]) -> None:
+        contest.enter(name, functools.partial(ready, make), excuses)
+
+    for made in baselines.chosen(settings.baselines):
+        enter(made.title, functools.partial(contestants.baseline, made, subject, work), baselines.EXCUSES)
+    enter(OURS, functools.partial(contestants.ours, subject, work, settings.target_dtype), (Unable,))
+    for name in (ablation.name for ablation in ABLATIONS) if settings.ablate else ():
+        without = functools.partial(contestants.ablated, subject, work, settings.target_dtype, name)
+        enter(f"{OURS}, {name}", without, (Unable,))
+    yield from contest.run(settings.effort)

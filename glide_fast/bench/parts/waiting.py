@@ -29,8 +29,8 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
     InvalidInputError for a device other than a CPU, whose threads do not wait for one another.
     """
-    if settings.place.type != "cpu":
-        raise invalid("device", str(settings.place), "cpu for the part waiting")
+    if settings.target_device.type != "cpu":
+        raise invalid("device", str(settings.target_device), "cpu for the part waiting")
     settings = dataclasses.replace(settings, steps=settings.steps or STEPS)
     note = f"load {os.getloadavg()[0]:.2f} before" if hasattr(os, "getloadavg") else ""
     with fresh.directories(settings.models) as pipelines:

@@ -1,7 +1,7 @@
 """The layout in which the CPU kernel of Winograd's algorithm reads a 3x3 weight, and when a weight is worth that layout.
 
-The kernel is csrc/cpu/winograd.kernel.cpp. The layout holds the weight's own values, each once: it takes no more memory than
-any other, and gives the weight back bit for bit.
+The kernel is csrc/convolution/winograd.kernel.cpp. The layout holds the weight's own values, each once: it takes no more memory
+than any other, and gives the weight back bit for bit.
 """
 
 from __future__ import annotations

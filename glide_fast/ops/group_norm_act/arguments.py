@@ -220,11 +220,11 @@ def check_arguments(call: Call) -> None:
         channels += call.x2.shape[1]
     if call.residual is not None:
         _check_beside("residual", call.residual, x, tuple(x.shape))
-    if call.x_bias is not None and tuple(call.x_bias.shape) != (x.shape[1],):
+    if call.x_bias is not None and call.x_bias.shape != (x.shape[1],):
         raise invalid("x_bias", tuple(call.x_bias.shape), f"a vector of x's {x.shape[1]} channels")
     if not checks.is_integer(call.groups) or call.groups < 1 or channels % call.groups:
         raise invalid("groups", call.groups, f"a divisor of the channel count {channels}")
-    if tuple(weight.shape) != (channels,) or tuple(bias.shape) != (channels,):
+    if weight.shape != (channels,) or bias.shape != (channels,):
         raise invalid(
             "weight, bias", (tuple(weight.shape), tuple(bias.shape)), f"two vectors of {channels} elements"
         )
@@ -233,7 +233,7 @@ def check_arguments(call: Call) -> None:
             "scale, shift", (type(call.scale).__name__, type(call.shift).__name__), "both or neither"
         )
     for name, film in (("scale", call.scale), ("shift", call.shift)):
-        if film is not None and tuple(film.shape) != (n, channels):
+        if film is not None and film.shape != (n, channels):
             raise invalid(name, tuple(film.shape), f"a tensor of shape {(n, channels)}")
     if call.resample is not None:
         _check_resampling(call.resample, x)

@@ -1,19 +1,16 @@
-"""The CUDA C++ backend of group_norm_act; the kernels are csrc/cuda/group_norm_act.cuh."""
+"""The CUDA C++ backend of group_norm_act; the kernels are csrc/group_norm_act/cuda.cuh."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
 from glide_fast.ops import native
 from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
-from glide_fast.ops.layout import channel_rows
+from glide_fast.ops.group_norm_act.native_arguments import TYPE_CODES, arguments
 
-TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
-RESAMPLE_CODES = {None: 0, "nearest_x2": 1, "mean_2x2": 2}
 
 
 def supports(facts: Facts) -> str | None:
@@ -32,6 +29,8 @@ def why_missing() -> str | None:
     record = native.build_record() or {}
     if not hasattr(library, "cuda"):
         return f"the native library was built without CUDA: {record.get('cuda_why_not', 'no reason was recorded')}"
+    if reason := native.why_without("GroupNormAct"):
+        return reason
     built = [str(target) for target in record.get("cuda_targets", [])]
     for device in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(device)
@@ -57,53 +56,6 @@ def _device(index: int) -> object:
         return library.cuda.current_device()
 
 
-def arguments(call: Call, result: Result) -> dict[str, Any]:
-    """A call as ``glide_fast._C.cuda.GroupNormAct`` takes it.
-
-    Raises:
-        RuntimeError: for tensors that are not channels-last, which :func:`supports` declines.
-    """
-    found: dict[str, Any] = {
-        "dtype": TYPE_CODES[call.x.dtype],
-        "samples": call.x.shape[0],
-        "rows": call.positions,
-        "channels": call.channels,
-        "groups": call.groups,
-        "x_channels": call.x.shape[1],
-        "eps": call.eps,
-        "silu": call.silu,
-        "resample": RESAMPLE_CODES[call.resample],
-        "width": call.x.shape[-1] if call.resample else 0,
-        "y_dtype": TYPE_CODES[result.y.dtype],
-    }
-    total = result.sum if call.adds else None
-    activations = (
-        ("x", call.x, call.x_rows),
-        ("x2", call.x2, call.x2_rows),
-        ("residual", call.residual, call.residual_rows),
-        ("sum", total, None if total is None else channel_rows(total)),
-        ("y", result.y, channel_rows(result.y)),
-    )
-    for name, tensor, strides in activations:
-        if tensor is None:
-            continue
-        if strides is None:
-            raise RuntimeError(f"group_norm_act's CUDA kernels were called with {name} not channels-last")
-        found[name] = (tensor.data_ptr(), *strides)
-    per_channel = (
-        ("weight", call.weight),
-        ("bias", call.bias),
-        ("in_bias", call.x_bias),
-        ("scale", call.scale),
-        ("shift", call.shift),
-    )
-    for name, tensor in per_channel:
-        if tensor is not None:
-            stride = tensor.stride(0) if tensor.dim() == 2 else 0
-            found[name] = (tensor.data_ptr(), TYPE_CODES[tensor.dtype], stride)
-    return found
-
-
 def run(call: Call, *, out: Result | None = None, variant: str = "") -> Result:
     """The op for calls that :func:`supports` accepts, on the current stream of x's device; may be captured.
 
@@ -121,7 +73,7 @@ def run(call: Call, *, out: Result | None = None, variant: str = "") -> Result:
     with torch.cuda.device(device):
         stream = torch.cuda.current_stream(device).cuda_stream
         for part, its_result in in_batches(call, result, MOST_SAMPLES):
-            given = library.cuda.GroupNormAct(**arguments(part, its_result))
+            given = library.GroupNormAct(*arguments(part, its_result).values())
             plan = library.cuda.plan_group_norm_act(given, _device(device.index), variant)
             # From torch's allocator, which keeps it for this stream until the kernels have read it.
             workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=device)

@@ -74,7 +74,8 @@ def guided_step(
         remember_eps: the history holds eps (PLMS) instead of x0 (DPM-Solver++).
         inputs: ``[k N, C, H, W]``, fp32, bf16 or fp16, contiguous or channels-last: is filled with k copies of the next
             state, for the network's next call.
-        out: where to write the result; may hold ``x`` and ``history`` themselves. None for new tensors.
+        out: where to write the result, None for new tensors. ``x`` and ``history`` may be written over: be a result themselves.
+            No other results, nor ``inputs``, may share memory with each other or with a picture that is read.
 
     Returns:
         :class:`Step`; ``x0`` is the clamped prediction after the score was applied.

@@ -115,13 +115,10 @@ class Call:
         out = self.out
         if out is not None and not isinstance(out, Step):
             raise invalid("out", out, "a Step of tensors, or None")
-        self.tensors = (
-            *[
-                self.scale_in_memory if name == "guidance_scale" else getattr(self, name)
-                for name in _OWN_TENSORS
-            ],
-            *(out or (None, None, None)),
-        )
+        found = [getattr(self, name) for name in _OWN_TENSORS]
+        if not isinstance(self.guidance_scale, torch.Tensor):
+            found[_SCALE] = None
+        self.tensors = (*found, *(out or (None, None, None)))
         checks.tensors(TENSORS, self.tensors, 4)
         self.model_spread = spread(self.model_out) if self.model_out.dim() > 1 else None
         self.input_spread = None
@@ -158,7 +155,8 @@ class Call:
             None if inputs is None else inputs.dtype,
             flaw,
             x.numel() == 0,
-            checks.gradients(self.tensors),
+            # Of ``inputs`` nothing is differentiated: it is only written to.
+            checks.gradients([tensor for tensor in self.tensors if tensor is not self.inputs]),
             plain_tensor.why_not(TENSORS, self.tensors),
         )
 
@@ -214,6 +212,7 @@ class Call:
 
 
 _OWN_TENSORS = schema.tensors(Call)
+_SCALE = _OWN_TENSORS.index("guidance_scale")
 TENSORS = (*_OWN_TENSORS, "out.x", "out.x0", "out.history")
 """The names of the arguments that are, or hold, tensors; the first four are always there."""
 
@@ -317,25 +316,32 @@ def outside_the_table(call: Call) -> InvalidInputError:
 
 
 def check_memory(call: Call) -> None:
-    """Raise ``InvalidInputError`` where a tensor that is written shares memory with another.
+    """Raise ``InvalidInputError`` where a picture that is written shares memory with another one that is read or written.
 
-    Only ``out.x`` may be ``x``, and ``out.history`` be ``history``. Tensors with gaps between their elements, which may lie in
-    those of another, are taken for separate.
+    ``x`` may be a result, and ``history`` be ``out.history``: each value is read before its place is written to. Tensors with
+    gaps between their elements, which may lie in those of another, are taken for separate.
     """
-    out, ranges = call.out, []
-    in_place = () if out is None else (("x", call.x, out.x), ("history", call.history, out.history))
-    skipped = {
-        name
-        for name, old, new in in_place
-        if old is not None and new is not None and _range(old) == _range(new)
-    }
-    for name, tensor in zip(TENSORS, call.tensors, strict=True):
-        if tensor is not None and name not in skipped and (found := _range(tensor)) is not None:
-            ranges.append((*found, name in _WRITTEN, name))
+    x, model_out, _, _, noise, _, _, known, known_mask, score, history, inputs, *out = call.tensors
+    if inputs is None and call.out is None:
+        return
+    if _same_memory(x, out[0]) or _same_memory(x, out[1]):
+        x = None
+    if _same_memory(history, out[2]):
+        history = None
+    ranges = []
+    for name, tensor in zip(
+        _PICTURES,
+        (x, model_out, noise, known, known_mask, score, history, inputs, *out),
+        strict=True,
+    ):
+        if tensor is not None and tensor.numel() and _dense(tensor):
+            start = tensor.data_ptr()
+            ranges.append((start, start + tensor.nbytes, name))
     ranges.sort()
-    # From the lowest address on: what has been written up to where, and what has been used up to where.
+    # From the lowest address on: up to where something is written, and up to where something is used.
     written, used = (0, ""), (0, "")
-    for start, end, writes, name in ranges:
+    for start, end, name in ranges:
+        writes = name in _WRITTEN
         last, other = used if writes else written
         if start < last:
             wrong = name if writes else other
@@ -347,21 +353,25 @@ def check_memory(call: Call) -> None:
             written = max(written, (end, name))
 
 
-_WRITTEN = frozenset({"inputs", "out.x", "out.x0", "out.history"})
-_APART = "a tensor in memory of its own (out.x may be x, and out.history history)"
+_WRITTEN = ("inputs", "out.x", "out.x0", "out.history")
+_PICTURES = ("x", "model_out", "noise", "known", "known_mask", "score", "history", *_WRITTEN)
+_APART = "a tensor in memory of its own (x may be a result, and history out.history)"
 
 
-def _range(tensor: torch.Tensor) -> tuple[int, int] | None:
-    """The addresses from its first byte to behind its last; None where there are gaps between, or nothing at all."""
-    size, elements = tensor.element_size(), tensor.numel()
-    if not elements:
-        return None
-    if not tensor.is_contiguous():
-        extent = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-        if extent != elements:
-            return None
-    start = tensor.data_ptr()
-    return start, start + elements * size
+def _same_memory(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    if a is None or b is None:
+        return False
+    return a is b or (a.data_ptr() == b.data_ptr() and a.nbytes == b.nbytes and a.stride() == b.stride())
+
+
+def _dense(tensor: torch.Tensor) -> bool:
+    """Whether it has no gaps, so that its memory is from its first byte to its last."""
+    if tensor.is_contiguous():
+        return True
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return True
+    extent = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    return extent == tensor.numel()
 
 
 def mark_written(call: Call) -> None:

@@ -25,13 +25,20 @@ def supports(facts: Facts) -> str | None:
 
 def run(call: Call) -> Step:
     """The op for calls that :func:`supports` accepts."""
+    check_step(call)
+    check_memory(call)
+    result = launch(call)
+    mark_written(call)
+    return result
+
+
+def launch(call: Call) -> Step:
+    """The kernel alone; for a step outside the table all results of its image are NaN."""
     kernels, _ = triton_runtime.load("guided_step")
     x, model_spread = call.x, call.model_spread
     input_spread = (0, 0, 0) if call.inputs is None else call.input_spread
     if kernels is None or model_spread is None or input_spread is None:
         raise RuntimeError("guided_step's Triton kernel was called where it declines")
-    check_step(call)
-    check_memory(call)
     result = call.result()
     images = x.shape[0]
     elements = x[0].numel()
@@ -71,5 +78,4 @@ def run(call: Call) -> Step:
             num_warps=kernels.NUM_WARPS,
             enable_fp_fusion=False,
         )
-    mark_written(call)
     return result

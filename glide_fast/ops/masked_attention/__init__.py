@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from glide_fast.ops import attention, plain_tensor
+from glide_fast.ops import attention
 from glide_fast.ops.backends import Op
 from glide_fast.ops.masked_attention import cpu, reference, sdpa, traced, triton, xformers
 from glide_fast.ops.masked_attention.arguments import Call, Facts, check_arguments
 
-OP: Op[Facts] = Op("masked_attention")
+OP: Op[Facts] = Op("masked_attention", operator=traced.NODE)
 """The backends of :func:`masked_attention`. Their ``run`` takes a :class:`Call` and returns the result."""
 
 
@@ -47,13 +47,7 @@ def masked_attention(
     """
     call = Call(q, k, v, heads, causal, lengths)
     check_arguments(call)
-    if torch.compiler.is_compiling():
-        # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
-        return traced.NODE(call) if q.is_cuda else reference.run(call)
-    facts = call.facts()
-    if facts.unreadable is not None and plain_tensor.as_one_node(call.tensors):
-        return traced.NODE(call)
-    result: torch.Tensor = OP.choose(facts, call).run(call)
+    result: torch.Tensor = traced.NODE.compiled(call) if torch.compiler.is_compiling() else OP.run(call)
     return result
 
 

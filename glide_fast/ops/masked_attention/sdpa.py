@@ -18,7 +18,7 @@ def worth(facts: Facts) -> str | None:
     """Why the reference is the better choice where nobody asks for this one, or None.
 
     On an AVX-512 core the reference took 1.1 to 3 times its time in float32, with and without gradients, but 0.4 to 1.0 times
-    (one case in eight: 1.7) in bfloat16; docs/kernels.md has the table.
+    (one case in eight: 1.7) in bfloat16; docs/explanation/kernels.md has the table.
     """
     if facts.device == "cuda":
         return None

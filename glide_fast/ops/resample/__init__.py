@@ -12,7 +12,7 @@ from glide_fast.ops.backends import Op
 from glide_fast.ops.resample import cpu, reference, traced, triton
 from glide_fast.ops.resample.arguments import Call, Facts, check_arguments
 
-OP: Op[Facts] = Op("resample", operator=traced.run_operator)
+OP: Op[Facts] = Op("resample", operator=traced.NODE)
 """The backends of :func:`resample`. Their ``run`` takes a :class:`Call` and returns the result."""
 
 
@@ -40,7 +40,7 @@ def resample(
     """
     call = Call(x, mode, bias, residual)
     check_arguments(call)
-    result: torch.Tensor = traced.compiled(call) if torch.compiler.is_compiling() else OP.run(call)
+    result: torch.Tensor = traced.NODE.compiled(call) if torch.compiler.is_compiling() else OP.run(call)
     return result
 
 

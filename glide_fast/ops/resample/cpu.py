@@ -1,4 +1,4 @@
-"""The C++ backend of resample for CPUs; the kernel is csrc/cpu/resample.kernel.cpp."""
+"""The C++ backend of resample for CPUs; the kernel is csrc/resample/cpu.kernel.cpp."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from glide_fast.ops import attention, plain_tensor
+from glide_fast.ops import attention
 from glide_fast.ops.backends import Op
 from glide_fast.ops.text_attention import cpu, reference, sdpa, traced, triton, xformers
 from glide_fast.ops.text_attention.arguments import Call, Facts, check_arguments
 
-OP: Op[Facts] = Op("text_attention")
+OP: Op[Facts] = Op("text_attention", operator=traced.NODE)
 """The backends of :func:`text_attention`. Their ``run`` takes a :class:`Call` and returns the result."""
 
 
@@ -37,13 +37,7 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
     """
     call = Call(qkv, heads, encoder_kv)
     check_arguments(call)
-    if torch.compiler.is_compiling():
-        # On a CPU the compiler fuses the reference; on a device it is to see one opaque op, and no graph break.
-        return traced.NODE(call) if qkv.is_cuda else reference.run(call)
-    facts = call.facts()
-    if facts.unreadable is not None and plain_tensor.as_one_node(call.tensors):
-        return traced.NODE(call)
-    result: torch.Tensor = OP.choose(facts, call).run(call)
+    result: torch.Tensor = traced.NODE.compiled(call) if torch.compiler.is_compiling() else OP.run(call)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The C++ backend of text_attention for CPUs; the kernel is csrc/cpu/attention.kernel.cpp."""
+"""The C++ backend of text_attention for CPUs; the kernel is csrc/attention/cpu.kernel.cpp."""
 
 from __future__ import annotations
 

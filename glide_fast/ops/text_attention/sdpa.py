@@ -22,7 +22,7 @@ def worth(facts: Facts) -> str | None:
     """Why the reference is the better choice where nobody asks for this one, or None.
 
     On an AVX-512 core it took 0.4 (fp32) and 0.6 (bf16) of the reference's time for 1024 channels-last tokens, but up to
-    4 times as much in most other cases; docs/kernels.md has the table.
+    4 times as much in most other cases; docs/explanation/kernels.md has the table.
     """
     if facts.device == "cuda":
         return None

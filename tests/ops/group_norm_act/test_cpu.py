@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -398,6 +399,17 @@ def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch)
     assert op.OP.choose(Call(**arguments, groups=2).facts()).name == "reference"
 
 
+def test_a_library_with_other_arguments_declines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install keeps its library when the sources change."""
+    monkeypatch.setattr(native, "why_missing", lambda: None)
+    monkeypatch.setattr(native, "load", lambda: SimpleNamespace(group_norm_act=None))
+    monkeypatch.setattr(op.OP, "_choices", {})
+    x = torch.randn(1, 4, 2, 2).to(memory_format=torch.channels_last)
+    facts = Call(x, torch.ones(4), torch.zeros(4), 2).facts()
+    assert "older than the sources" in str(op.OP.explain(facts).verdicts[0].reason)
+    assert op.OP.choose(facts).name == "reference"
+
+
 def test_gradients_are_those_of_the_reference() -> None:
     x = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
     weight, bias = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)
@@ -419,7 +431,7 @@ def test_gradients_are_those_of_the_reference() -> None:
         ({"dtype": 1, "out_dtype": 0, "y": (0, 0, 0)}, "x and y must be there"),
         ({"dtype": 0, "out_dtype": 1}, "out_dtype is dtype or fp32"),
         ({"shift": (0, 0, 0)}, "scale and shift come together"),
-        ({"x2_channels": 4}, "x2 comes with its channels"),
+        ({"channels": 8}, "x2 comes with its channels"),
         ({"sum": (1, 16, 4)}, "something to add"),
         ({"resample": 3}, "resample is 0, 1 or 2"),
         ({"resample": 1, "width": 3}, "width must divide rows"),
@@ -431,11 +443,13 @@ def test_the_module_checks_what_it_is_given(change: dict[str, Any], message: str
     memory = torch.zeros(64)
     rows, four, nothing = (memory.data_ptr(), 16, 4), (memory.data_ptr(), 0, 0), (0, 0, 0)
     call: dict[str, Any] = {
-        "dtype": 0, "out_dtype": 0, "samples": 1, "rows": 4, "x_channels": 4, "x2_channels": 0, "groups": 2, "width": 2,
+        "dtype": 0, "out_dtype": 0, "samples": 1, "rows": 4, "x_channels": 4, "channels": 4, "groups": 2, "width": 2,
         "x": rows, "x2": nothing, "residual": nothing, "sum": nothing, "y": rows, "x_bias": nothing, "weight": four,
-        "bias": four, "scale": four, "shift": four, "eps": 1e-5, "silu": False, "resample": 0, "threads": 1,
+        "bias": four, "scale": four, "shift": four, "eps": 1e-5, "silu": False, "resample": 0,
     }  # fmt: skip
     assert library is not None
-    library.group_norm_act(**call)
+    library.group_norm_act(library.GroupNormAct(**call), threads=1)
+    isa = change.get("isa", "")
+    call |= {name: value for name, value in change.items() if name != "isa"}
     with pytest.raises(ValueError, match=message):
-        library.group_norm_act(**{**call, **change})
+        library.group_norm_act(library.GroupNormAct(**call), threads=1, isa=isa)

@@ -12,6 +12,7 @@ from glide_fast.errors import BackendError
 from glide_fast.ops import group_norm_act, native
 from glide_fast.ops.backends import force
 from glide_fast.ops.group_norm_act import cuda as group_norm_act_cuda
+from glide_fast.ops.group_norm_act import native_arguments
 from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result
 from glide_fast.ops.group_norm_act.reference import reference, reference_sum
 
@@ -76,7 +77,9 @@ def test_a_library_for_other_devices_is_declined(
     capabilities: list[tuple[int, int]],
     reason: str | None,
 ) -> None:
-    monkeypatch.setattr(native, "load", lambda: SimpleNamespace(**({"cuda": 1} if cuda else {})))
+    modules = {"GroupNormAct": 1, **({"cuda": 1} if cuda else {})}
+    monkeypatch.setattr(native, "load", lambda: SimpleNamespace(**modules))
+    monkeypatch.setattr(native, "why_missing", lambda: None)
     monkeypatch.setattr(native, "build_record", lambda: record)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device])
@@ -94,12 +97,12 @@ def test_the_library_takes_what_the_backend_passes() -> None:
         x, torch.ones(192), torch.ones(192), 32, scale=torch.ones(2, 192), shift=torch.ones(2, 192), silu=True,
         x2=x, residual=x, x_bias=torch.ones(96), keep_sum=True, resample="mean_2x2", out_dtype=torch.float32,
     )  # fmt: skip
-    given = group_norm_act_cuda.arguments(call, call.empty_result())
+    given = native_arguments.arguments(call, call.empty_result())
     hopper = library.cuda.Device(multiprocessors=132, shared_bytes=232448, clusters=True)
     for variant in ("one_pass", "two_pass"):
-        plan = library.cuda.plan_group_norm_act(library.cuda.GroupNormAct(**given), hopper, variant)
+        plan = library.cuda.plan_group_norm_act(library.GroupNormAct(**given), hopper, variant)
         assert plan.one_pass == (variant == "one_pass")
-    wrong = library.cuda.GroupNormAct(**given | {"y_dtype": 1})
+    wrong = library.GroupNormAct(**given | {"out_dtype": 1})
     with pytest.raises(ValueError, match="y has the type of x, or fp32"):
         library.cuda.plan_group_norm_act(wrong, hopper)
 

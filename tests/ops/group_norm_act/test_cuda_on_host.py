@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import cuda_host
 
-from glide_fast.ops.group_norm_act import cuda as group_norm_act_cuda
+from glide_fast.ops.group_norm_act import native_arguments
 from glide_fast.ops.group_norm_act.arguments import Call
 
 HALF_UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -36,7 +36,7 @@ def case(
     film: bool = False,
     skip: int = 0,
     residual: bool = False,
-    in_bias: bool = False,
+    x_bias: bool = False,
     mean: float = 0.0,
     std: float = 1.0,
     seed: int = 0,
@@ -52,8 +52,8 @@ def case(
         arguments["x2"] = (normal(n, *lines, skip) * std + mean).to(dtype)
     if residual:
         arguments["residual"] = normal(n, *lines, channels - skip).to(dtype)
-    if in_bias:
-        arguments["in_bias"] = normal(channels - skip).to(torch.float32 if seed % 2 else dtype)
+    if x_bias:
+        arguments["x_bias"] = normal(channels - skip).to(torch.float32 if seed % 2 else dtype)
     arguments |= {"weight": 1 + 0.5 * normal(channels), "bias": normal(channels).to(dtype)}
     if film:
         arguments["scale"], arguments["shift"] = normal(n, channels).to(dtype), normal(n, channels)
@@ -63,7 +63,7 @@ def case(
 def exact_sum(a: dict[str, torch.Tensor]) -> torch.Tensor:
     """What is normalised of x's channels: every bit of it is determined."""
     total = a["x"].float()
-    for name in ("in_bias", "residual"):
+    for name in ("x_bias", "residual"):
         if name in a:
             total = total + a[name].float()
     return total.to(a["x"].dtype)
@@ -102,15 +102,15 @@ def run(
     """The plan, the result (fp32 if ``wide``), and the sum where it was asked for; outputs hold NaN before."""
     n, height, width, first = a["x"].shape
     dtype, channels = a["x"].dtype, len(a["weight"])
-    y_dtype = torch.float32 if wide else dtype
+    out_dtype = torch.float32 if wide else dtype
     grown = {0: (height, width), 1: (2 * height, 2 * width), 2: (height // 2, width // 2)}[resample]
-    buffers = {**a, "y": torch.full((n, *grown, channels), math.nan, dtype=y_dtype)}
+    buffers = {**a, "y": torch.full((n, *grown, channels), math.nan, dtype=out_dtype)}
     if write_sum:
         buffers["sum"] = torch.full_like(a["x"], math.nan)
     values: dict[str, Any] = {
         "dtype": cuda_host.TYPE_CODES[dtype], "samples": n, "rows": height * width, "channels": channels,
         "groups": groups, "width": width, "x_channels": first, "eps": 1e-5, "silu": silu, "resample": resample,
-        **({"y_dtype": cuda_host.TYPE_CODES[y_dtype]} if wide else {}),
+        **({"out_dtype": cuda_host.TYPE_CODES[out_dtype]} if wide else {}),
         **({"variant": variant} if variant else {}), **machine,
     }  # fmt: skip
     for name in ("x", "x2", "residual", "sum", "y"):
@@ -118,7 +118,7 @@ def run(
             rows = buffers[name].shape[1] * buffers[name].shape[2]
             values[f"{name}.row_stride"] = buffers[name].shape[3]
             values[f"{name}.sample_stride"] = rows * buffers[name].shape[3]
-    for name in ("in_bias", "weight", "bias", "scale", "shift"):
+    for name in ("x_bias", "weight", "bias", "scale", "shift"):
         if name in a:
             values[f"{name}.dtype"] = cuda_host.TYPE_CODES[a[name].dtype]
             values[f"{name}.sample_stride"] = channels if a[name].dim() == 2 else 0
@@ -173,7 +173,7 @@ def check(a: dict[str, torch.Tensor], y: torch.Tensor, truth: torch.Tensor) -> N
     silu=st.booleans(),
     share=st.sampled_from([0.0, 0.25, 1 / 3, 0.5]),
     residual=st.booleans(),
-    in_bias=st.booleans(),
+    x_bias=st.booleans(),
     wide=st.booleans(),
     spread=st.sampled_from([(0.0, 1.0), (2.3, 0.5), (100.0, 0.5)]),
     machine=st.sampled_from([HOPPER, AMPERE]),
@@ -190,7 +190,7 @@ def test_against_fp64(
     silu: bool,
     share: float,
     residual: bool,
-    in_bias: bool,
+    x_bias: bool,
     wide: bool,
     spread: tuple[float, float],
     machine: dict[str, int],
@@ -202,7 +202,7 @@ def test_against_fp64(
         lines = (1, 2)
     skip = int(share * groups * width)
     a = case(
-        n, lines, groups * width, dtype, film=film, skip=skip, residual=residual, in_bias=in_bias,
+        n, lines, groups * width, dtype, film=film, skip=skip, residual=residual, x_bias=x_bias,
         mean=spread[0], std=spread[1], seed=seed,
     )  # fmt: skip
     plan, y, total = run(
@@ -242,7 +242,7 @@ def test_skip_residual_bias_and_resampling(
     cuda_program: Path, variant: str, resample: int, write_sum: bool, wide: bool
 ) -> None:
     for dtype in DTYPES:
-        a = case(2, (6, 10), 144, dtype, film=True, skip=48, residual=True, in_bias=True, mean=2.3, std=0.5)
+        a = case(2, (6, 10), 144, dtype, film=True, skip=48, residual=True, x_bias=True, mean=2.3, std=0.5)
         plan, y, total = run(
             cuda_program,
             a,
@@ -309,7 +309,7 @@ def test_nan_and_infinity_spoil_their_own_group_only(cuda_program: Path, variant
     [
         ({"groups": 5}, "groups must divide channels"),
         ({"dtype": 7}, "a type code is"),
-        ({"y_dtype": 2}, "y has the type of x, or fp32"),
+        ({"out_dtype": 2}, "y has the type of x, or fp32"),
         ({"resample": 2, "width": 3}, "width must divide rows"),
         ({"resample": 2, "width": 16}, "even height"),
         ({"variant": "three_pass"}, "a variant is one_pass or two_pass"),
@@ -333,7 +333,7 @@ def test_the_backend_hands_every_operand_over(
     cuda_program: Path, resample: str | None, out_dtype: torch.dtype | None
 ) -> None:
     """What the Python side passes to the library is passed to the host's build of the same kernels instead."""
-    a = case(2, (6, 10), 144, torch.float16, film=True, skip=48, residual=True, in_bias=True, seed=1)
+    a = case(2, (6, 10), 144, torch.float16, film=True, skip=48, residual=True, x_bias=True, seed=1)
     n, h, w, c = a["x"].shape
     wider = torch.full((n, h, w, c + 24), math.nan, dtype=torch.float16)  # x is a slice of its channels
     wider[..., 8 : c + 8] = a["x"]
@@ -342,17 +342,17 @@ def test_the_backend_hands_every_operand_over(
     x, x2, residual = (t.movedim(-1, 1) for t in (wider[..., 8 : c + 8], a["x2"], a["residual"]))
     call = Call(
         x, a["weight"], a["bias"], 8, scale=a["scale"], shift=a["shift"], silu=True, x2=x2, residual=residual,
-        x_bias=a["in_bias"], keep_sum=True, resample=resample, out_dtype=out_dtype,
+        x_bias=a["x_bias"], keep_sum=True, resample=resample, out_dtype=out_dtype,
     )  # fmt: skip
     result = call.empty_result()
     assert result.sum is not None
     result.y.fill_(math.nan)
     result.sum.fill_(math.nan)
-    tensors = {"x": x, "x2": x2, "residual": residual, "sum": result.sum, "y": result.y, "in_bias": a["in_bias"],
+    tensors = {"x": x, "x2": x2, "residual": residual, "sum": result.sum, "y": result.y, "x_bias": a["x_bias"],
                **{name: a[name] for name in ("weight", "bias", "scale", "shift")}}  # fmt: skip
     buffers: dict[str, torch.Tensor] = {}
     values: dict[str, Any] = {}
-    for name, value in group_norm_act_cuda.arguments(call, result).items():
+    for name, value in native_arguments.arguments(call, result).items():
         if not isinstance(value, tuple):
             values[name] = value
             continue
@@ -363,7 +363,7 @@ def test_the_backend_hands_every_operand_over(
         values |= {f"{name}.{key}": number for key, number in parts}
     assert set(buffers) == set(tensors)
     _, out = cuda_host.run(cuda_program, "group_norm_act", buffers, ("y", "sum"), **values, **SMALL)
-    code = group_norm_act_cuda.RESAMPLE_CODES[resample]
+    code = native_arguments.RESAMPLE_CODES[resample]
     truth, total = exact(a, 8, True, code)
     check(a, out["y"].view(truth.shape), truth)
     assert torch.equal(out["sum"].view(total.shape), total)

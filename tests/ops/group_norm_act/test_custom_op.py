@@ -10,9 +10,9 @@ import torch
 from glide_fast.ops import group_norm_act, native
 from glide_fast.ops.backends import force
 from glide_fast.ops.group_norm_act.reference import reference, reference_sum
-from glide_fast.ops.group_norm_act.traced import add_norm, norm
+from glide_fast.ops.group_norm_act.traced import ADD_NORM, NORM
 
-OPS = {"norm": norm, "add": add_norm}
+OPS = {"norm": NORM.operator, "add": ADD_NORM.operator}
 EXTRAS: dict[str, dict[str, Any]] = {
     "film": {"film": True},
     "skip, nearest": {"x2": 9, "resample": "nearest_x2"},
@@ -82,8 +82,8 @@ def test_it_keeps_its_promises(name: str, extra: str, channels_last: bool, gradi
 
 def test_it_keeps_its_promises_with_another_type_out() -> None:
     call = tuple(arguments(x2=3, out_dtype=torch.float32, dtype=torch.bfloat16))
-    assert norm(*call).dtype == torch.float32
-    torch.library.opcheck(norm, call)
+    assert NORM.operator(*call).dtype == torch.float32
+    torch.library.opcheck(NORM.operator, call)
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -101,7 +101,7 @@ def test_gradients_reach_through_one_output_alone() -> None:
     """The other's upstream is absent then."""
     call = arguments(gradients=True, residual=True)
     for i in (0, 1):
-        ours = torch.autograd.grad(scalar(add_norm(*call)[i]), tensors(call), materialize_grads=True)
+        ours = torch.autograd.grad(scalar(ADD_NORM.operator(*call)[i]), tensors(call), materialize_grads=True)
         theirs = torch.autograd.grad(scalar(expected(call)[i]), tensors(call), materialize_grads=True)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b)
@@ -114,14 +114,14 @@ def test_its_result_is_laid_out_as_promised_whatever_backend_ran(backend: str) -
     call = arguments()
     strided = torch.randn(2, 6, 4, 24)[..., :12].permute(0, 3, 1, 2)
     with force(group_norm_act=backend):
-        y = norm(strided, *call[1:])
+        y = NORM.operator(strided, *call[1:])
     assert y.stride() == call[0].stride()
     torch.testing.assert_close(y, reference(strided, *call[1:]))
 
 
 def test_a_sum_that_adds_nothing_is_a_copy_in_the_op_and_x_itself_outside() -> None:
     call = arguments()
-    _, total = add_norm(*call)
+    _, total = ADD_NORM.operator(*call)
     assert torch.equal(total, call[0]) and total.data_ptr() != call[0].data_ptr()
     _, total = group_norm_act(*call[:8], keep_sum=True)
     assert total is call[0]

@@ -243,7 +243,8 @@ def test_a_step_outside_the_table_is_refused() -> None:
 @needs_library
 @pytest.mark.parametrize(
     "change",
-    [{"positions": 0}, {"x": 0}, {"seeds": 1}, {"known": 0}, {"history": 1}, {"inputs": 1}, {"model_dtype": 2}, {"isa": "sse9"}],
+    [{"positions": 0}, {"x": 0}, {"seeds": 1}, {"known": 0}, {"history": 1}, {"inputs": (1, 0, 0, 0, 0)},
+     {"model_out": (1, 2, 8, 4, 1)}, {"isa": "sse9"}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_the_module_checks_what_it_is_given(change: dict[str, Any]) -> None:
@@ -252,17 +253,18 @@ def test_the_module_checks_what_it_is_given(change: dict[str, Any]) -> None:
     if "seeds" in change:
         change = {"seeds": address}
     call: dict[str, Any] = {
-        "images": 1, "channels": 1, "positions": 4, "x": address, "model_out": address, "model_dtype": 0,
-        "model_strides": (8, 4, 1), "guided": False, "guidance_scale": 0.0, "guidance": 0, "guidance_stride": 0,
-        "table": address, "rows": 1, "step": step.data_ptr(), "step_stride": 0, "noise": address, "seeds": 0, "stream": 0,
-        "known": address, "known_mask": address, "score": 0, "history": 0, "clip": True, "remember_eps": False,
-        "next_x": address, "x0": address, "next_history": 0, "inputs": 0, "input_dtype": 0, "input_strides": (0, 0, 0),
-        "copies": 0, "threads": 1,
+        "samples": 1, "channels": 1, "positions": 4, "x": address, "model_out": (address, 0, 8, 4, 1), "guided": False,
+        "guidance_scale": 0.0, "guidance_scales": 0, "guidance_stride": 0, "table": address, "table_rows": 1,
+        "step": step.data_ptr(), "step_stride": 0, "noise": address, "seeds": 0, "stream": 0, "known": address,
+        "known_mask": address, "score": 0, "history": 0, "clip": True, "remember_eps": False, "next_x": address,
+        "x0": address, "next_history": 0, "inputs": (0, 0, 0, 0, 0), "copies": 0,
     }  # fmt: skip
     assert library is not None
-    library.guided_step(**call)
+    library.guided_step(library.GuidedStep(**call), threads=1)
+    isa = change.get("isa", "")
+    call |= {name: value for name, value in change.items() if name != "isa"}
     with pytest.raises(ValueError, match=r"guided_step:|instruction set"):
-        library.guided_step(**{**call, **change})
+        library.guided_step(library.GuidedStep(**call), threads=1, isa=isa)
 
 
 def test_the_table_of_the_noisiest_step_is_as_large_as_is_said() -> None:

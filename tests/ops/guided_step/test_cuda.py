@@ -19,64 +19,18 @@ from glide_fast.ops.guided_step.arguments import Call, Facts
 FACTS = Facts("cuda", torch.float16, torch.float16, None, False, False)
 
 
-class GuidedStep(SimpleNamespace):
-    """The struct of csrc/cuda/guided_step.h with its zeros; a field that it does not have cannot be set."""
-
-    FIELDS = [
-        "samples",
-        "channels",
-        "positions",
-        "x",
-        "known",
-        "score",
-        "noise",
-        "x_out",
-        "x0_out",
-        "known_mask",
-        "history_in",
-        "history_out",
-        "remember_eps",
-        "clip",
-        "guided",
-        "guidance",
-        "guidance_data",
-        "guidance_stride",
-        "table",
-        "table_rows",
-        "step",
-        "step_stride",
-        "seeds",
-        "stream",
-        "copies",
-    ]
-
-    def __init__(self) -> None:
-        super().__init__(**dict.fromkeys(self.FIELDS, 0), model_out=(0, 0, 0, 0, 0), next=(0, 0, 0, 0, 0))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        assert name in (*self.FIELDS, "model_out", "next"), name
-        super().__setattr__(name, value)
-
-
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launch that passes what it is given to the CPU's kernel instead."""
+    """A launch that passes its arguments to the CPU's kernel instead, which takes the same ones."""
     library = native.load()
-    if library is None or not hasattr(library, "guided_step"):
-        pytest.skip(
-            f"needs the CPU's kernel: {native.why_missing() or 'the library is older than the sources'}"
-        )
+    if library is None:
+        pytest.skip(f"needs the CPU's kernel: {native.why_missing()}")
 
-    def launch(g: GuidedStep, stream: int) -> None:
+    def launch(arguments: object, stream: int) -> None:
         assert stream == 77
-        library.guided_step(
-            g.samples, g.channels, g.positions, g.x, g.model_out[0], g.model_out[1], g.model_out[2:], g.guided, g.guidance,
-            g.guidance_data, g.guidance_stride, g.table, g.table_rows, g.step, g.step_stride, g.noise, g.seeds, g.stream,
-            g.known, g.known_mask, g.score, g.history_in, g.clip, g.remember_eps, g.x_out, g.x0_out, g.history_out,
-            g.next[0], g.next[1], g.next[2:], g.copies, 1,
-        )  # fmt: skip
+        library.guided_step(arguments, threads=1)
 
-    fake = SimpleNamespace(cuda=SimpleNamespace(GuidedStep=GuidedStep, guided_step=launch))
+    fake = SimpleNamespace(GuidedStep=library.GuidedStep, cuda=SimpleNamespace(guided_step=launch))
     monkeypatch.setattr(native, "load", lambda: fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
 

@@ -94,25 +94,25 @@ def test_against_fp64(
         "model_out": packed.movedim(1, 2).contiguous() if channels_last else packed,
         "table": rows,
         "step": step,
-        "x_out": torch.full(shape, math.nan),
-        "x0_out": torch.full(shape, math.nan),
+        "next_x": torch.full(shape, math.nan),
+        "x0": torch.full(shape, math.nan),
     }
     following = (
         (copies * n, positions, channels + 1) if channels_last else (copies * n, channels + 1, positions)
     )
-    buffers["next"] = torch.full(following, 7.0, dtype=dtype)  # one channel more, which is somebody else's
+    buffers["inputs"] = torch.full(following, 7.0, dtype=dtype)  # one channel more, which is somebody else's
     values: dict[str, Any] = {
         "samples": n, "channels": channels, "positions": positions, "clip": clip, "remember_eps": remember_eps,
         "table_rows": ROWS, "step.stride": int(steps == "each"), "copies": copies, "stream": 3,
         **image_values("model_out", buffers["model_out"], channels_last),
-        **image_values("next", buffers["next"], channels_last),
+        **image_values("inputs", buffers["inputs"], channels_last),
     }  # fmt: skip
     buffers |= {name: value for name, value in noise.items() if isinstance(value, torch.Tensor)}
     if guidance == "number":
-        arguments["guidance_scale"], values["guided"], values["guidance"] = 3.25, 1, 3.25
+        arguments["guidance_scale"], values["guided"], values["guidance_scale"] = 3.25, 1, 3.25
     if guidance == "tensor":
-        arguments["guidance_scale"] = buffers["guidance"] = 1 + 4 * torch.rand(n, generator=generator)
-        values["guided"], values["guidance.stride"] = 1, 1
+        arguments["guidance_scale"] = buffers["guidance_scales"] = 1 + 4 * torch.rand(n, generator=generator)
+        values["guided"], values["guidance_scales.stride"] = 1, 1
     if known:
         buffers["known"] = normal(*shape)
         buffers["known_mask"] = (normal(n, 1, *side) > 0).float()
@@ -124,10 +124,10 @@ def test_against_fp64(
         name: buffers[name] for name in ("known", "known_mask", "score", "history") if name in buffers
     }
 
-    names = ("x_out", "x0_out", "next", *(("history",) if history else ()))
+    names = ("next_x", "x0", "inputs", *(("history",) if history else ()))
     out = cuda_host.run(cuda_program, "guided_step", buffers, names, **values)[1]
     remembered = out["history"].view(HISTORY, *shape) if history else None
-    got = Step(out["x_out"].view(shape), out["x0_out"].view(shape), remembered)
+    got = Step(out["next_x"].view(shape), out["x0"].view(shape), remembered)
     assert step_bound.excess(got, arguments) <= 1
     want = reference(**arguments)
     assert torch.equal(got.x0, want.x0)
@@ -135,10 +135,10 @@ def test_against_fp64(
         assert torch.equal(got.history, want.history)
     if not (score or drawn or noisy):  # no exponential, no normals: nothing but products and sums
         assert torch.equal(got.x, want.x)
-    into = out["next"].view(following)
+    into = out["inputs"].view(following)
     into = into.movedim(2, 1) if channels_last else into
     assert (into[:, channels:] == 7).all()
-    state = out["x_out"].view(n, channels, positions).to(dtype)
+    state = out["next_x"].view(n, channels, positions).to(dtype)
     assert torch.equal(into[:, :channels], torch.cat([state] * copies))
 
 
@@ -149,11 +149,11 @@ def test_the_noise_is_the_definition_s(cuda_program: Path) -> None:
     shape, seeds = (2, 3, 15, 15), torch.tensor([0, 2**63 - 1])
     buffers = {
         "x": torch.zeros(shape), "model_out": torch.zeros(2, 6, 225), "table": rows, "step": torch.tensor(999),
-        "x_out": torch.full(shape, math.nan), "seeds": seeds,
+        "next_x": torch.full(shape, math.nan), "seeds": seeds,
     }  # fmt: skip
     values = {"samples": 2, "channels": 3, "positions": 225, "table_rows": 1000, "stream": 1, "clip": 0,
               **image_values("model_out", buffers["model_out"], False)}  # fmt: skip
-    out = cuda_host.run(cuda_program, "guided_step", buffers, ("x_out",), **values)[1]["x_out"].view(shape)
+    out = cuda_host.run(cuda_program, "guided_step", buffers, ("next_x",), **values)[1]["next_x"].view(shape)
     noise = philox_normal(seeds, 999, shape[1:], stream=1)
     assert float((out - noise).abs().max()) <= 1e-5
     assert 0.9 < float(noise.std()) < 1.1
@@ -166,7 +166,7 @@ def small_call() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "model_out": torch.zeros(1, 2, 4),
         "table": table(0),
         "step": torch.tensor(0),
-        "x_out": torch.full((1, 1, 4), 7.0),
+        "next_x": torch.full((1, 1, 4), 7.0),
     }
     values = {"samples": 1, "channels": 1, "positions": 4, "table_rows": ROWS}
     return buffers, {**values, **image_values("model_out", buffers["model_out"], False)}
@@ -177,14 +177,14 @@ def test_a_step_outside_the_table_gives_nan(cuda_program: Path, step: int) -> No
     """Not what lay there before: an old image would pass for a result. The table is not read."""
     buffers, values = small_call()
     buffers["step"] = torch.tensor(step)
-    results = {"x0_out": torch.full((1, 1, 4), 7.0), "history": torch.full((3, 1, 1, 4), 2.0)}
+    results = {"x0": torch.full((1, 1, 4), 7.0), "history": torch.full((3, 1, 1, 4), 2.0)}
     next_input = torch.full((1, 1, 4), 7.0)
-    values |= {"copies": 1, **image_values("next", next_input, False)}
-    names = ("x_out", "x0_out", "history", "next")
+    values |= {"copies": 1, **image_values("inputs", next_input, False)}
+    names = ("next_x", "x0", "history", "inputs")
     out = cuda_host.run(
-        cuda_program, "guided_step", {**buffers, **results, "next": next_input}, names, **values
+        cuda_program, "guided_step", {**buffers, **results, "inputs": next_input}, names, **values
     )[1]
-    assert all(out[name].isnan().all() for name in ("x_out", "x0_out", "next"))
+    assert all(out[name].isnan().all() for name in ("next_x", "x0", "inputs"))
     assert out["history"].view(3, 4)[0].isnan().all() and (out["history"].view(3, 4)[1:] == 2).all()
 
 
@@ -202,7 +202,7 @@ def test_what_is_not_finite_is_what_the_reference_says(
     target = buffers[where] if where in ("x", "noise") else target
     target[..., 1] = poison
     values["clip"] = 0
-    out = cuda_host.run(cuda_program, "guided_step", buffers, ("x_out",), **values)[1]["x_out"]
+    out = cuda_host.run(cuda_program, "guided_step", buffers, ("next_x",), **values)[1]["next_x"]
     want = reference(*(buffers[n] for n in ("x", "model_out", "table", "step")), noise, clip=False).x
     torch.testing.assert_close(out.flatten(), want.flatten(), rtol=1e-5, atol=1e-5, equal_nan=True)
 

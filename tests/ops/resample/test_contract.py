@@ -16,7 +16,7 @@ from glide_fast.ops.backends import force, ops
 from glide_fast.ops.resample import cpu as resample_cpu
 from glide_fast.ops.resample.arguments import MODES, Call
 from glide_fast.ops.resample.reference import reference
-from glide_fast.ops.resample.traced import operator
+from glide_fast.ops.resample.traced import NODE
 
 library = native.load()
 needs_library = pytest.mark.skipif(library is None, reason=str(native.why_missing()))
@@ -268,14 +268,16 @@ def custom_call(mode: str, channels_last: bool, added: bool, gradients: bool) ->
 def test_the_custom_op_keeps_its_promises(
     mode: str, channels_last: bool, added: bool, gradients: bool
 ) -> None:
-    torch.library.opcheck(operator, tuple(custom_call(mode, channels_last, added, gradients)))
+    torch.library.opcheck(NODE.operator, tuple(custom_call(mode, channels_last, added, gradients)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 4), (2, 4, 2, 2), (2, 1, 2, 6)])
 def test_the_custom_op_lays_out_what_its_fake_says(shape: tuple[int, ...]) -> None:
     for mode in MODES:
         for order in (torch.contiguous_format, torch.channels_last):
-            torch.library.opcheck(operator, (torch.randn(shape).to(memory_format=order), mode, None, None))
+            torch.library.opcheck(
+                NODE.operator, (torch.randn(shape).to(memory_format=order), mode, None, None)
+            )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -287,7 +289,7 @@ def test_gradients_are_those_of_the_reference(mode: str) -> None:
         return torch.autograd.grad((y * weights).sum(), (x, bias, residual))
 
     theirs = gradients(reference(x, mode, bias=bias, residual=residual))
-    compiled = torch.compile(lambda *a: operator(*a), backend="aot_eager", fullgraph=True)
-    for y in (resample(x, mode, bias=bias, residual=residual), operator(*call), compiled(*call)):
+    compiled = torch.compile(lambda *a: NODE.operator(*a), backend="aot_eager", fullgraph=True)
+    for y in (resample(x, mode, bias=bias, residual=residual), NODE.operator(*call), compiled(*call)):
         for a, b in zip(gradients(y), theirs, strict=True):
             torch.testing.assert_close(a, b)

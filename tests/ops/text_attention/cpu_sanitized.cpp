@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "attention.kernel.cpp"
+#include "attention/cpu.kernel.cpp"
 
 using namespace glide_fast;
 
@@ -64,7 +64,7 @@ double error(Dtype dtype, std::int64_t head_size, std::int64_t tokens, std::int6
     // Odd gaps: no row of bf16 is aligned to a pair.
     Buffer<T> qkv(tokens, 3 * width, 1), text(text_tokens, 2 * width, 3), y(tokens, width, 5);
     const std::vector<std::int64_t> lengths{(tokens + 1) / 2, tokens + 7};
-    Attention g{};
+    AttentionWork g{};
     g.queries = qkv.part(0, 3 * head_size);
     g.keys = qkv.part(head_size, 3 * head_size);
     g.values = qkv.part(2 * head_size, 3 * head_size);

@@ -18,11 +18,11 @@ import pytest
 from glide_fast.ops import native
 
 ROOT = Path(__file__).resolve().parents[3]
-KERNELS = ROOT / "csrc" / "cpu"
+CSRC = ROOT / "csrc"
 DRIVER = Path(__file__).with_name("cpu_sanitized.cpp")
 COMPILER = shutil.which("g++")
 FLAGS = [
-    *("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp", f"-I{KERNELS}"),
+    *("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp", f"-I{CSRC}"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
@@ -44,7 +44,7 @@ def build(isa: str) -> Path:
     assert COMPILER is not None
     flags = [*FLAGS, f"-DGLIDE_FAST_ISA={isa}", *isa_flags()[isa].split()]
     digest = hashlib.sha256(" ".join(flags).encode())
-    for source in (DRIVER, *sorted(KERNELS.glob("*.h")), KERNELS / "attention.kernel.cpp"):
+    for source in (DRIVER, *sorted(CSRC.rglob("*.h")), CSRC / "attention" / "cpu.kernel.cpp"):
         digest.update(source.read_bytes())
     program = Path(tempfile.gettempdir()) / f"glide_fast_sanitized_{os.getuid()}_{digest.hexdigest()[:16]}"
     if not program.exists():

@@ -1,0 +1,123 @@
+// The Python module glide_fast._arena: while a thread is in a scope, torch's tensors and oneDNN's scratch memory of that thread
+// come from one Arena. Unlike the kernels it is compiled against torch, and serves the very version it was compiled against.
+#include <c10/core/Allocator.h>
+#include <pthread.h>
+#include <pybind11/pybind11.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "arena/arena.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using glide_fast::Arena;
+
+thread_local int depth = 0;             // scopes that this thread is in
+thread_local std::uint64_t outside = 0;  // its requests in a scope that the arena could not serve
+
+// Addresses to set aside: as many as there is memory, but where they are limited (ulimit -v) most are left to others.
+std::size_t most() {
+    const std::size_t memory = std::size_t(sysconf(_SC_PHYS_PAGES)) * std::size_t(sysconf(_SC_PAGE_SIZE));
+    rlimit limit{};
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return memory;
+    return std::min<std::size_t>(memory, limit.rlim_cur / 4);
+}
+
+Arena& arena() {
+    // Never destroyed: tensors may be freed after static objects are.
+    static Arena* const it = new Arena(most());
+    return *it;
+}
+
+c10::Allocator* before = nullptr;  // torch's own, or whatever another library has put in its place
+
+void give_back(void* memory) {
+    if (arena().owns(memory))
+        arena().give(memory);
+    else
+        before->raw_deallocate(memory);
+}
+
+class ScopedAllocator final : public c10::Allocator {
+public:
+    c10::DataPtr allocate(std::size_t bytes) override {
+        void* memory = nullptr;
+        if (depth > 0 && bytes > 0) {
+            memory = arena().take(bytes);
+            outside += memory == nullptr;
+        }
+        if (!memory) memory = before->raw_allocate(bytes);
+        return {memory, memory, &give_back, c10::Device(c10::DeviceType::CPU)};
+    }
+    c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+    void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+// Put the allocator in its place, once. Whether scopes have an effect: they have none where the system sets no addresses aside,
+// where another library's allocator gives no plain memory, or where one of a higher priority is in place.
+bool install() {
+    static const bool installed = [] {
+        before = c10::GetAllocator(c10::DeviceType::CPU);
+        if (!before->raw_deleter() || !arena().length()) return false;
+        static ScopedAllocator* const ours = new ScopedAllocator;
+        c10::SetAllocator(c10::DeviceType::CPU, ours, 1);  // torch's own has priority 0
+        pthread_atfork([] { arena().lock(); }, [] { arena().unlock(); },
+                       [] {
+                           arena().unlock();
+                           depth = 0;
+                       });
+        return c10::GetAllocator(c10::DeviceType::CPU) == ours;
+    }();
+    return installed;
+}
+
+// Left by C++, so that a Ctrl-C cannot come between entering and leaving.
+class Scope {
+public:
+    void enter() { depth += install(); }
+    void leave(const py::args&) { depth -= depth > 0; }
+};
+
+class Outside {
+public:
+    void enter() { scopes_ = std::exchange(depth, 0); }
+    void leave(const py::args&) { depth = scopes_; }
+
+private:
+    int scopes_ = 0;
+};
+
+py::dict state() {
+    const glide_fast::ArenaState now = install() ? arena().state() : glide_fast::ArenaState{};
+    py::dict told;
+    told["held"] = now.held;
+    told["live"] = now.live;
+    told["grown"] = now.grown;
+    told["outside"] = outside;
+    return told;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_arena, module) {
+    module.doc() = "Memory for a step's tensors that is used again at the next step; reached through glide_fast.ops.arena.";
+    module.attr("torch") = GLIDE_FAST_TORCH;  // the version that it was compiled against
+    module.def("install", &install, "Whether scopes have an effect in this process.");
+    py::class_<Scope>(module, "Scope", "While it lasts this thread's tensors come from the arena.")
+        .def(py::init<>())
+        .def("__enter__", &Scope::enter)
+        .def("__exit__", &Scope::leave);
+    py::class_<Outside>(module, "Outside", "While it lasts this thread's scopes have no effect.")
+        .def(py::init<>())
+        .def("__enter__", &Outside::enter)
+        .def("__exit__", &Outside::leave);
+    module.def("state", &state,
+               "held: bytes asked of the system; live: bytes handed out; grown: times that more was asked for; outside: this "
+               "thread's requests in a scope that were served by torch's own allocator.");
+    module.def("trim", [] { if (install()) arena().trim(); }, "Let the system have all memory that is not handed out.");
+}

@@ -1,0 +1,30 @@
+// Arguments of the kernels of group_norm_act, for CPUs and for CUDA; glide_fast/ops/group_norm_act/__init__.py holds the contract.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+#include "tensors.h"
+
+namespace glide_fast {
+
+enum class Resampling : int { none = 0, nearest_x2 = 1, mean_2x2 = 2 };
+
+struct GroupNormAct {
+    Dtype dtype;      // of x, x2, residual and sum
+    Dtype out_dtype;  // of y: dtype, or fp32
+    std::int64_t samples, rows, groups;
+    std::int64_t x_channels, channels;  // the channels past x's are x2's
+    std::int64_t width;                 // rows of an image line; read only to resample
+
+    // What is normalised: x + x_bias + residual, rounded to dtype, and the channels of x2 (a skip connection) behind it, never
+    // concatenated in memory. The rounded values are written to `sum` where there is one.
+    Rows x, x2, residual, sum, y;
+    PerChannel x_bias;
+    PerChannel weight, bias, scale, shift;
+    double eps;
+    bool silu;
+    Resampling resample;
+};
+
+}  // namespace glide_fast

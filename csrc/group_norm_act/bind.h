@@ -1,0 +1,93 @@
+// The bindings of group_norm_act. Included by bindings.cpp alone.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+#include "from_python.h"
+#include "group_norm_act/cpu.h"
+#ifdef GLIDE_FAST_CUDA
+#include "group_norm_act/cuda.h"
+#endif
+
+namespace glide_fast {
+
+inline void bind_group_norm_act(py::module_& module) {
+    py::class_<GroupNormAct>(module, "GroupNormAct",
+                             "Arguments of group_norm_act. Activations are (address, sample stride, row stride), vectors of "
+                             "channels (address, type code, sample stride).")
+        .def(py::init([](int dtype, int out_dtype, std::int64_t samples, std::int64_t rows, std::int64_t x_channels,
+                         std::int64_t channels, std::int64_t groups, std::int64_t width, const Rows& x,
+                         const Rows& x2, const Rows& residual, const Rows& sum, const Rows& y,
+                         const PerChannel& x_bias, const PerChannel& weight, const PerChannel& bias,
+                         const PerChannel& scale, const PerChannel& shift, double eps, bool silu, int resample) {
+                 GroupNormAct g{};
+                 g.dtype = Dtype(dtype);
+                 g.out_dtype = Dtype(out_dtype);
+                 g.samples = samples;
+                 g.rows = rows;
+                 g.x_channels = x_channels;
+                 g.channels = channels;
+                 g.groups = groups;
+                 g.width = width;
+                 g.x = x;
+                 g.x2 = x2;
+                 g.residual = residual;
+                 g.sum = sum;
+                 g.y = y;
+                 g.x_bias = x_bias;
+                 g.weight = weight;
+                 g.bias = bias;
+                 g.scale = scale;
+                 g.shift = shift;
+                 g.eps = eps;
+                 g.silu = silu;
+                 g.resample = Resampling(resample);
+                 return g;
+             }),
+             py::arg("dtype"), py::arg("out_dtype"), py::arg("samples"), py::arg("rows"), py::arg("x_channels"),
+             py::arg("channels"), py::arg("groups"), py::arg("width"), py::arg("x"), py::arg("x2"), py::arg("residual"),
+             py::arg("sum"), py::arg("y"), py::arg("x_bias"), py::arg("weight"), py::arg("bias"), py::arg("scale"),
+             py::arg("shift"), py::arg("eps"), py::arg("silu"), py::arg("resample"));
+    module.def(
+        "group_norm_act",
+        [](const GroupNormAct& arguments, int threads, const std::string& isa) { group_norm_act(arguments, threads, isa.c_str()); },
+        py::call_guard<py::gil_scoped_release>(), py::arg("arguments"), py::arg("threads"), py::arg("isa") = "",
+        "y = resample(act(film(group_norm(cat(x + x_bias + residual, x2))))) over channels-last rows.");
+}
+
+#ifdef GLIDE_FAST_CUDA
+namespace cuda {
+
+inline void bind_group_norm_act(py::module_& module) {
+    py::class_<Device>(module, "Device", "What a plan depends on.")
+        .def(py::init([](int multiprocessors, int shared_bytes, bool clusters) {
+                 return Device{multiprocessors, shared_bytes, clusters};
+             }),
+             py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("clusters"));
+    module.def("current_device", &current_device, "The calling thread's current device.");
+
+    py::class_<Plan>(module, "Plan", "How group_norm_act is laid over a device.")
+        .def_readonly("one_pass", &Plan::one_pass)
+        .def_readonly("vector", &Plan::vector)
+        .def_readonly("threads", &Plan::threads)
+        .def_readonly("slab", &Plan::slab)
+        .def_readonly("pieces", &Plan::pieces)
+        .def_readonly("slabs", &Plan::slabs)
+        .def_readonly("chunks", &Plan::chunks)
+        .def_readonly("chunk_rows", &Plan::chunk_rows)
+        .def_readonly("shared_bytes", &Plan::shared_bytes)
+        .def_readonly("workspace_bytes", &Plan::workspace_bytes);
+    module.def("plan_group_norm_act", &plan_group_norm_act, py::arg("arguments"), py::arg("device"), py::arg("variant") = "",
+               "The plan for these arguments; variant forces one_pass or two_pass.");
+    module.def("group_norm_act", &group_norm_act, py::call_guard<py::gil_scoped_release>(), py::arg("arguments"),
+               py::arg("plan"), py::arg("workspace"), py::arg("stream"),
+               "Launches y = resample(act(film(group_norm(cat(x + x_bias + residual, x2))))) on a stream of the current device.");
+}
+
+}  // namespace cuda
+#endif
+
+}  // namespace glide_fast
