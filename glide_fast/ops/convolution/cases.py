@@ -134,7 +134,9 @@ def prepared(arguments: dict[str, Any], backend: str) -> dict[str, Any]:
     if isinstance(weight, PackedWeight):
         if (backend, weight.tiles is None) in (("winograd", False), ("onednn", True)):
             return arguments
-        weight = weight.dense().contiguous(memory_format=torch.channels_last)
+        weight = weight.dense()
+        if weight.dim() == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
     if backend in ("winograd", "onednn") and why_not(weight.dtype, weight.device) is None and x.numel():
         around = {"stride": arguments.get("stride", 1), "padding": arguments.get("padding")}
         weight = PackedWeight.pack(weight, input_shape=x.shape, tile=backend == "winograd", **around)

@@ -21,6 +21,7 @@ from torch import nn
 
 from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.ops import convolution
+from glide_fast.ops.convolution.cases import prepared
 from glide_fast.ops.convolution.packed_weight import PackedWeight, dense_state_dict_hook, why_not
 
 SHAPE = (2, 16, 8, 8)
@@ -382,3 +383,14 @@ def test_data_is_where_the_weight_is() -> None:
         assert data.device == torch.device("cpu") and not data.is_meta and data.is_cpu
     assert torch.zeros_like(w.data).device == (w.data * 2).device == torch.device("cpu")
     assert w.data.to(torch.bfloat16).dtype == torch.bfloat16 and w.data.stride() == w.stride()
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1, 1), (32, 32, 1), (32, 32)])
+def test_a_call_is_prepared_for_each_backend(shape: tuple[int, ...]) -> None:
+    """Also where the weight of a projection has fewer dimensions."""
+    x, weight = torch.randn(1, 32, 4, 4), torch.randn(shape)
+    packed = PackedWeight.pack(weight, input_shape=x.shape)
+    arguments = {"x": x, "weight": packed, "stride": 1, "padding": None}
+    assert prepared(arguments, "onednn")["weight"] is packed
+    dense = prepared(arguments, "reference")["weight"]
+    assert type(dense) is torch.Tensor and torch.equal(dense, weight)

@@ -97,7 +97,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(isa: str, data: st.DataObjec
     result = run(*arguments, heads, **mask, out=torch.full_like(truth, NAN, dtype=dtype), isa=isa)
     with force(masked_attention="sdpa"):
         plain = masked_attention(*arguments, heads, **mask)
-    # Where torch happens to be lucky, as in test_text_attention_cpu.py.
+    # Where torch happens to be lucky, as in text_attention's test_cpu.py.
     head = arguments[0].shape[2] // heads
     split = [x.double().unflatten(2, (heads, head)).transpose(1, 2) for x in arguments[:2]]
     largest = float((split[0] @ split[1].mT).abs().max()) / head**0.5
