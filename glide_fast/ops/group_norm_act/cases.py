@@ -193,9 +193,9 @@ def _cases() -> Iterator[Case]:
                 drawn.setdefault(norm.name(device == "cuda"), {})[device] = norm
         for name, by_device in drawn.items():
             *_, (device, norm) = by_device.items()
-            small = replace(norm, side=min(norm.side, 8))
-            draws = (partial(one.draw, device == "cuda") for one in (norm, small))
-            yield Case("group_norm_act", model, name, batches, *draws, devices=tuple(by_device))
+            sides = norm.side, min(norm.side, 8)
+            draw, small = (partial(replace(norm, side=side).draw, device == "cuda") for side in sides)
+            yield Case("group_norm_act", model, name, batches, draw, small, devices=tuple(by_device))
 
 
 CASES = tuple(_cases())

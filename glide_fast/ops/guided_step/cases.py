@@ -112,8 +112,8 @@ _UPDATES = (
 def _cases() -> Iterator[Case]:
     for update in _UPDATES:
         batches = (1, 4, 16) if update.model == "base" else (1, 4)
-        draws = (functools.partial(update.draw, side) for side in (update.side, 8))
-        yield Case("guided_step", update.model, update.name, batches, *draws)
+        draw, small = (functools.partial(update.draw, side) for side in (update.side, 8))
+        yield Case("guided_step", update.model, update.name, batches, draw, small)
 
 
 CASES = tuple(_cases())

@@ -59,8 +59,8 @@ def _cases() -> Iterator[Case]:
             for added in (False, True):
                 # GLIDE's blocks resize what a norm has summed; layers of models without `resblock_updown` sum here.
                 name = f"{side}px {channels} {mode}{' bias residual' if added else ''}"
-                draws = (partial(_draw, mode, s, channels, added) for s in (side, min(side, 8)))
-                yield Case("resample", model, name, batches, *draws)
+                draw, small = (partial(_draw, mode, s, channels, added) for s in (side, min(side, 8)))
+                yield Case("resample", model, name, batches, draw, small)
 
 
 CASES = tuple(_cases())
