@@ -14,7 +14,7 @@ from glide_fast.ops.case import Cost
 def cost(choice: Choice) -> Cost:
     """Of a call that :func:`glide_fast.ops.backends.listen` reported; Winograd's algorithm saves a third of the products."""
     record = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases")
-    found: Cost = record.cost(choice.arguments[0])
+    found: Cost = record.cost(choice.call)
     return found._replace(flops=found.flops * 2 // 3) if choice.backend.name == "winograd" else found
 
 

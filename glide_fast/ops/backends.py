@@ -162,8 +162,8 @@ class Op(Generic[Facts]):
         """The result of a call by the chosen backend; what the op's operator does once its tensors have values."""
         return self.choose(call.facts(), call).run(call)
 
-    def choose(self, facts: Facts, *arguments: Any, **options: Any) -> Backend[Facts]:
-        """The backend for calls with these facts; ``arguments`` and ``options`` of the call are for :func:`listen` only.
+    def choose(self, facts: Facts, call: Any = None) -> Backend[Facts]:
+        """The backend for calls with these facts; ``call`` (:class:`Arguments`) is for :func:`listen` only.
 
         Raises:
             BackendError: one is forced that is unknown or declines, or every backend declines.
@@ -179,7 +179,7 @@ class Op(Generic[Facts]):
         listener = _listener.get()
         if listener is None:
             return backend
-        instead = listener(Choice(self, facts, backend, arguments, options))
+        instead = listener(Choice(self, facts, backend, call))
         return instead if isinstance(instead, Backend) else backend
 
     def explain(self, facts: Facts) -> Explanation:
@@ -240,13 +240,12 @@ def _plain_only(supports: Callable[[Facts], str | None]) -> Callable[[Facts], st
 
 
 class Choice(NamedTuple):
-    """A call of an op and who ran it; ``backend.run(*arguments, **options)`` makes the call again."""
+    """A call of an op and the backend that was chosen for it; ``backend.run(call)`` makes the call again."""
 
     op: Op[Any]
     facts: Any
     backend: Backend[Any]
-    arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
+    call: Any
 
 
 Listener = Callable[[Choice], object]

@@ -11,13 +11,11 @@ from glide_fast.ops.backends import Choice
 
 def first_tensor(choice: Choice) -> torch.Tensor:
     """The call's first tensor, whose type and device count as the call's."""
-    tensor: torch.Tensor = choice.arguments[0].tensors[0]
+    tensor: torch.Tensor = choice.call.tensors[0]
     return tensor
 
 
 def described(choice: Choice) -> str:
     """Sizes and what is fused, such as ``2x192x64x64 + FiLM, SiLU``: the op's own ``cases.describe``."""
-    words: str = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases").describe(
-        choice.arguments[0]
-    )
+    words: str = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases").describe(choice.call)
     return words

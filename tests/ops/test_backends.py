@@ -247,12 +247,12 @@ def test_a_listener_is_told_of_every_call(op: Op[int]) -> None:
         for width in (16, 16, 9):
             op.choose(width, 3)
     op.choose(16, 4)
-    assert [(c.op, c.facts, c.backend.name, c.arguments) for c in told] == [
-        (op, 16, "fast", (3,)),
-        (op, 16, "fast", (3,)),
-        (op, 9, "reference", (3,)),
+    assert [(c.op, c.facts, c.backend.name, c.call) for c in told] == [
+        (op, 16, "fast", 3),
+        (op, 16, "fast", 3),
+        (op, 9, "reference", 3),
     ]
-    assert told[0].backend.run(*told[0].arguments, **told[0].options) == ("fast", 6)
+    assert told[0].backend.run(told[0].call) == ("fast", 6)
 
 
 def test_a_listener_may_put_another_backend_in_place(op: Op[int]) -> None:

@@ -64,9 +64,7 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
         model,
         f"{choice.op.name} {described(choice)}, {short_name(dtype)}, {calls} a step",
         first_tensor(choice).device.type,
-        truth=lambda: results(
-            choice.op.backend(REFERENCE).run(*widened(choice.arguments), **widened(dict(choice.options)))
-        ),
+        truth=lambda: results(choice.op.backend(REFERENCE).run(widened(choice.call))),
         allowed=lambda dtype, errors: allowed_error(errors.get(PLAIN, 0.0), dtype, floor),
         cost=lambda name: cost(choice._replace(backend=choice.op.backend(_backend(name)))),
     )
@@ -76,10 +74,10 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
         reason = backend.supports(choice.facts)  # not whether it is worth it: that is the question
         if reason is not None:
             raise Unable(reason)
-        arguments = _laid_out_for(name, choice.arguments)
+        prepared_call = _laid_out_for(name, choice.call)
 
         def call() -> Any:
-            return backend.run(*arguments, **choice.options)
+            return backend.run(prepared_call)
 
         note = "chosen" if name == choice.backend.name else ""
         # Copied: some backends write to memory that the call was given.
@@ -98,10 +96,9 @@ def _backend(contestant: str) -> str:
     return REFERENCE if contestant == PLAIN else contestant.removeprefix(f"{OURS} ")
 
 
-def _laid_out_for(backend: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _laid_out_for(backend: str, call: Any) -> Any:
     """The call with its weight as this backend holds it; the others would unpack it at every call."""
-    call = arguments[0]
     if not isinstance(call, Call) or not isinstance(call.weight, PackedWeight):
-        return arguments
-    given = {name: getattr(call, name) for name in schema.arguments(Call)}
-    return (Call(**prepared(given, backend)),)
+        return call
+    arguments = {name: getattr(call, name) for name in schema.arguments(Call)}
+    return Call(**prepared(arguments, backend))
