@@ -77,9 +77,9 @@ def test_every_suite_is_right_at_a_small_size(op: str) -> None:
         rows = {row.contestant: row for row in made.run(TINY)}
         assert not [row for row in rows.values() if row.failed], [row.row() for row in rows.values()]
         assert rows[PLAIN].speedup == 1.0 and rows[COPY].value
-        if not torch.cuda.is_available():
+        if not torch.cuda.is_available() and "triton" in ops()[op].names:
             assert rows["glide_fast triton"].note and rows["glide_fast triton"].value is None
-    assert len(smallest) == 2
+    assert smallest
 
 
 def test_every_op_has_a_suite() -> None:

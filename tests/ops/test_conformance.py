@@ -5,6 +5,7 @@ What is special about one backend is tested beside it. Triton's backends go thro
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from support import conformance
 from support.conformance import Arguments, Contestant, Judge, contestants, drawn, forced, prepared, result
 
 from glide_fast.errors import BackendError
-from glide_fast.ops import backends
+from glide_fast.ops import backends, native
 from glide_fast.ops.case import Case, relative_error
 
 ELSEWHERE = {"cuda", "cudnn", "triton", "xformers"}
@@ -83,8 +84,8 @@ def test_every_backend_that_can_run_here_takes_a_case(op: str) -> None:
     """Otherwise the tests here would pass because it declines."""
     for name in set(conformance.backends_of(op).names) - ELSEWHERE - ONLY_3X3.get(op, set()):
         reasons = []
-        for case in conformance.representatives(op):
-            arguments = prepared(op, drawn(case, 1, torch.bfloat16), name)
+        for dtype, case in itertools.product(DTYPES, conformance.representatives(op)):
+            arguments = prepared(op, drawn(case, 1, dtype), name)
             try:
                 with forced(op, Contestant(name)):
                     result(op, arguments)
@@ -93,6 +94,17 @@ def test_every_backend_that_can_run_here_takes_a_case(op: str) -> None:
                 reasons.append(str(error))
         else:
             raise AssertionError(f"{name} takes none of the cases: {reasons}")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_calls_in_bf16_do_not_all_fall_back_to_the_reference(op: str) -> None:
+    if native.why_missing():
+        pytest.skip(f"needs the native library: {native.why_missing()}")
+    choices: list[backends.Choice] = []
+    with backends.listen(choices.append), torch.inference_mode():
+        for case in conformance.representatives(op):
+            result(op, drawn(case, 1, torch.bfloat16))
+    assert {choice.backend.name for choice in choices} - {"reference"}
 
 
 def taken(
