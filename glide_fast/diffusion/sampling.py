@@ -18,6 +18,7 @@ from glide_fast.diffusion.plan import Interval, StepKind, plan_steps
 from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.diffusion.rules import draws_noise, get_rule
 from glide_fast.errors import invalid
+from glide_fast.ops import backends
 from glide_fast.ops.guided_step import HISTORY, Step, guided_step
 
 Callback = Callable[[int, int, torch.Tensor], object]
@@ -79,6 +80,7 @@ class SamplingLoop:
             denoiser if isinstance(denoiser, LoopDenoiser) else PlainDenoiser(denoiser, device)
         )
         self.score, self.streams, self.clip = score, streams, clip
+        self._forced_backends = backends.read_environment()  # for all that the steps run
         self.rule = get_rule(rule, argument="rule")
         self.total = first + 1
         """Steps of a run."""
@@ -209,26 +211,27 @@ class SamplingLoop:
         steps = self._steps[:count]
         timesteps = self._times[:width]
         torch.index_select(self._timesteps, 0, self._steps[:width], out=timesteps)
-        score = None if self.score is None else self.score(self._x, timesteps[:count])
         options: dict[str, Any] = {} if kind is None or not kind.shallow else {"shallow": True}
-        model_out = self.denoiser(self._inputs[:width], timesteps, self._steps[:width], **options)
-        guided_step(
-            self._x,
-            model_out,
-            self._table,
-            steps,
-            seeds=self.seeds if self._draws_noise else None,
-            stream=self.streams.step,
-            guidance_scale=self._guidance if guided else None,
-            known=self._known,
-            known_mask=self._known_mask,
-            clip=self.clip,
-            score=score,
-            history=self._history,
-            remember_eps=self.rule.remember_eps,
-            inputs=self._inputs,
-            out=Step(self._x, self._x0, self._history),
-        )
+        with backends.bound(self._forced_backends):
+            score = None if self.score is None else self.score(self._x, timesteps[:count])
+            model_out = self.denoiser(self._inputs[:width], timesteps, self._steps[:width], **options)
+            guided_step(
+                self._x,
+                model_out,
+                self._table,
+                steps,
+                seeds=self.seeds if self._draws_noise else None,
+                stream=self.streams.step,
+                guidance_scale=self._guidance if guided else None,
+                known=self._known,
+                known_mask=self._known_mask,
+                clip=self.clip,
+                score=score,
+                history=self._history,
+                remember_eps=self.rule.remember_eps,
+                inputs=self._inputs,
+                out=Step(self._x, self._x0, self._history),
+            )
         self._steps.sub_(self._one)
         return self._x0
 

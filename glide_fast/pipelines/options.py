@@ -103,7 +103,7 @@ def declare(
     return {"declared": Declared(help, more, loop, stages, argument, check, setting, flag, metavar)}
 
 
-def _integer(high: int) -> Check:
+def _integer(high: int | None) -> Check:
     return lambda name, value: require_integer(name, value, 1, high)
 
 
@@ -285,7 +285,7 @@ class SamplingOptions:
             flag="--cache-interval",
             loop=Loop.FIXED,
             argument="cache_interval",
-            check=_integer(_MOST_STEPS),
+            check=_integer(None),
             setting=Recorded.CHANGED,
         ),
     )

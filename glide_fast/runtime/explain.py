@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from glide_fast.models.conditioning import WiderInput
-from glide_fast.ops import arena, guided_step
+from glide_fast.ops import arena, backends, guided_step
 from glide_fast.ops.backends import Choice, listen
 from glide_fast.ops.described import described, first_tensor
 from glide_fast.ops.guided_step import Column, Step
@@ -122,7 +122,8 @@ def explain(model: Engine, batch: int | None = None) -> Explained:
         rows = torch.zeros(batch, dtype=torch.long, device=device)
         with calls.during(EACH):
             out = bound(inputs, rows, rows)
-            _update(out, inputs, batch, guided="low_res" not in conditioning and batch % 2 == 0)
+            with backends.bound(bound.forced_backends):
+                _update(out, inputs, batch, guided="low_res" not in conditioning and batch % 2 == 0)
     dtype = str(model.dtype).removeprefix("torch.")
     head = f"{type(model).__name__}, {batch} x {size} px, {dtype} on {device}"
     return Explained(calls.rows(), head, _memory(model, device))

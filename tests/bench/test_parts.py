@@ -16,6 +16,7 @@ from glide_fast.bench.contest import OURS, Unable
 from glide_fast.bench.contestants import ABLATIONS
 from glide_fast.bench.measurement import Measurement, quantity, table
 from glide_fast.bench.parts import PARTS, measure, quality, step
+from glide_fast.bench.parts import ops as ops_part
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.stock import stock
 from glide_fast.bench.subject import Subject, random_model, subjects
@@ -23,7 +24,9 @@ from glide_fast.bench.timing import Effort, interleaved
 from glide_fast.bench.work import Work
 from glide_fast.errors import InvalidInputError
 from glide_fast.models.config import complete
-from glide_fast.ops.backends import Choice, listen
+from glide_fast.ops import guided_step
+from glide_fast.ops.backends import Backend, Choice, force, listen, ops
+from glide_fast.ops.guided_step import Column, Step
 
 CPU = torch.device("cpu")
 
@@ -123,6 +126,28 @@ def test_every_op_call_of_a_step_is_timed(settings: Settings) -> None:
     assert len(calls) > 20 and any(work.startswith("text_attention 2x2 heads of 16") for work in calls)
     assert [row for row in rows if row.value is not None and row.gate != "green"] == []
     assert any("chosen" in row.note for row in rows)
+
+
+def test_a_backend_that_leaves_another_ones_results_where_it_should_write_is_caught(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    op = ops()["guided_step"]
+    idle = Backend("idle", lambda facts: None, lambda facts: None, lambda call: call.result())
+    monkeypatch.setattr(op, "_backends", [idle, *op._backends])
+    monkeypatch.setattr(op, "_choices", {})
+    calls: list[Choice] = []
+    state = torch.linspace(-1, 1, 48).view(1, 3, 4, 4)
+    with listen(calls.append), force(guided_step="reference"):
+        guided_step(
+            state,
+            torch.ones(1, 6, 4, 4),
+            torch.ones(2, Column.COUNT),
+            torch.tensor(1),
+            out=Step.like(state, None),
+        )
+    rows = {row.contestant: row for row in ops_part.of_call("base", calls[0], 1, settings)}
+    assert rows[f"{OURS} idle"].gate == "red" and rows[f"{OURS} idle"].speedup is None
+    assert rows[f"{OURS} cpu"].gate == rows["plain torch"].gate == "green"
 
 
 def test_a_fresh_process_tells_its_phases_and_memory(settings: Settings) -> None:

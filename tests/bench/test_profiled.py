@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glide_fast.bench.cost import Cost, cost, linear
-from glide_fast.bench.parts.ops import _laid_out_for
+from glide_fast.bench.parts.ops import _held_by
 from glide_fast.bench.profiled import Item, Limits, Profile, profile, taken_apart
 from glide_fast.bench.settings import Settings
 from glide_fast.bench.subject import subjects
@@ -85,7 +85,7 @@ def test_winograds_products_are_two_thirds() -> None:
         Cost(2 * (1024 + 4608 + 512), 2 * 512 * 32 * 6),
         "1x32x4x8 to 16, 3x3",
     )
-    layouts = {name: _laid_out_for(name, call.call).weight for name in call.op.names}
+    layouts = {name: _held_by(name, call.call).weight for name in call.op.names}
     assert layouts["winograd"] is packed and layouts["onednn"].packed is not None
     assert type(layouts["reference"]) is torch.Tensor and torch.equal(layouts["reference"], weight)
 

@@ -14,6 +14,8 @@ from glide_fast.diffusion.rules import RULES
 from glide_fast.diffusion.sampling import SamplingLoop
 from glide_fast.diffusion.schedules import get_named_beta_schedule
 from glide_fast.errors import InvalidInputError
+from glide_fast.ops import backends, group_norm_act
+from glide_fast.ops.backends import Choice, force, listen
 
 SHAPE = (3, 8, 8)
 SEEDS = torch.tensor([11, 2**40, 0])
@@ -241,3 +243,25 @@ def test_a_step_reads_nothing_back_and_keeps_its_buffers(rule: str, guided: bool
     assert len(seen) == 1
     stepped = loop.x.clone()
     assert torch.equal(stepped, loop.run())
+
+
+def test_the_step_runs_by_the_environment_when_the_loop_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ran(loop: SamplingLoop) -> set[str]:
+        choices: list[Choice] = []
+        with listen(choices.append):
+            loop.run()
+        assert {choice.op.name for choice in choices} == {"group_norm_act", "guided_step"}
+        return {choice.backend.name for choice in choices}
+
+    def normed(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return network(group_norm_act(x, torch.ones(3), torch.zeros(3), 3), timesteps)
+
+    monkeypatch.setattr(backends, "_environment", {})  # as after the first call of an op
+    monkeypatch.setenv(backends.ENVIRONMENT, "reference")
+    loop = SamplingLoop(normed, process(2), SEEDS, SHAPE)
+    monkeypatch.delenv(backends.ENVIRONMENT)
+    assert ran(loop) == {"reference"}
+    with force(guided_step="cpu"):
+        assert "cpu" in ran(loop)
+    monkeypatch.setattr(backends, "_environment", {"guided_step": "reference"})
+    assert ran(SamplingLoop(normed, process(2), SEEDS, SHAPE)) != {"reference"}

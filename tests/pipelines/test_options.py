@@ -73,6 +73,14 @@ def test_settings_of_types_that_no_file_has_are_refused() -> None:
     check_settings({"num_inference_steps": 3, "guidance_interval": [0, 1], "note": np.int64(3)})
 
 
+def test_features_may_be_kept_for_longer_than_any_run(fast_pipe: GlidePipeline) -> None:
+    """From one full step on all are shallow, whether ten or ten million would have been."""
+    run = {"num_inference_steps": 3, "upsample_steps": 3, "seed": 1, "output_type": "pt", "progress": False}
+    check_settings({"cache_interval": 10_000_000})
+    want, got = (fast_pipe("a dog", cache_interval=steps, **run).images for steps in (10, 10_000_000))
+    assert torch.equal(got, want)
+
+
 CHANGES: dict[str, Any] = {
     "num_inference_steps": 3,
     "upsample_steps": 3,

@@ -51,6 +51,14 @@ def test_it_tells_why_the_better_ones_declined() -> None:
     assert {(row.backend, row.why) for row in norms} == {("reference", "forced")}
 
 
+def test_every_row_is_of_the_environment_when_the_loop_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_environment", {})  # as after the first call of an op
+    monkeypatch.setenv(backends.ENVIRONMENT, "reference")
+    rows = accelerated().explain().rows
+    assert {row.backend for row in rows if row.op == "guided_step"} == {"reference"}
+    assert {row.backend for row in rows} == {"reference"}
+
+
 def test_backends_are_those_of_the_environment_when_a_model_or_a_loop_was_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from glide_fast.bench import contestants
-from glide_fast.bench.calls import results, widened
+from glide_fast.bench.calls import WRITTEN, results, widened
 from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest, Unable
 from glide_fast.bench.cost import cost
 from glide_fast.bench.measurement import Measurement, short_name
@@ -74,14 +74,19 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
         reason = backend.supports(choice.facts)  # not whether it is worth it: that is the question
         if reason is not None:
             raise Unable(reason)
-        prepared_call = _laid_out_for(name, choice.call)
+        held = _held_by(name, choice.call)
+        memory = [one for one in getattr(held, "written", ()) if one is not None]
 
         def call() -> Any:
-            return backend.run(prepared_call)
+            return backend.run(held)
 
-        note = "chosen" if name == choice.backend.name else ""
-        # Copied: some backends write to memory that the call was given.
-        return Competitor(call, lambda: [one.clone() for one in results(call())], dtype, note)
+        def compared() -> list[torch.Tensor]:
+            for one in memory:
+                one.fill_(torch.nan)
+            # Copied: some results are memory that the call was given.
+            return [one.clone() for one in results(call())]
+
+        return Competitor(call, compared, dtype, "chosen" if name == choice.backend.name else "")
 
     # The reference first: speed-ups are over it.
     for name in sorted(choice.op.names, key=lambda name: name != REFERENCE):
@@ -96,9 +101,20 @@ def _backend(contestant: str) -> str:
     return REFERENCE if contestant == PLAIN else contestant.removeprefix(f"{OURS} ")
 
 
-def _laid_out_for(backend: str, call: Any) -> Any:
-    """The call with its weight as this backend holds it; the others would unpack it at every call."""
-    if not isinstance(call, Call) or not isinstance(call.weight, PackedWeight):
-        return call
-    arguments = {name: getattr(call, name) for name in schema.arguments(Call)}
-    return Call(**prepared(arguments, backend))
+def _held_by(backend: str, call: Any) -> Any:
+    """The call with memory of its own for the results, and its weight as this backend holds it.
+
+    Results that another backend has left must not pass for this one's; and the others would unpack a packed weight at every call.
+    """
+    given = {name: getattr(call, name) for name in schema.arguments(type(call))}
+    given |= {name: _like(given[name]) for name in WRITTEN if name in given}
+    if isinstance(call, Call) and isinstance(call.weight, PackedWeight):
+        given = prepared(given, backend)
+    return type(call)(**given)
+
+
+def _like(value: Any) -> Any:
+    """Other memory for the same tensor, or for those of a record; anything else as it is."""
+    if isinstance(value, tuple):
+        return type(value)(*map(_like, value))
+    return torch.empty_like(value) if isinstance(value, torch.Tensor) else value

@@ -329,32 +329,30 @@ def check_memory(call: Call) -> None:
     if _same_memory(history, out[2]):
         history = None
     ranges = []
-    for name, tensor in zip(
-        _PICTURES,
-        (x, model_out, noise, known, known_mask, score, history, inputs, *out),
-        strict=True,
-    ):
-        if tensor is not None and tensor.numel() and _dense(tensor):
+    tensors = (x, model_out, noise, known, known_mask, score, history, inputs, *out)
+    for (name, writes), tensor in zip(_PICTURES, tensors, strict=True):
+        if tensor is not None and (tensor.is_contiguous() or _dense(tensor)) and (size := tensor.nbytes):
             start = tensor.data_ptr()
-            ranges.append((start, start + tensor.nbytes, name))
+            ranges.append((start, start + size, name, writes))
     ranges.sort()
     # From the lowest address on: up to where something is written, and up to where something is used.
-    written, used = (0, ""), (0, "")
-    for start, end, name in ranges:
-        writes = name in _WRITTEN
-        last, other = used if writes else written
+    written_end, written, used_end, used = 0, "", 0, ""
+    for start, end, name, writes in ranges:
+        last, other = (used_end, used) if writes else (written_end, written)
         if start < last:
             wrong = name if writes else other
             raise invalid(
                 "inputs" if wrong == "inputs" else "out", f"{name} in the memory of {other}", _APART
             )
-        used = max(used, (end, name))
-        if writes:
-            written = max(written, (end, name))
+        if end > used_end:
+            used_end, used = end, name
+        if writes and end > written_end:
+            written_end, written = end, name
 
 
 _WRITTEN = ("inputs", "out.x", "out.x0", "out.history")
-_PICTURES = ("x", "model_out", "noise", "known", "known_mask", "score", "history", *_WRITTEN)
+_READ = ("x", "model_out", "noise", "known", "known_mask", "score", "history")
+_PICTURES = (*((name, False) for name in _READ), *((name, True) for name in _WRITTEN))
 _APART = "a tensor in memory of its own (x may be a result, and history out.history)"
 
 
@@ -366,8 +364,6 @@ def _same_memory(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
 
 def _dense(tensor: torch.Tensor) -> bool:
     """Whether it has no gaps, so that its memory is from its first byte to its last."""
-    if tensor.is_contiguous():
-        return True
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return True
     extent = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
