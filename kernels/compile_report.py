@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import importlib
 import pkgutil
 import re
@@ -68,11 +69,13 @@ def kernel_modules() -> list[ModuleType]:
     return [module for module in modules if hasattr(module, "shipped_builds")]
 
 
+@functools.cache
 def default_builds() -> list[Build]:
     """Every file's default configurations."""
     return [build for module in kernel_modules() for build in module.default_builds()]
 
 
+@functools.cache
 def shipped_builds() -> list[Build]:
     """Every file's configurations, the default ones first."""
     return default_builds() + [build for module in kernel_modules() for build in module.shipped_builds()]

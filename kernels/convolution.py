@@ -298,10 +298,10 @@ def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "f
     return found
 
 
-def glide_shapes() -> list[tuple[int, int, int, int]]:
+def glide_shapes(one_prompt: bool = False) -> list[tuple[int, int, int, int]]:
     """Samples, side, inputs and outputs of GLIDE's 3x3 convolutions at stride 1, without those at the two ends of a network."""
     found = set()
-    for call in fake_calls("convolution", torch.float16, "cuda"):
+    for call in fake_calls("convolution", torch.float16, "cuda", one_prompt=one_prompt):
         outputs, inputs, *kernel = call.weight.shape
         if kernel == [3, 3] and call.stride == 1 and min(inputs, outputs) >= 64:
             found.add((call.x.shape[0], call.x.shape[2], inputs, outputs))
@@ -310,7 +310,7 @@ def glide_shapes() -> list[tuple[int, int, int, int]]:
 
 def default_builds() -> list[Build]:
     """What a guided sampling run of one prompt would launch in fp16."""
-    return [build for shape in glide_shapes() if shape[0] <= 2 for build in builds(*shape)]
+    return [build for shape in glide_shapes(one_prompt=True) for build in builds(*shape)]
 
 
 def shipped_builds() -> list[Build]:

@@ -753,9 +753,9 @@ def builds_of(call: Any) -> list[Build]:
 
 
 def default_builds() -> list[Build]:
-    """What the models launch in fp16: of each combination of options the smallest call and the largest."""
+    """What one prompt launches in fp16: of each combination of options the smallest call and the largest."""
     calls = extremes(
-        fake_calls("group_norm_act", torch.float16, "cuda"),
+        fake_calls("group_norm_act", torch.float16, "cuda", one_prompt=True),
         sort=lambda call: options_of(call)._replace(x2=int(call.x2 is not None)),
         size=lambda call: call.x.numel(),
     )

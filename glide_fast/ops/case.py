@@ -107,8 +107,8 @@ class Case:
         return {name: _on(value, device) for name, value in drawn.items()}
 
 
-def fake_calls(op: str, dtype: torch.dtype, device: str) -> Iterator[Any]:
-    """The ``arguments.Call`` of every case that the runtime makes on ``device``, at each of its batch sizes.
+def fake_calls(op: str, dtype: torch.dtype, device: str, *, one_prompt: bool = False) -> Iterator[Any]:
+    """The ``arguments.Call`` of every case that the runtime makes on ``device``, at each of its batch sizes or for one prompt.
 
     Their tensors have shapes, strides and types, but no memory: for what can be said of a call without making it.
     """
@@ -117,7 +117,7 @@ def fake_calls(op: str, dtype: torch.dtype, device: str) -> Iterator[Any]:
     with FakeTensorMode():
         for case in importlib.import_module(f"{package}.cases").CASES:
             if device in case.devices:
-                for batch in case.batches:
+                for batch in case.batches[:1] if one_prompt else case.batches:
                     yield call(**case.arguments(batch, dtype))
 
 
