@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import importlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from glide_fast.bench.record import Table
 from glide_fast.bench.timing import Effort
 from glide_fast.errors import BackendError
 from glide_fast.ops.backends import Choice, force, listen, ops
-from glide_fast.ops.case import Case, activation_dtype, allowed_error
+from glide_fast.ops.case import Case, activation_dtype, allowed_error, cases_of
 from glide_fast.ops.described import first_tensor
 
 Arguments = dict[str, Any]
@@ -69,17 +68,12 @@ class Size(NamedTuple):
         return self.case.arguments(self.batch, self.dtype, self.device, seed, small=self.small)
 
 
-def cases(op: str) -> ModuleType:
-    """The module of an op's cases."""
-    return importlib.import_module(f"glide_fast.ops.{op}.cases")
-
-
 def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> Iterator[Size]:
     """Every case that the runtime makes on the device, at its first batch, then at larger ones; ``quick``: one of each model.
 
     ``small``: at the first batch only, and as small as the case can be.
     """
-    every = [case for case in cases(op).CASES if device in case.devices]
+    every = [case for case in cases_of(op).CASES if device in case.devices]
     if quick:
         every = list({case.model: case for case in reversed(every)}.values())[::-1]
     for turn in range(1 if quick or small else max(len(case.batches) for case in every)):
@@ -108,7 +102,7 @@ def names(suite: ModuleType, size: Size, compiled: bool) -> set[str]:
 def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
     """The contest of one size; its tensors are drawn here."""
     op, arguments = size.case.op, size.arguments()
-    function, record = getattr(public, op), cases(op)
+    function, record = getattr(public, op), cases_of(op)
     prepared: dict[str, Arguments] = {}
     laid_out: dict[str, Arguments] = {}
     choices: list[Choice] = []

@@ -192,7 +192,7 @@ def builds_of(call: Any, channels_last: bool = True) -> list[Build]:
 
 def default_builds() -> list[Build]:
     """What one prompt launches in fp16, and the largest of these calls in the official layout."""
-    calls = list(fake_calls("text_attention", torch.float16, "cuda", one_prompt=True))
+    calls = fake_calls("text_attention", torch.float16, "cuda", one_prompt=True)
     found = [build for call in calls for build in builds_of(call)]
     return found + builds_of(max(calls, key=lambda call: call.qkv.numel()), channels_last=False)
 

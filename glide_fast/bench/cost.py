@@ -5,16 +5,13 @@ What caches keep from one op to the next is not taken off, so a step's sum of by
 
 from __future__ import annotations
 
-import importlib
-
 from glide_fast.ops.backends import Choice
-from glide_fast.ops.case import Cost
+from glide_fast.ops.case import Cost, cases_of
 
 
 def cost(choice: Choice) -> Cost:
     """Of a call that :func:`glide_fast.ops.backends.listen` reported; Winograd's algorithm saves a third of the products."""
-    record = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases")
-    found: Cost = record.cost(choice.call)
+    found: Cost = cases_of(choice.op.name).cost(choice.call)
     return found._replace(flops=found.flops * 2 // 3) if choice.backend.name == "winograd" else found
 
 

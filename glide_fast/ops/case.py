@@ -12,9 +12,11 @@ the runtime launches. Each op's ``cases.py`` has
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -107,18 +109,25 @@ class Case:
         return {name: _on(value, device) for name, value in drawn.items()}
 
 
-def fake_calls(op: str, dtype: torch.dtype, device: str, *, one_prompt: bool = False) -> Iterator[Any]:
+def cases_of(op: str) -> ModuleType:
+    """The ``cases.py`` of an op."""
+    return importlib.import_module(f"glide_fast.ops.{op}.cases")
+
+
+@functools.cache
+def fake_calls(op: str, dtype: torch.dtype, device: str, *, one_prompt: bool = False) -> tuple[Any, ...]:
     """The ``arguments.Call`` of every case that the runtime makes on ``device``, at each of its batch sizes or for one prompt.
 
     Their tensors have shapes, strides and types, but no memory: for what can be said of a call without making it.
     """
-    package = f"glide_fast.ops.{op}"
-    call = importlib.import_module(f"{package}.arguments").Call
+    call = importlib.import_module(f"glide_fast.ops.{op}.arguments").Call
+    cases = [case for case in cases_of(op).CASES if device in case.devices]
     with FakeTensorMode():
-        for case in importlib.import_module(f"{package}.cases").CASES:
-            if device in case.devices:
-                for batch in case.batches[:1] if one_prompt else case.batches:
-                    yield call(**case.arguments(batch, dtype))
+        return tuple(
+            call(**case.arguments(batch, dtype))
+            for case in cases
+            for batch in (case.batches[:1] if one_prompt else case.batches)
+        )
 
 
 def _on(value: Any, device: torch.device | str) -> Any:

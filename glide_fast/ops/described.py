@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 
 from glide_fast.ops.backends import Choice
+from glide_fast.ops.case import cases_of
 
 
 def first_tensor(choice: Choice) -> torch.Tensor:
@@ -17,5 +16,5 @@ def first_tensor(choice: Choice) -> torch.Tensor:
 
 def described(choice: Choice) -> str:
     """Sizes and what is fused, such as ``2x192x64x64 + FiLM, SiLU``: the op's own ``cases.describe``."""
-    words: str = importlib.import_module(f"glide_fast.ops.{choice.op.name}.cases").describe(choice.call)
+    words: str = cases_of(choice.op.name).describe(choice.call)
     return words

@@ -16,7 +16,7 @@ from support.conformance import Arguments, Contestant, Judge, contestants, drawn
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import backends, native
-from glide_fast.ops.case import Case, relative_error
+from glide_fast.ops.case import Case, cases_of, relative_error
 
 ELSEWHERE = {"cuda", "cudnn", "triton", "xformers"}
 """Backends for devices."""
@@ -46,7 +46,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.mark.parametrize("op", sorted({*OPS, *backends.ops()}))
 def test_every_op_says_what_glide_calls(op: str) -> None:
-    module = conformance.cases_module(op)
+    module = cases_of(op)
     assert module.CASES and all(case.op == op for case in module.CASES)
     titles = [case.title for case in module.CASES]
     assert len(titles) == len(set(titles)) and module.FLOOR >= 0

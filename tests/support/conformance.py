@@ -11,7 +11,6 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from glide_fast import ops as package
 from glide_fast.ops import backends, native
-from glide_fast.ops.case import ROUNDING, Case, allowed_error, relative_error
+from glide_fast.ops.case import ROUNDING, Case, allowed_error, cases_of, relative_error
 
 GUARD = 256
 """Elements before and behind guarded memory; a multiple of what kernels load at once."""
@@ -43,11 +42,6 @@ def names() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if found.ispkg)
 
 
-def cases_module(op: str) -> ModuleType:
-    """The op's ``cases``."""
-    return importlib.import_module(f"glide_fast.ops.{op}.cases")
-
-
 def function(op: str) -> Callable[..., Any]:
     """The public function."""
     found: Callable[..., Any] = getattr(importlib.import_module(f"glide_fast.ops.{op}"), op)
@@ -63,7 +57,7 @@ def backends_of(op: str) -> backends.Op[Any]:
 def cases(op: str) -> tuple[Case, ...]:
     """The op's cases, without those that are the same when small; none where the op has no ``cases`` (which a test reports)."""
     try:
-        listed = cases_module(op).CASES
+        listed = cases_of(op).CASES
     except ModuleNotFoundError:
         return ()
     distinct: dict[Any, Case] = {}
@@ -136,7 +130,7 @@ def forced(op: str, contestant: Contestant) -> Iterator[None]:
 
 def prepared(op: str, arguments: Arguments, backend: str) -> Arguments:
     """The arguments as this backend holds them."""
-    prepare = getattr(cases_module(op), "prepared", None)
+    prepare = getattr(cases_of(op), "prepared", None)
     found: Arguments = arguments if prepare is None else prepare(arguments, backend)
     return found
 
@@ -177,7 +171,7 @@ class Judge:
     def __init__(self, op: str, arguments: Arguments, *, hard: bool = False) -> None:
         self.truth = by_reference(op, wide(arguments))
         self.own = by_reference(op, arguments)
-        floor: float = cases_module(op).FLOOR
+        floor: float = cases_of(op).FLOOR
         given = next(t.dtype for t in arguments.values() if isinstance(t, torch.Tensor))
         self.allowed: list[float] = []
         for own, truth in zip(self.own, self.truth, strict=True):

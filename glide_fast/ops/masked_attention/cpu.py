@@ -23,14 +23,7 @@ def supports(facts: Facts) -> str | None:
         return "q holds no elements"
     if not facts.side_by_side:
         return "a token's channels in q, k or v are not side by side"
-    return native.why_missing() or _why_too_old()
-
-
-def _why_too_old() -> str | None:
-    """An editable install keeps its library when the sources change."""
-    if hasattr(native.load(), "masked_attention"):
-        return None
-    return "the native library is older than the sources: build it again (pip install -e .)"
+    return native.why_without("masked_attention")
 
 
 def run(call: Call, *, out: torch.Tensor | None = None, isa: str = "") -> torch.Tensor:
