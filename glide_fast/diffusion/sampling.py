@@ -19,6 +19,7 @@ from glide_fast.diffusion.respacing import SpacedDiffusion
 from glide_fast.diffusion.rules import draws_noise, get_rule
 from glide_fast.errors import invalid
 from glide_fast.ops import backends
+from glide_fast.ops.dry_run import dry_run
 from glide_fast.ops.guided_step import HISTORY, Step, guided_step
 
 Callback = Callable[[int, int, torch.Tensor], object]
@@ -200,11 +201,33 @@ class SamplingLoop:
         if self._history is not None:
             self._history.zero_()
 
+    def choose_backends(self) -> None:
+        """Choose the backend of every op for each kind of step, so that no run stops to choose.
+
+        Walks through one step of each kind without computing its ops, and leaves the buffers' values undefined: :meth:`reset`
+        comes before every run. A score function is not called: it may do anything.
+
+        Raises:
+            BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
+        """
+        with torch.inference_mode() if self.score is None else torch.no_grad(), dry_run():
+            for kind in dict.fromkeys(self.kinds):
+                self.reset()
+                self._advance(kind, None if self.score is None else torch.empty_like(self._x))
+
     def advance(self, kind: StepKind | None = None) -> torch.Tensor:
         """Take one step of the given kind; None for a full one, guided where the loop is.
 
         Returns its prediction of the clean images, ``[N, C, H, W]``: the loop's own buffer, which the next step overwrites.
         """
+        score = None
+        if self.score is not None:
+            timesteps = self._timesteps.index_select(0, self._steps[: len(self.seeds)])
+            with backends.bound(self._forced_backends):
+                score = self.score(self._x, timesteps)
+        return self._advance(kind, score)
+
+    def _advance(self, kind: StepKind | None, score: torch.Tensor | None) -> torch.Tensor:
         count = len(self.seeds)
         guided = self._guidance is not None if kind is None else kind.guided
         width = len(self._inputs) if guided else count
@@ -213,7 +236,6 @@ class SamplingLoop:
         torch.index_select(self._timesteps, 0, self._steps[:width], out=timesteps)
         options: dict[str, Any] = {} if kind is None or not kind.shallow else {"shallow": True}
         with backends.bound(self._forced_backends):
-            score = None if self.score is None else self.score(self._x, timesteps[:count])
             model_out = self.denoiser(self._inputs[:width], timesteps, self._steps[:width], **options)
             guided_step(
                 self._x,

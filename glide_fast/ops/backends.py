@@ -2,7 +2,8 @@
 
 An op owns an :class:`Op` and registers its implementations best first. The facts that a choice rests on (device, type,
 layout, whether gradients are wanted, ...) are a hashable value of the op's own type; the choice is the first backend that
-has no reason to decline them, and is remembered for each distinct value.
+has no reason to decline them, and is remembered for each distinct value. A sampling loop makes all choices when it is built
+(:func:`glide_fast.ops.dry_run.dry_run`), a model that is called without a loop at the first call.
 
 Forcing: ``GLIDE_FAST_BACKEND=reference`` for every op, ``GLIDE_FAST_BACKEND=group_norm_act=cpu,text_attention=reference``
 for some, or :func:`force` in code, which goes before the environment. A forced backend that declines raises instead of

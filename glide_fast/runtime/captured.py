@@ -37,6 +37,9 @@ class CapturedLoop:
             anew when they have changed.
         whole_loop: also record all steps as one, for runs without a callback. This saves the gaps between replays; to record it
             takes about as long as a run.
+
+    Raises:
+        BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class CapturedLoop:
         elif loop.score is not None:
             self.why_eager = "a score function (CLIP guidance) may do anything, also wait for the device"
             self._warn()
+        loop.choose_backends()
 
     @property
     def captured(self) -> bool:

@@ -179,8 +179,8 @@ class Call:
         """The tensors that a backend writes to because the caller gave them: ``inputs`` and those of ``out``."""
         return (self.inputs, *(self.out or ()))
 
-    def result(self) -> Step:
-        """Where the result goes."""
+    def empty_result(self) -> Step:
+        """Memory for the result: the caller's where there is some."""
         return Step.like(self.x, self.history) if self.out is None else self.out
 
     @property

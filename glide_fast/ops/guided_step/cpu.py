@@ -37,7 +37,7 @@ def run(call: Call, *, isa: str = "") -> Step:
     if library is None:
         raise RuntimeError("guided_step's CPU kernel was called where it declines")
     check_memory(call)
-    result = call.result()
+    result = call.empty_result()
     given = library.GuidedStep(*arguments(call, result).values())
     try:
         library.guided_step(given, torch.get_num_threads(), isa)

@@ -25,7 +25,7 @@ def run(call: Call) -> Step:
     if library is None:
         raise RuntimeError("guided_step's CUDA kernel was called where it declines")
     check_memory(call)
-    result = call.result()
+    result = call.empty_result()
     given = library.GuidedStep(*arguments(call, result).values())
     with torch.cuda.device_of(x):
         library.cuda.guided_step(given, torch.cuda.current_stream(x.device).cuda_stream)
