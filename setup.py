@@ -61,6 +61,52 @@ def digest() -> str:
     return total.hexdigest()[:12]
 
 
+def kernel_sources() -> dict[str, str]:
+    """A digest of what each op's half of the library ("resample/cpu", "resample/cuda") is made of.
+
+    A measured plan holds for the kernel that it was measured with (glide_fast/plans/sources.py).
+    """
+    found = {}
+    for folder in sorted({path.parent for path in CSRC.rglob("bind.h")}):
+        for half, suffixes in (("cpu", {".cpp"}), ("cuda", {".cu"})):
+            own = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+            if own:
+                found[f"{folder.name}/{half}"] = _digest_of(_with_includes(own), half)
+    return found
+
+
+def _with_includes(sources: list[Path]) -> list[Path]:
+    """Sources, the headers of csrc that they include, and the sources that belong to those headers."""
+    found: set[Path] = set()
+    left = [*sources]
+    while left:
+        path = left.pop()
+        if path in found or path == BINDINGS:
+            continue
+        found.add(path)
+        for name in re.findall(
+            r'^\s*#\s*include\s+"([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            header = CSRC / name
+            if header.exists():
+                stem = header.name.split(".")[0]
+                left += [
+                    header,
+                    *(one for one in header.parent.glob(f"{stem}.*") if one.suffix in (".cpp", ".cu")),
+                ]
+    return sorted(found)
+
+
+def _digest_of(files: list[Path], half: str) -> str:
+    """Lines that hold nothing but a comment, empty ones, and the ends of lines do not count."""
+    total = hashlib.sha256((CXX_FLAGS + str(X86_FLAGS) if half == "cpu" else str(CUDA_FLAGS)).encode())
+    for path in files:
+        lines = (line.rstrip() for line in path.read_text(encoding="utf-8").splitlines())
+        text = "\n".join(line for line in lines if line and not line.lstrip().startswith("//"))
+        total.update(path.relative_to(CSRC).as_posix().encode() + b"\0" + text.encode() + b"\0")
+    return total.hexdigest()[:16]
+
+
 def compiler() -> list[str]:
     named = os.environ.get("CXX")
     for candidate in [named] if named else ["g++", "c++", "clang++"]:
@@ -282,7 +328,7 @@ class BuildNative(build_ext):
             if choice == "0":
                 raise CannotBuild("switched off by GLIDE_FAST_NATIVE=0")
             record |= build_native(build_dir, library)
-            record["native"] = True
+            record |= {"native": True, "kernel_sources": kernel_sources()}
         except CannotBuild as reason:
             if choice == "1":
                 raise SystemExit(f"glide_fast: the native library cannot be built: {reason}") from reason
@@ -313,7 +359,9 @@ setup(
         *(f"glide_fast.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"glide_fast.kernels": "kernels"},
-    package_data={"glide_fast": ["py.typed", "text/data/*", "compat/clip/config.yaml", "weights/**/*"]},
+    package_data={
+        "glide_fast": ["py.typed", "plans/*.json", "text/data/*", "compat/clip/config.yaml", "weights/**/*"]
+    },
     include_package_data=False,
     # Without sources: BuildNative knows them. It is here so that wheels carry this platform's tag.
     ext_modules=[Extension("glide_fast._C", sources=[])],

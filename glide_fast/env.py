@@ -98,6 +98,25 @@ def _caches() -> dict[str, str]:
     }
 
 
+def _plans() -> dict[str, Any]:
+    """Which files of measured plans are used for each device, and why others are not."""
+    import torch
+
+    from glide_fast.errors import GlideFastError
+    from glide_fast.plans import table
+    from glide_fast.plans.device import Device
+
+    devices = [torch.device("cpu")]
+    devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    found = {}
+    for device in devices:
+        try:
+            found[str(device)] = list(table.table_of(Device.of(device)).in_words())
+        except GlideFastError as error:
+            found[str(device)] = [str(error)]
+    return {"setting": os.environ.get(table.ENVIRONMENT), "devices": found}
+
+
 def environment() -> dict[str, Any]:
     """Everything that decides which code runs here and how fast, as values that JSON can hold."""
     import torch
@@ -117,6 +136,7 @@ def environment() -> dict[str, Any]:
         "nvcc": _nvcc(),
         "packages": {name: _version(name) for name in PACKAGES},
         "caches": _caches(),
+        "plans": _plans(),
         "backend_setting": os.environ.get("GLIDE_FAST_BACKEND"),
     }
 
@@ -165,6 +185,11 @@ def report() -> str:
     )
     lines["weights cache"] = env["caches"]["weights"]
     lines["Triton cache"] = env["caches"]["triton"]
+    for device, words in env["plans"]["devices"].items():
+        for number, word in enumerate(words):
+            lines[f"measured plans, {device}{f' ({number + 1})' if number else ''}"] = word
+    if env["plans"]["setting"]:
+        lines["GLIDE_FAST_PLANS"] = env["plans"]["setting"]
     if env["backend_setting"]:
         lines["GLIDE_FAST_BACKEND"] = env["backend_setting"]
     width = max(map(len, lines))

@@ -4,7 +4,8 @@
     python -m glide_fast.kernels.compile_report --check --target 90    # only whether all compile, with no report
 
 A file of this package takes part by its two functions ``default_builds()``, what a guided sampling run of one prompt in fp16
-launches most (a test fails when one of those spills), and ``shipped_builds()``, all of GLIDE's shapes beyond those.
+launches most (a test fails when one of those spills), ``shipped_builds()``, all of GLIDE's shapes beyond those, and
+``candidate_builds()``, every plan that ``glide-fast tune`` would time.
 
 Registers, the stack and shared memory come from the compiled binary; spills are its instructions on thread-local memory;
 occupancy is calculated from these and the limits of a multiprocessor. Nothing is run and nothing is timed.
@@ -21,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -73,6 +75,12 @@ def kernel_modules() -> list[ModuleType]:
 def default_builds() -> list[Build]:
     """Every file's default configurations."""
     return [build for module in kernel_modules() for build in module.default_builds()]
+
+
+@functools.cache
+def candidate_builds() -> list[Build]:
+    """Every file's candidates: each plan that ``glide-fast tune`` would time for GLIDE's calls in fp16."""
+    return [build for module in kernel_modules() for build in module.candidate_builds()]
 
 
 @functools.cache
@@ -148,9 +156,13 @@ def report(builds: list[Build], targets: tuple[int, ...] = TARGETS, workers: int
         yield from pool.map(lambda one: examine(one[0], one[1], commit), work)
 
 
-def chosen(every: bool = False, kernel: str | None = None) -> list[Build]:
-    """The distinct default configurations, or ``every`` one, of all kernels or one."""
-    builds = shipped_builds() if every else default_builds()
+SETS = {"default": default_builds, "all": shipped_builds, "candidates": candidate_builds}
+"""What can be compiled, by name."""
+
+
+def chosen(which: str = "default", kernel: str | None = None) -> list[Build]:
+    """The distinct configurations of a set (:data:`SETS`), of all kernels or one."""
+    builds = SETS[which]()
     return distinct([build for build in builds if kernel in (None, build.kernel.__name__)])
 
 
@@ -166,16 +178,18 @@ def why_not(build: Build, target: int) -> str:
     return ""
 
 
-def _why_not(index: int, every: bool, kernel: str | None, target: int) -> str:
+def _why_not(index: int, which: str, kernel: str | None, target: int) -> str:
     """The same by number: kernels cannot be sent from process to process."""
-    return why_not(chosen(every, kernel)[index], target)
+    return why_not(_chosen(which, kernel)[index], target)
 
 
-def check(every: bool, kernel: str | None, targets: tuple[int, ...], workers: int) -> int:
+_chosen = functools.cache(chosen)
+
+
+def check(which: str, kernel: str | None, targets: tuple[int, ...], workers: int) -> int:
     """Compile all that is chosen, in processes; says why one does not compile, and returns how many do not."""
-    work = [
-        (index, every, kernel, target) for target in targets for index in range(len(chosen(every, kernel)))
-    ]
+    count = len(chosen(which, kernel))
+    work = [(index, which, kernel, target) for target in targets for index in range(count)]
     failed = 0
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for reason in pool.map(_why_not, *zip(*work, strict=True)):
@@ -219,18 +233,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--out", type=Path, help="the CSV to write")
     wanted.add_argument("--check", action="store_true", help="only compile, and say what does not")
-    parser.add_argument("--all", action="store_true", help="every shape of GLIDE, not just the default ones")
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument(
+        "--all",
+        dest="which",
+        action="store_const",
+        const="all",
+        default="default",
+        help="every shape of GLIDE, not just the default ones",
+    )
+    more.add_argument(
+        "--candidates",
+        dest="which",
+        action="store_const",
+        const="candidates",
+        help="every plan that glide-fast tune would time",
+    )
+    parser.add_argument("--count", action="store_true", help="only say how many configurations there are")
     parser.add_argument("--kernel", help="one kernel's configurations, such as attend")
     parser.add_argument("--target", type=int, choices=TARGETS, help="one target, such as 90")
     parser.add_argument("--workers", type=int, default=1, help="compilations at a time")
     arguments = parser.parse_args()
     targets = TARGETS if arguments.target is None else (arguments.target,)
     if arguments.check:
-        return int(check(arguments.all, arguments.kernel, targets, arguments.workers) > 0)
-    builds = chosen(arguments.all, arguments.kernel)
+        return int(check(arguments.which, arguments.kernel, targets, arguments.workers) > 0)
+    builds = chosen(arguments.which, arguments.kernel)
+    if arguments.count:
+        counts = Counter(build.kernel.__name__ for build in builds)
+        print("\n".join(f"{name}: {count}" for name, count in sorted(counts.items())))
+        print(f"{len(builds)} configurations for each of {len(targets)} targets")
+        return 0
+    if arguments.out is None:
+        parser.error("say where to write with --out, or --check, or --count")
     spilling = write(arguments.out, report(builds, targets, arguments.workers))
     print(f"{arguments.out}: {spilling} configurations spill")
     return 0

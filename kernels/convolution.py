@@ -14,8 +14,9 @@ depend on which program ended first.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -60,6 +61,37 @@ def plan(pixels: int, inputs: int, outputs: int) -> Plan:
     splits = triton.cdiv(steps, triton.cdiv(steps, splits))  # none without steps
     large = rows * columns >= 128 * 128
     return Plan(rows, columns, step, splits, 8 if large else 4, 3 if large else 4)
+
+
+@functools.cache
+def plans(pixels: int, inputs: int, outputs: int) -> tuple[Plan, ...]:
+    """Every cut that is worth a measurement, the guess of :func:`plan` first; the arguments are those."""
+    step = min(64, max(16, triton.next_power_of_2(inputs)))
+    tiles = [
+        (64, 64, 4, 4),
+        (64, 128, 4, 3),
+        (128, 64, 4, 3),
+        (128, 64, 4, 4),
+        (128, 128, 8, 3),
+        (128, 128, 8, 4),
+    ]
+    if outputs <= 16:
+        tiles = [(64, 16, 4, 4), (128, 16, 4, 3), (128, 16, 8, 3)]
+    elif outputs % 256 == 0 or _tiles(pixels, outputs, 128, 256) >= 2 * FILL:
+        tiles.append((128, 256, 8, 3))
+    found = [plan(pixels, inputs, outputs)]
+    for rows, columns, warps, stages in tiles:
+        for wide in (
+            (step, 128) if step == 64 and inputs % 128 == 0 and rows * columns <= 64 * 64 else (step,)
+        ):
+            first = Plan(rows, columns, wide, 1, warps, 3 if wide == 128 else stages)
+            found.append(first)
+            count, steps = _tiles(pixels, outputs, rows, columns), first.steps(inputs)
+            for times in (1, 2, 3):
+                splits = min(math.ceil(times * FILL / count), max(1, steps // 4), 16)
+                splits = triton.cdiv(steps, triton.cdiv(steps, splits))  # none without steps
+                found.append(first._replace(splits=splits))
+    return tuple(dict.fromkeys(found))
 
 
 def _tiles(pixels: int, outputs: int, rows: int, columns: int) -> int:
@@ -264,9 +296,20 @@ def constants(cut: Plan, inputs: int) -> dict[str, int | bool]:
     }
 
 
-def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "fp16") -> list[Build]:
-    """What :func:`launch` compiles for a shape with a bias and a residual, all of one type. ``element``: its Triton type."""
-    cut = plan(samples * side * side, inputs, outputs)
+def plans_of(call: Any) -> tuple[Plan, ...]:
+    """:func:`plans` of a call (:class:`glide_fast.ops.convolution.arguments.Call`)."""
+    samples, inputs, height, width = call.x.shape
+    return plans(samples * height * width, inputs, call.weight.shape[0])
+
+
+def builds(
+    samples: int, side: int, inputs: int, outputs: int, element: str = "fp16", cut: Plan | None = None
+) -> list[Build]:
+    """What :func:`launch` compiles for a shape with a bias and a residual, all of one type. ``element``: its Triton type.
+
+    ``cut`` stands in place of what :func:`plan` says.
+    """
+    cut = plan(samples * side * side, inputs, outputs) if cut is None else cut
     split = cut.splits > 1
     sizes = ("pixels", "inputs", "outputs", *(("height", "width") if side % 16 == 0 else ()))
     kinds = {
@@ -311,6 +354,16 @@ def glide_shapes(one_prompt: bool = False) -> list[tuple[int, int, int, int]]:
 def default_builds() -> list[Build]:
     """What a guided sampling run of one prompt would launch in fp16."""
     return [build for shape in glide_shapes(one_prompt=True) for build in builds(*shape)]
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of GLIDE's calls in fp16."""
+    return [
+        build
+        for shape in glide_shapes()
+        for cut in plans(shape[0] * shape[1] ** 2, *shape[2:])
+        for build in builds(*shape, cut=cut)
+    ]
 
 
 def shipped_builds() -> list[Build]:

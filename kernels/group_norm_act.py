@@ -15,6 +15,7 @@ Every option is decided at compile time: a kernel without it has no instruction 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ FILL = 132  # multiprocessors of an H100
 PROGRAMS = 8 * FILL
 TILE = 1024  # elements in a tile: 16 bytes in fp16 for each of 128 threads
 MAX_LANE_BYTES = 128  # a cache line
+WARPS = 4
 NEAREST_X2 = tl.constexpr(1)  # what RESAMPLE is; 0 is neither
 MEAN_2X2 = tl.constexpr(2)
 RESAMPLE = {None: 0, "nearest_x2": NEAREST_X2.value, "mean_2x2": MEAN_2X2.value}
@@ -48,6 +50,7 @@ class Plan(NamedTuple):
     rows: int  # positions in a tile, a power of two
     chunk: int  # positions of one program
     chunks: int  # programs that share a slab; 1 means one pass
+    warps: int = WARPS
 
     def slab_groups(self, group: int) -> int:
         """Groups in a slab."""
@@ -89,11 +92,36 @@ def _lanes(slab: int, itemsize: int) -> int:
     return min(wanted, MAX_LANE_BYTES // itemsize)
 
 
-def _cut(slab: int, positions: int, chunks: int, itemsize: int) -> Plan:
+def _cut(slab: int, positions: int, chunks: int, itemsize: int, tile: int = TILE, warps: int = WARPS) -> Plan:
     lanes = _lanes(slab, itemsize)
-    rows = min(TILE // lanes, max(triton.next_power_of_2(positions), 4))
+    rows = min(tile // lanes, max(triton.next_power_of_2(positions), 4))
     chunk = triton.cdiv(triton.cdiv(positions, chunks), rows) * rows
-    return Plan(slab, lanes, rows, chunk, triton.cdiv(positions, chunk))
+    return Plan(slab, lanes, rows, chunk, triton.cdiv(positions, chunk), warps)
+
+
+@functools.cache
+def plans(
+    samples: int, positions: int, channels: int, groups: int, itemsize: int, with_residual: bool = False
+) -> tuple[Plan, ...]:
+    """Every cut that is worth a measurement, the guess of :func:`plan` first; the arguments are those."""
+    first = plan(samples, positions, channels, groups, itemsize, with_residual)
+    base = math.lcm(channels // groups, SECTOR // itemsize)
+    base = channels if channels % base else base
+    found = [first]
+    for slab in (base, 2 * base, 4 * base):
+        if channels % slab or (slab != base and slab * itemsize > 4 * MAX_LANE_BYTES):
+            continue
+        programs = samples * (channels // slab)
+        together = {1} if positions * slab * itemsize <= 2 * ONE_PASS_BYTES_CROWDED else set()
+        # As many programs as fill the device once, twice and four times, each with a tile to read at least.
+        most = max(1, positions * min(_lanes(slab, itemsize), slab) // TILE)
+        together |= {min(most, triton.cdiv(times * FILL, programs)) for times in (1, 2, 4)}
+        for chunks in sorted(together):
+            found += [
+                _cut(slab, positions, chunks, itemsize, tile, warps)
+                for tile, warps in ((TILE, WARPS), (2 * TILE, 2 * WARPS))
+            ]
+    return tuple(dict.fromkeys(found))
 
 
 @triton.jit
@@ -541,9 +569,6 @@ def normalise(
     )  # fmt: skip
 
 
-WARPS = 4
-
-
 class Rows(NamedTuple):
     """An activation ``[N, C, ...]`` whose channels lie side by side."""
 
@@ -625,13 +650,13 @@ def launch(
         one_pass[slabs, samples](
             x.tensor, second[0], beside[0], x_bias, kept[0], y.tensor, *affine, positions, width, split,
             *x[1:], *second[1:], *beside[1:], *kept[1:], *y[1:], *film_strides, eps,
-            **fixed, ROWS=cut.rows, **last, num_warps=WARPS,
+            **fixed, ROWS=cut.rows, **last, num_warps=cut.warps,
         )  # fmt: skip
         return
     partial = torch.empty(samples * 2 * cut.chunks * groups, dtype=torch.float32, device=x.tensor.device)
     statistics[cut.chunks, slabs, samples](
         x.tensor, second[0], beside[0], x_bias, kept[0], partial, positions, cut.chunk, split,
-        *x[1:], *second[1:], *beside[1:], *kept[1:], **fixed, ROWS=cut.rows, num_warps=WARPS,
+        *x[1:], *second[1:], *beside[1:], *kept[1:], **fixed, ROWS=cut.rows, num_warps=cut.warps,
     )  # fmt: skip
     if total is not None:
         x, x_bias, beside = total, None, _spread(None)
@@ -641,7 +666,7 @@ def launch(
     normalise[triton.cdiv(results, share), slabs, samples](
         x.tensor, second[0], beside[0], x_bias, y.tensor, *affine, partial, positions, cut.chunk, cut.chunks, share, width, split,
         *x[1:], *second[1:], *beside[1:], *y[1:], *film_strides, eps,
-        **fixed, CHUNKS=triton.next_power_of_2(cut.chunks), **last, num_warps=WARPS,
+        **fixed, CHUNKS=triton.next_power_of_2(cut.chunks), **last, num_warps=cut.warps,
     )  # fmt: skip
 
 
@@ -656,15 +681,18 @@ def builds(
     groups: int,
     element: str = "fp16",
     options: Options = Options(),  # noqa: B008 - immutable
+    cut: Plan | None = None,
 ) -> list[Build]:
     """What :func:`launch` compiles for a shape, with x_bias as wide as x and an fp32 weight.
 
     Args:
         channels: of both inputs together.
         element: x's Triton type.
+        cut: in place of what :func:`plan` says.
     """
     o = options
-    cut = plan(samples, positions, channels, groups, 4 if element == "fp32" else 2, o.residual)
+    if cut is None:
+        cut = plan(samples, positions, channels, groups, 4 if element == "fp32" else 2, o.residual)
     group = channels // groups
     kinds = {
         **dict.fromkeys(("x", "x2", "residual", "x_bias", "total"), f"*{element}"),
@@ -708,7 +736,7 @@ def builds(
         }
         label = _label(samples, positions, channels, element, o)
         sizes = tuple(n for n in ("positions", "chunk", "share", "width", "split") if n in arguments)
-        found.append(Build(kernel, label, arguments, values | absent, WARPS, sizes=sizes))
+        found.append(Build(kernel, label, arguments, values | absent, cut.warps, sizes=sizes))
     return found
 
 
@@ -746,10 +774,22 @@ def options_of(call: Any) -> Options:
     )
 
 
-def builds_of(call: Any) -> list[Build]:
+def plans_of(call: Any) -> tuple[Plan, ...]:
+    """:func:`plans` of a call."""
+    shape = call.x.shape[0], call.positions, call.channels, call.groups
+    return plans(*shape, call.x.element_size(), call.residual is not None)
+
+
+def builds_of(call: Any, cut: Plan | None = None) -> list[Build]:
     """What :func:`launch` compiles for a call."""
     shape = call.x.shape[0], call.positions, call.channels, call.groups
-    return builds(*shape, ELEMENTS[call.x.dtype], options_of(call))
+    return builds(*shape, ELEMENTS[call.x.dtype], options_of(call), cut)
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of GLIDE's calls in fp16."""
+    calls = fake_calls("group_norm_act", torch.float16, "cuda")
+    return [build for call in calls for cut in plans_of(call) for build in builds_of(call, cut)]
 
 
 def default_builds() -> list[Build]:

@@ -1,4 +1,4 @@
-"""guided_step in one kernel: a program advances ``BLOCK`` elements of one image, each operand read and written once.
+"""guided_step in one kernel: a program advances a block of elements of one image, each operand read and written once.
 
 Bytes an element: the state, x0 and what is asked for besides, fp32; two or three values of the network's output; no noise
 when it is drawn here. FLOPs (about 40, and 60 for a normal) do not count against that.
@@ -9,15 +9,27 @@ products and sums are rounded one by one, as the reference rounds them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from .build import Build
 
-BLOCK = 512
-"""Elements a program: with 128 threads each draws one block of Philox, which is four elements, and loads 16 bytes at once."""
 
-NUM_WARPS = 4
+class Plan(NamedTuple):
+    """How an image is cut up."""
+
+    block: int  # elements of a program, a power of two
+    warps: int
+
+
+PLANS = (Plan(512, 4), Plan(256, 2), Plan(256, 4), Plan(1024, 4), Plan(1024, 8), Plan(2048, 8))
+"""Every cut that is worth a measurement.
+
+With the first, which is the guess, each of 128 threads draws one block of Philox, which is four elements, and loads 16 bytes at
+once.
+"""
 
 
 @triton.jit
@@ -191,7 +203,7 @@ WITHOUT = {
 }  # fmt: skip
 
 
-def builds(loop: str, dense: bool, element: str = "fp16") -> list[Build]:
+def builds(loop: str, dense: bool, element: str = "fp16", cut: Plan = PLANS[0]) -> list[Build]:
     """What a loop of ``WITHOUT`` compiles, for images whose positions divide by 16.
 
     Args:
@@ -202,7 +214,7 @@ def builds(loop: str, dense: bool, element: str = "fp16") -> list[Build]:
     copies = 0 if "inputs_ptr" in absent else 2
     values = absent | {
         "GUIDED": True, "CLIP": True, "REMEMBER_EPS": "history_ptr" not in absent, "MODEL_DENSE": dense,
-        "INPUT_DENSE": dense or not copies, "COPIES": copies, "BLOCK": BLOCK,
+        "INPUT_DENSE": dense or not copies, "COPIES": copies, "BLOCK": cut.block,
     }  # fmt: skip
     unit = "position" if dense else "channel"  # Triton makes a constant of a stride of 1
     values |= {f"model_{unit}": 1} | ({f"input_{unit}": 1} if copies else {})
@@ -216,7 +228,7 @@ def builds(loop: str, dense: bool, element: str = "fp16") -> list[Build]:
             f"{loop}, {element}, {layout}",
             arguments,
             values,
-            NUM_WARPS,
+            cut.warps,
             fusion=False,
             sizes=("elements", "positions"),
         )
@@ -226,6 +238,11 @@ def builds(loop: str, dense: bool, element: str = "fp16") -> list[Build]:
 def default_builds() -> list[Build]:
     """The three loops on the channels-last output of a network in fp16."""
     return [build for loop in WITHOUT for build in builds(loop, dense=False)]
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of these."""
+    return [build for cut in PLANS for loop in WITHOUT for build in builds(loop, dense=False, cut=cut)]
 
 
 def shipped_builds() -> list[Build]:

@@ -9,13 +9,17 @@ of keys behind the last position of the tile, or behind the sample's length, are
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from .build import Build
+from glide_fast.ops.case import fake_calls
+
+from .build import ELEMENTS, Build
 from .online_softmax import attend_to, empty
 from .text_attention import FILL, Tiles
 
@@ -35,6 +39,17 @@ def tiles(heads: int, queries: int, head: int, itemsize: int) -> Tiles:
     # One prompt or one picture leaves most of a device idle: shorter programs, and less of a ragged last tile (257 tokens).
     rows = 32 if heads * triton.cdiv(queries, 64) < FILL else 64
     return Tiles(rows, 32 if head > 64 else 64, 4, 2)
+
+
+@functools.cache
+def plans(heads: int, queries: int, head: int, itemsize: int) -> tuple[Tiles, ...]:
+    """Every cut that is worth a measurement, the guess of :func:`tiles` first; the arguments are those."""
+    if itemsize == 4:
+        found = [Tiles(16, 16, 4, 1), Tiles(32, 32, 4, 1), Tiles(64, 32, 8, 1)]
+    else:
+        found = [Tiles(rows, keys, 4, stages) for rows in (32, 64) for keys in (32, 64) for stages in (2, 3)]
+        found += [Tiles(16, 64, 4, 2), Tiles(64, 128, 4, 2), Tiles(128, 64, 8, 2)]
+    return tuple(dict.fromkeys([tiles(heads, queries, head, itemsize), *found]))
 
 
 @triton.jit
@@ -164,10 +179,14 @@ def builds(
     causal: bool = False,
     lengths: bool = False,
     element: str = "fp16",
+    cut: Tiles | None = None,
 ) -> list[Build]:
-    """What :func:`launch` compiles for a shape of dense tensors. ``element``: their Triton type; lengths are int64."""
+    """What :func:`launch` compiles for a shape of dense tensors. ``element``: their Triton type; lengths are int64.
+
+    ``cut`` stands in place of what :func:`tiles` says.
+    """
     itemsize = 4 if element == "fp32" else 2
-    cut = tiles(samples * heads, queries, head, itemsize)
+    cut = tiles(samples * heads, queries, head, itemsize) if cut is None else cut
     kinds = dict.fromkeys(("q", "k", "v", "out"), f"*{element}")
     kinds |= {"lengths": "*i64" if lengths else f"*{element}"}
     kinds |= {"heads": "i32", "queries": "i32", "keys": "i32", "scale": "fp32"}
@@ -183,6 +202,24 @@ def builds(
     label = f"N {samples}, {heads} heads of {head}, {queries} queries, {keys} keys, {mask}, {element}"
     ordered = {name: kinds[name] for name in attend_masked.arg_names if name in kinds}
     return [Build(attend_masked, label, ordered, values, cut.warps, cut.stages)]
+
+
+def plans_of(call: Any) -> tuple[Tiles, ...]:
+    """:func:`plans` of a call (:class:`glide_fast.ops.masked_attention.arguments.Call`)."""
+    q = call.q
+    return plans(q.shape[0] * call.heads, q.shape[1], call.head_size, q.element_size())
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of GLIDE's calls in fp16."""
+    found = []
+    for call in fake_calls("masked_attention", torch.float16, "cuda"):
+        samples, queries, _ = call.q.shape
+        shape = samples, call.heads, call.head_size, queries, call.k.shape[1]
+        masks = call.causal, call.lengths is not None
+        for cut in plans_of(call):
+            found += builds(*shape, *masks, ELEMENTS[call.q.dtype], cut)
+    return found
 
 
 CLIP_TEXT = (

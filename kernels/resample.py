@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
 from .build import Build
 
-WARPS = 4
 TILE = 1024  # elements in a tile of the smaller picture: 16 bytes in fp16 for each of 128 threads
 MAX_LANES = 64  # channels in a tile: a cache line in fp16
 
@@ -107,11 +109,32 @@ def resize(
         tl.store(y + row * y_row_stride + column * y_column_stride + channel, mean, mask=mask)
 
 
-def tile(channels: int) -> tuple[int, int]:
-    """Pixels and channels of a tile, powers of two: as many channels as divide, where that is not too few."""
+class Tile(NamedTuple):
+    """What a program makes, of the smaller picture; both are powers of two."""
+
+    pixels: int
+    lanes: int  # channels
+    warps: int = 4
+
+
+def tile(channels: int) -> Tile:
+    """The guess for so many channels: as many lanes as divide them, where that is not too few."""
     dividing = min(channels & -channels, MAX_LANES)
     lanes = dividing if dividing >= 16 else min(triton.next_power_of_2(channels), MAX_LANES)
-    return TILE // lanes, lanes
+    return Tile(TILE // lanes, lanes)
+
+
+@functools.cache
+def plans(channels: int) -> tuple[Tile, ...]:
+    """Every tile that is worth a measurement, the guess of :func:`tile` first."""
+    first = tile(channels)
+    widths = (first.lanes, *(lanes for lanes in (16, 32, 128) if channels % lanes == 0))
+    found = [
+        Tile(size // lanes, lanes, warps)
+        for lanes in widths
+        for size, warps in ((TILE, 4), (TILE // 2, 4), (2 * TILE, 8), (2 * TILE, 4))
+    ]
+    return tuple(dict.fromkeys([first, *found]))
 
 
 def launch(
@@ -123,6 +146,7 @@ def launch(
     x_strides: tuple[int, int, int],
     y_strides: tuple[int, int, int],
     residual_strides: tuple[int, int, int],
+    cut: Tile | None = None,
 ) -> None:
     """Write the resized sum to ``y``.
 
@@ -132,21 +156,27 @@ def launch(
         residual: shape of x, channels side by side, or None.
         up: nearest x2, else the 2x2 mean.
         x_strides, y_strides, residual_strides: from sample to sample, row to row and column to column.
+        cut: in place of what :func:`tile` says.
     """
     small = x if up else y
     n, channels, height, width = small.shape
-    pixels, lanes = tile(channels)
+    pixels, lanes, warps = tile(channels) if cut is None else cut
     grid = (triton.cdiv(height * width, pixels), triton.cdiv(channels, lanes), n)
     resize[grid](
         x, y, x if bias is None else bias, x if residual is None else residual, height, width, channels,
         *x_strides, *y_strides, *residual_strides,
-        UP=up, BIAS=bias is not None, RESIDUAL=residual is not None, PIXELS=pixels, LANES=lanes, num_warps=WARPS,
+        UP=up, BIAS=bias is not None, RESIDUAL=residual is not None, PIXELS=pixels, LANES=lanes, num_warps=warps,
     )  # fmt: skip
 
 
-def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -> list[Build]:
-    """What :func:`launch` compiles, with an fp32 bias and a residual where ``added``. ``element``: x's Triton type."""
-    pixels, lanes = tile(channels)
+def builds(
+    channels: int, up: bool, element: str = "fp16", added: bool = True, cut: Tile | None = None
+) -> list[Build]:
+    """What :func:`launch` compiles, with an fp32 bias and a residual where ``added``. ``element``: x's Triton type.
+
+    ``cut`` stands in place of what :func:`tile` says.
+    """
+    pixels, lanes, warps = tile(channels) if cut is None else cut
     strides = [f"{t}_{axis}_stride" for t in ("x", "y", "residual") for axis in ("sample", "row", "column")]
     arguments = {
         **dict.fromkeys(("x", "y", "residual"), f"*{element}"),
@@ -155,13 +185,24 @@ def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -
     }
     constants = {"UP": up, "BIAS": added, "RESIDUAL": added, "PIXELS": pixels, "LANES": lanes}
     label = f"{'nearest x2' if up else '2x2 mean'} {element}{' with bias and residual' if added else ''}"
-    return [Build(resize, label, arguments, constants, WARPS, sizes=("channels",))]
+    return [Build(resize, label, arguments, constants, warps, sizes=("channels",))]
 
 
 def default_builds() -> list[Build]:
     """GLIDE's resizing blocks in fp16: every width there is a whole number of tiles of 64 channels."""
     return [
         build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)
+    ]
+
+
+def candidate_builds() -> list[Build]:
+    """Every tile of these."""
+    return [
+        build
+        for cut in plans(192)
+        for up in (True, False)
+        for added in (True, False)
+        for build in builds(192, up, "fp16", added, cut)
     ]
 
 

@@ -10,6 +10,7 @@ Nothing is concatenated or permuted: a head's q, k and v are strided views, and 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -50,6 +51,20 @@ def tiles(heads: int, tokens: int, head: int, itemsize: int) -> Tiles:
     if tokens % 128 or heads * (tokens // 64) < 2 * FILL:
         return Tiles(64, 32 if head > 64 else 64, 4, 2)
     return Tiles(128, 64, 8, 2 if head > 64 else 3)
+
+
+@functools.cache
+def plans(heads: int, tokens: int, head: int, itemsize: int) -> tuple[Tiles, ...]:
+    """Every cut that is worth a measurement, the guess of :func:`tiles` first; the arguments are those."""
+    if itemsize == 4:
+        found = [Tiles(16, 16, 4, 1), Tiles(32, 32, 4, 1), Tiles(64, 16, 4, 1), Tiles(64, 32, 8, 1)]
+    else:
+        found = [Tiles(64, keys, 4, stages) for keys in (32, 64, 128) for stages in (2, 3)]
+        found += [Tiles(64, 64, 4, 4), Tiles(32, 64, 4, 2), Tiles(16, 64, 4, 2)]
+        if tokens > 64:
+            found += [Tiles(128, 64, warps, stages) for warps in (4, 8) for stages in (2, 3)]
+            found += [Tiles(128, 128, 8, 2), Tiles(128, 32, 4, 3)]
+    return tuple(dict.fromkeys([tiles(heads, tokens, head, itemsize), *found]))
 
 
 @triton.jit
@@ -162,10 +177,11 @@ def builds(
     text_tokens: int,
     element: str = "fp16",
     channels_last: bool = True,
+    cut: Tiles | None = None,
 ) -> list[Build]:
-    """What :func:`launch` compiles for a shape. ``element``: qkv's Triton type."""
+    """What :func:`launch` compiles for a shape. ``element``: qkv's Triton type; ``cut`` in place of what :func:`tiles` says."""
     itemsize = 4 if element == "fp32" else 2
-    cut = tiles(samples * heads, tokens, head, itemsize)
+    cut = tiles(samples * heads, tokens, head, itemsize) if cut is None else cut
     kinds = dict.fromkeys(("qkv", "text", "out"), f"*{element}")
     kinds |= {"heads": "i32", "tokens": "i32", "text_tokens": "i32", "scale": "fp32"}
     values = constants(cut, head, tokens, text_tokens, itemsize)
@@ -182,12 +198,18 @@ def builds(
     return [Build(attend, label, ordered, values, cut.warps, cut.stages)]
 
 
-def builds_of(call: Any, channels_last: bool = True) -> list[Build]:
+def plans_of(call: Any) -> tuple[Tiles, ...]:
+    """:func:`plans` of a call (:class:`glide_fast.ops.text_attention.arguments.Call`)."""
+    qkv = call.qkv
+    return plans(qkv.shape[0] * call.heads, qkv.shape[2], call.head_size, qkv.element_size())
+
+
+def builds_of(call: Any, channels_last: bool = True, cut: Tiles | None = None) -> list[Build]:
     """What :func:`launch` compiles for a call (:class:`glide_fast.ops.text_attention.arguments.Call`), in either layout."""
     text_tokens = 0 if call.encoder_kv is None else call.encoder_kv.shape[2]
     samples, _, tokens = call.qkv.shape
     element = ELEMENTS[call.qkv.dtype]
-    return builds(samples, call.heads, call.head_size, tokens, text_tokens, element, channels_last)
+    return builds(samples, call.heads, call.head_size, tokens, text_tokens, element, channels_last, cut)
 
 
 def default_builds() -> list[Build]:
@@ -195,6 +217,12 @@ def default_builds() -> list[Build]:
     calls = fake_calls("text_attention", torch.float16, "cuda", one_prompt=True)
     found = [build for call in calls for build in builds_of(call)]
     return found + builds_of(max(calls, key=lambda call: call.qkv.numel()), channels_last=False)
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of GLIDE's calls in fp16."""
+    calls = fake_calls("text_attention", torch.float16, "cuda")
+    return [build for call in calls for cut in plans_of(call) for build in builds_of(call, cut=cut)]
 
 
 def shipped_builds() -> list[Build]:

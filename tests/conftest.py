@@ -13,6 +13,8 @@ from typing import Any
 # Test processes share cores, and so do the programs that tests start: threads that spin while they wait would take them from
 # the others. Read when torch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Which backend runs must not depend on what somebody measured on this machine.
+os.environ.setdefault("GLIDE_FAST_PLANS", "off")
 
 import pytest
 import torch

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from glide_fast.caches import default_cache_dir
 from glide_fast.checkpoints.address import Address, parse_address
 from glide_fast.checkpoints.files import read_state_dict
 from glide_fast.checkpoints.paths import checked_path, open_regular, require_regular
@@ -35,11 +35,6 @@ MODEL_PATHS: dict[str, str] = {
     "clip/text-enc": _RELEASE + "clip_text_enc.pt",
 }
 """The released "GLIDE (filtered)" weights: official name -> address."""
-
-
-def default_cache_dir() -> str:
-    """Where downloads go by default: GLIDE_FAST_CACHE, else this platform's user cache directory."""
-    return os.environ.get("GLIDE_FAST_CACHE") or platformdirs.user_cache_dir("glide_fast", appauthor=False)
 
 
 def fetch_file_cached(

@@ -9,6 +9,10 @@ Forcing: ``GLIDE_FAST_BACKEND=reference`` for every op, ``GLIDE_FAST_BACKEND=gro
 for some, or :func:`force` in code, which goes before the environment. A forced backend that declines raises instead of
 falling back. A name for every op is meant for those that have such a backend: the others keep their own choice.
 
+Measured choices: where a file of plans was measured on this device (:mod:`glide_fast.plans`) and has a row for the call, that
+row's backend runs with that row's plan, unless a backend is forced, or the row's declines the call. Calls of an op without
+rows are not looked at for it.
+
 The environment is read once for all direct calls of ops (at the first one), once for a model (when it is accelerated) and once
 for a loop (when it is bound). A later change of it reaches only models and loops that are built afterwards.
 """
@@ -16,16 +20,22 @@ for a loop (when it is bound). A later change of it reaches only models and loop
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import plain_tensor
+from glide_fast.plans import table
+from glide_fast.plans.device import Device
+from glide_fast.plans.file import Plan, with_plan
+from glide_fast.plans.signature import shapes, signature
+from glide_fast.plans.table import Measured
 
 ENVIRONMENT = "GLIDE_FAST_BACKEND"
 
@@ -61,12 +71,22 @@ class Backend(Generic[Facts]):
     ``supports`` gives None or the reason why it cannot serve a call with these facts, ``worth`` None or the reason why a later
     one is the better choice where nobody forces this one; the answers may depend on nothing else that changes while the process
     runs. ``run`` takes the call (:class:`Arguments`) and returns the op's result.
+
+    Attributes:
+        plans: every plan that ``run(call, plan=...)`` takes for a call, the best guess first; None for a backend that has none.
+        as_measured: None, or why the operands are not held as they were when this backend was measured; a row is not used then.
+        plan: the plan that ``run`` is to use; None for its own rule.
+        measured: the row of a file that this choice comes from; None for a choice by rules.
     """
 
     name: str
     supports: Callable[[Facts], str | None]
     worth: Callable[[Facts], str | None]
     run: Callable[..., Any]
+    plans: Callable[[Any], Iterable[Plan]] | None = None
+    as_measured: Callable[[Facts], str | None] = lambda facts: None
+    plan: Plan | None = None
+    measured: Measured | None = None
 
     def declines(self, facts: Facts, forced: str | None) -> str | None:
         """Why it does not run where ``forced`` is forced, or nothing is (None); None where it can."""
@@ -83,11 +103,18 @@ class Verdict(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Every backend of an op, in order of preference; ``str()`` is for people."""
+    """Every backend of an op, in order of preference; ``str()`` is for people.
+
+    Attributes:
+        measured: the row of a file of plans that decided; None where rules did.
+        unmeasured: why no row decided; None where one did, where a backend is forced, and where no call was asked about.
+    """
 
     op: str
     forced: str | None
     verdicts: tuple[Verdict, ...]
+    measured: Measured | None = None
+    unmeasured: str | None = None
 
     def __str__(self) -> str:
         head = f"{self.op}:" if self.forced is None else f"{self.op} (forced: {self.forced}):"
@@ -95,7 +122,18 @@ class Explanation(NamedTuple):
             f"  {'*' if v.chosen else ' '} {v.backend}: {'can run' if v.reason is None else v.reason}"
             for v in self.verdicts
         ]
+        if self.measured is not None:
+            lines.append(f"  {in_words(self.measured)}")
+        elif self.unmeasured is not None:
+            lines.append(f"  not measured: {self.unmeasured}")
         return "\n".join([head, *lines])
+
+
+def in_words(measured: Measured) -> str:
+    """The row behind a choice, such as ``measured: cuda (slab 48), 8.3 us; next triton, 9.1 us (nvidia-h100.json)``."""
+    row = measured.row
+    second = "" if row.runner_up is None else f"; next {row.runner_up}"
+    return f"measured: {row.fastest}{second} ({measured.path.name})"
 
 
 class Op(Generic[Facts]):
@@ -112,7 +150,7 @@ class Op(Generic[Facts]):
         self.name = name
         self._operator = operator
         self._backends: list[Backend[Facts]] = []
-        self._choices: dict[tuple[Facts, str | None], Backend[Facts]] = {}
+        self._choices: dict[tuple[Facts, str | None], Backend[Facts] | _ByShape] = {}
         _ops[name] = self
 
     @property
@@ -135,17 +173,21 @@ class Op(Generic[Facts]):
         worth: Callable[[Facts], str | None] = lambda facts: None,
         *,
         plain_only: bool = False,
+        plans: Callable[[Any], Iterable[Plan]] | None = None,
+        as_measured: Callable[[Facts], str | None] = lambda facts: None,
     ) -> None:
         """Add a backend after those already there.
 
-        ``plain_only``: it reads tensors by their addresses, or knows no other use of torch's than computing values. It declines
-        where the facts' ``unreadable`` gives a reason (:func:`glide_fast.ops.plain_tensor.why_not`).
+        Args:
+            plain_only: it reads tensors by their addresses, or knows no other use of torch's than computing values. It declines
+                where the facts' ``unreadable`` gives a reason (:func:`glide_fast.ops.plain_tensor.why_not`).
+            plans, as_measured: see :class:`Backend`.
         """
         if name in self.names:
             raise ValueError(f"{self.name} has a backend {name} already")
         if plain_only:
             supports = _plain_only(supports)
-        self._backends.append(Backend(name, supports, worth, run))
+        self._backends.append(Backend(name, supports, worth, run, plans, as_measured))
         self._choices.clear()
 
     def run(self, call: Arguments) -> Any:
@@ -164,34 +206,77 @@ class Op(Generic[Facts]):
         return self.choose(call.facts(), call).run(call)
 
     def choose(self, facts: Facts, call: Any = None) -> Backend[Facts]:
-        """The backend for calls with these facts; ``call`` (:class:`Arguments`) is for :func:`listen` only.
+        """The backend for calls with these facts; ``call`` (:class:`Arguments`) is for measured choices and :func:`listen`.
 
         Raises:
             BackendError: one is forced that is unknown or declines, or every backend declines.
+            InvalidInputError: ``GLIDE_FAST_PLANS`` names what is no file of plans.
         """
         forced = self.forced()
         try:
-            backend = self._choices[facts, forced]
+            found = self._choices[facts, forced]
         except KeyError:
-            backend = self._decide(facts, forced)
+            found = self._decide(facts, forced)
+            if forced is None and self._may_be_measured(facts):
+                found = _ByShape(self, facts, found)
             if len(self._choices) >= _CHOICES:
                 self._choices.clear()
-            self._choices[facts, forced] = backend
+            self._choices[facts, forced] = found
+        backend: Backend[Facts] = found.of(call) if type(found) is _ByShape else found  # type: ignore[assignment]
         listener = _listener.get()
         if listener is None:
             return backend
         instead = listener(Choice(self, facts, backend, call))
         return instead if isinstance(instead, Backend) else backend
 
-    def explain(self, facts: Facts) -> Explanation:
-        """Each backend and why it declines these facts. Never raises for facts that no backend takes."""
+    def explain(self, facts: Facts, call: Any = None) -> Explanation:
+        """Each backend and why it declines these facts; of a ``call`` also which row of a file decided, or why none did.
+
+        Never raises for facts that no backend takes.
+        """
         forced = self.forced()
+        row, unmeasured = (
+            (None, None) if call is None or forced is not None else self.measured_choice(facts, call)
+        )
+        wanted = forced or (None if row is None else row.name)
         verdicts: list[Verdict] = []
         for backend in self._backends:
-            reason = backend.declines(facts, forced)
-            wanted = backend.name == forced if forced else not any(v.chosen for v in verdicts)
-            verdicts.append(Verdict(backend.name, reason, reason is None and wanted))
-        return Explanation(self.name, forced, tuple(verdicts))
+            # What a measurement says goes before what a rule says of a backend's worth.
+            reason = backend.declines(facts, wanted)
+            chosen = backend.name == wanted if wanted else not any(v.chosen for v in verdicts)
+            verdicts.append(Verdict(backend.name, reason, reason is None and chosen))
+        return Explanation(
+            self.name, forced, tuple(verdicts), None if row is None else row.measured, unmeasured
+        )
+
+    def measured_choice(self, facts: Facts, call: Any) -> tuple[Backend[Facts] | None, str | None]:
+        """The backend of the row for a call, with its plan; or None, and why no row decides."""
+        if getattr(facts, "unreadable", None) is not None:
+            return None, "its tensors are more than their memory"
+        device = Device.of(call.tensors[0].device)
+        rows = table.table_of(device)
+        found = rows.rows(self.name).get(signature(call)) if rows.rows(self.name) else None
+        if found is None:
+            return None, rows.why_none(self.name)
+        fastest = found.row.fastest
+        if fastest.backend not in self.names:
+            return None, f"{found.path.name}: there is no backend {fastest.backend} here"
+        backend = self.backend(fastest.backend)
+        reason = backend.supports(facts) or backend.as_measured(facts)
+        if reason is not None:
+            return None, f"{found.path.name}: {backend.name} was fastest, and declines here: {reason}"
+        if fastest.plan is None:
+            return replace(backend, measured=found), None
+        if backend.plans is None or fastest.plan not in list(backend.plans(call)):
+            return None, f"{found.path.name}: {backend.name} has no such plan:{with_plan(fastest.plan)}"
+        run = partial(backend.run, plan=fastest.plan)
+        return replace(backend, run=run, plan=fastest.plan, measured=found), None
+
+    def _may_be_measured(self, facts: Facts) -> bool:
+        device = getattr(facts, "device", None)
+        if device is None or getattr(facts, "unreadable", None) is not None:
+            return False
+        return table.any_rows(self.name, device)
 
     def forced(self) -> str | None:
         """The backend that code or the environment forces for this op, or None.
@@ -240,8 +325,52 @@ def _plain_only(supports: Callable[[Facts], str | None]) -> Callable[[Facts], st
     return check
 
 
+class _ByShape:
+    """The choices for calls with the same facts, of an op that has rows: one for each shape and layout."""
+
+    def __init__(self, op: Op[Any], facts: Any, otherwise: Backend[Any]) -> None:
+        self._op, self._facts, self._otherwise = op, facts, otherwise
+        self._found: dict[Any, Backend[Any]] = {}
+
+    def of(self, call: Any) -> Backend[Any]:
+        """The choice for a call; that of the rules where there is none."""
+        if call is None:
+            return self._otherwise
+        key = (call.tensors[0].device, torch.get_num_threads(), shapes(call))
+        try:
+            return self._found[key]
+        except KeyError:
+            backend, _ = self._op.measured_choice(self._facts, call)
+            if len(self._found) >= _CHOICES:
+                self._found.clear()
+            return self._found.setdefault(key, backend or self._otherwise)
+
+
+@contextmanager
+def plans_from(setting: str) -> Iterator[None]:
+    """Within the block, in all threads, use the files of plans that ``setting`` names, as GLIDE_FAST_PLANS would.
+
+    For tuning and tests: choices that were made are forgotten when the block begins and when it ends.
+    """
+    before = table.change_setting(setting)
+    _forget_choices()
+    try:
+        yield
+    finally:
+        table.change_setting(before)
+        _forget_choices()
+
+
+def _forget_choices() -> None:
+    for op in _ops.values():
+        op._choices = {}
+
+
 class Choice(NamedTuple):
-    """A call of an op and the backend that was chosen for it; ``backend.run(call)`` makes the call again."""
+    """A call of an op and the backend that was chosen for it; ``backend.run(call)`` makes the call again.
+
+    ``backend.plan`` is the plan that it runs with, and ``backend.measured`` the row of a file that it comes from.
+    """
 
     op: Op[Any]
     facts: Any

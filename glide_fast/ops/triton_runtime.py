@@ -5,11 +5,37 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 
 OLDEST = (8, 0)  # compute capability: the kernels are compiled, and their registers counted, from here on
+
+
+Cut = TypeVar("Cut")
+
+
+def cut_of(record: Callable[..., Cut], plan: Mapping[str, object], candidates: Collection[Cut]) -> Cut:
+    """The kernel's own record of a plan.
+
+    Args:
+        record: the class of the records, whose fields are the names in a plan.
+        candidates: every record that the kernel offers for the call.
+
+    Raises:
+        ValueError: for a plan that is none of them.
+    """
+    try:
+        cut: Cut | None = record(**plan)
+    except TypeError:
+        cut = None
+    # True is 1, but not the same plan.
+    if cut is None or cut not in candidates or any(type(value) is bool for value in plan.values()):
+        offered = ", ".join(map(str, candidates))
+        raise ValueError(f"plan: got {dict(plan)}; accepted for this call: {offered}")
+    return cut
 
 
 def interpreting() -> bool:

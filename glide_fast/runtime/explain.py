@@ -13,9 +13,11 @@ import torch
 
 from glide_fast.models.conditioning import WiderInput
 from glide_fast.ops import arena, backends, guided_step
-from glide_fast.ops.backends import Choice, listen
+from glide_fast.ops.backends import Choice, in_words, listen
 from glide_fast.ops.described import described, first_tensor
 from glide_fast.ops.guided_step import Column, Step
+from glide_fast.plans import table
+from glide_fast.plans.device import Device
 from glide_fast.runtime.engine import Engine
 
 BEFORE, EACH = "before the loop", "each step"
@@ -41,9 +43,12 @@ class Explained:
     head: str
     memory: str
     """Which memory a step's tensors are in."""
+    plans: tuple[str, ...] = ()
+    """The files of measured plans for the device, and what of them is used; or why there is none."""
 
     def __str__(self) -> str:
         lines = [self.head, f"A step's tensors: {self.memory}"]
+        lines += [f"Measured plans: {words}" for words in self.plans]
         for when, part in groupby(self.rows, lambda row: row.when):
             lines += ["", f"{when[0].upper()}{when[1:]}"]
             for (op, backend, why), group in groupby(part, lambda row: (row.op, row.backend, row.why)):
@@ -84,9 +89,11 @@ class Calls:
 
 
 def why(choice: Choice) -> str:
-    """Why this backend runs: the reasons of the preferred backends that cannot."""
+    """Why this backend runs: it was measured to be the fastest, or the reasons of the preferred backends that cannot."""
     if choice.op.forced() is not None:
         return "forced"
+    if choice.backend.measured is not None:
+        return in_words(choice.backend.measured)
     reasons = []
     for verdict in choice.op.explain(choice.facts).verdicts:
         if verdict.chosen:
@@ -126,7 +133,7 @@ def explain(model: Engine, batch: int | None = None) -> Explained:
                 _update(out, inputs, batch, guided="low_res" not in conditioning and batch % 2 == 0)
     dtype = str(model.dtype).removeprefix("torch.")
     head = f"{type(model).__name__}, {batch} x {size} px, {dtype} on {device}"
-    return Explained(calls.rows(), head, _memory(model, device))
+    return Explained(calls.rows(), head, _memory(model, device), table.table_of(Device.of(device)).in_words())
 
 
 def _memory(model: Engine, device: torch.device) -> str:

@@ -13,8 +13,8 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.text2im import Text2ImUNet
 from glide_fast.models.unet import Downsample, ResBlock, UNetModel, Upsample
-from glide_fast.ops.convolution import winograd_weight
 from glide_fast.ops.convolution.packed_weight import PackedWeight, why_not
+from glide_fast.ops.convolution.tiling import in_tiles
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.trim import TRIM_EVERY, trim
 
@@ -76,14 +76,9 @@ def lay_out(
             value = parameter.detach().to(device=device, dtype=new_type or parameter.dtype)
             if name == "weight" and module in sizes and why_not(value.dtype, device) is None:
                 size, stride = sizes[module]
-                channels = module.weight.shape[1]
-                value = PackedWeight.pack(
-                    value,
-                    input_shape=(batch, channels, size, size),
-                    stride=stride,
-                    padding=None,
-                    tile=features.winograd and winograd_weight.why_not_worth() is None,
-                )
+                shape = (batch, module.weight.shape[1], size, size)
+                tile = features.winograd and in_tiles(value, shape, stride)
+                value = PackedWeight.pack(value, input_shape=shape, stride=stride, padding=None, tile=tile)
             else:
                 if value.dim() == 4:
                     value = value.contiguous(memory_format=torch.channels_last)

@@ -26,6 +26,11 @@ def supports(facts: Facts) -> str | None:
     return narrow.why_wrong(facts.device, facts.dtype, facts.window.stride[1], facts.size[1])
 
 
+def as_measured(facts: Facts) -> str | None:
+    """Why a measurement of this backend says nothing of a call."""
+    return "the weight is in Winograd's layout, and would be unpacked at every call" if facts.tiled else None
+
+
 def run(call: Call) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts. A plain weight is packed at every call."""
     x, bias, residual = call.x, call.bias, call.residual

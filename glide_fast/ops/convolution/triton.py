@@ -1,18 +1,21 @@
 """The Triton backend of convolution, 3x3 at stride 1 only; the kernels are in kernels/convolution.py.
 
-Off unless forced (``GLIDE_FAST_BACKEND=convolution=triton``): cuDNN stays in its place until a measurement on a device says that
-splitting the sum of the 8x8 and 16x16 levels pays.
+Off unless forced (``GLIDE_FAST_BACKEND=convolution=triton``) or measured to be the fastest (:mod:`glide_fast.plans`): elsewhere
+cuDNN stays in its place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 
 from glide_fast.ops import triton_runtime
 from glide_fast.ops.convolution.arguments import Call, Facts
 from glide_fast.ops.layout import pixel_strides
+from glide_fast.plans.file import Plan
 
-UNMEASURED = "it was never measured on a device; it runs where it is forced"
+UNMEASURED = "it runs where it was measured to be the fastest, or is forced"
 TYPES = (torch.float16, torch.bfloat16)
 
 
@@ -41,13 +44,24 @@ def worth(facts: Facts) -> str | None:
     return UNMEASURED
 
 
-def run(call: Call) -> torch.Tensor:
-    """The op for calls that :func:`supports` accepts."""
+def plans(call: Call) -> Iterator[Plan]:
+    """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
+    kernels, _ = triton_runtime.load("convolution")
+    return (cut._asdict() for cut in kernels.plans_of(call)) if kernels is not None else iter(())
+
+
+def run(call: Call, *, plan: Plan | None = None) -> torch.Tensor:
+    """The op for calls that :func:`supports` accepts.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`plans`.
+    """
     kernels, _ = triton_runtime.load("convolution")
     x, weight, residual, y = call.x, call.weight, call.residual, call.empty_result()
     strides = [pixel_strides(t) for t in (x, weight, y if residual is None else residual, y)]
     if kernels is None or None in strides:
         raise RuntimeError("convolution's Triton kernels were called where they decline")
     with torch.cuda.device_of(x):
-        kernels.launch(x, weight, call.bias, residual, y, *strides)
+        cut = None if plan is None else triton_runtime.cut_of(kernels.Plan, plan, kernels.plans_of(call))
+        kernels.launch(x, weight, call.bias, residual, y, *strides, cut=cut)
     return y

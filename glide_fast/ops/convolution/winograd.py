@@ -37,11 +37,6 @@ def supports(facts: Facts) -> str | None:
     return None
 
 
-def worth(facts: Facts) -> str | None:
-    """Why another should run where nobody asks for this one."""
-    return winograd_weight.why_not_worth()
-
-
 def run(call: Call, *, isa: str = "") -> torch.Tensor:
     """The op for calls that :func:`supports` accepts; ``isa`` forces one of ``glide_fast._C.isas()``.
 

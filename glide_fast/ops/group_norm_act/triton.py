@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from glide_fast.ops import triton_runtime
 from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
 from glide_fast.ops.layout import channel_rows
+from glide_fast.plans.file import Plan
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
 MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
@@ -19,14 +21,27 @@ def supports(facts: Facts) -> str | None:
     return why_not(facts, TYPES) or triton_runtime.why_not(facts.device, "group_norm_act")
 
 
-def run(call: Call, *, out: Result | None = None, cut: Any = None) -> Result:
+def plans(call: Call) -> Iterator[Plan]:
+    """Every plan that :func:`run` takes for a call, the one that it uses by itself first; none for more samples than a launch."""
+    kernels, _ = triton_runtime.load("group_norm_act")
+    if kernels is None or call.x.shape[0] > MOST_SAMPLES:
+        return iter(())
+    return (cut._asdict() for cut in kernels.plans_of(call))
+
+
+def run(call: Call, *, out: Result | None = None, cut: Any = None, plan: Plan | None = None) -> Result:
     """The op for calls that :func:`supports` accepts.
 
     ``out`` (channels-last) takes the result; ``cut`` stands in place of what the kernels' ``plan`` says of the shape.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`plans`.
     """
     kernels, _ = triton_runtime.load("group_norm_act")
     if kernels is None:
         raise RuntimeError("group_norm_act's Triton kernels were called where they decline")
+    if plan is not None:
+        cut = triton_runtime.cut_of(kernels.Plan, plan, kernels.plans_of(call))
     result = call.empty_result() if out is None else out
     with torch.cuda.device_of(call.x):
         for part, its_result in in_batches(call, result, MOST_SAMPLES):

@@ -100,5 +100,5 @@ def guided_step(
 
 OP.register("cpu", cpu.run, cpu.supports, plain_only=True)
 OP.register("cuda", cuda.run, cuda.supports, plain_only=True)
-OP.register("triton", triton.run, triton.supports, plain_only=True)
+OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
 OP.register("reference", reference.run)

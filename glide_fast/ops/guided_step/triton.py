@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from glide_fast.ops import triton_runtime
@@ -14,6 +16,7 @@ from glide_fast.ops.guided_step.arguments import (
     mark_written,
     why_not,
 )
+from glide_fast.plans.file import Plan
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -23,16 +26,26 @@ def supports(facts: Facts) -> str | None:
     return why_not(facts, _DTYPES) or triton_runtime.why_not(facts.device, "guided_step")
 
 
-def run(call: Call) -> Step:
-    """The op for calls that :func:`supports` accepts."""
+def plans(call: Call) -> Iterator[Plan]:
+    """Every plan that :func:`run` takes, the one that it uses by itself first."""
+    kernels, _ = triton_runtime.load("guided_step")
+    return (cut._asdict() for cut in kernels.PLANS) if kernels is not None else iter(())
+
+
+def run(call: Call, *, plan: Plan | None = None) -> Step:
+    """The op for calls that :func:`supports` accepts.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`plans`.
+    """
     check_step(call)
     check_memory(call)
-    result = launch(call)
+    result = launch(call, plan)
     mark_written(call)
     return result
 
 
-def launch(call: Call) -> Step:
+def launch(call: Call, plan: Plan | None = None) -> Step:
     """The kernel alone; for a step outside the table all results of its image are NaN."""
     kernels, _ = triton_runtime.load("guided_step")
     x, model_spread = call.x, call.model_spread
@@ -40,11 +53,12 @@ def launch(call: Call) -> Step:
     if kernels is None or model_spread is None or input_spread is None:
         raise RuntimeError("guided_step's Triton kernel was called where it declines")
     result = call.empty_result()
+    cut = kernels.PLANS[0] if plan is None else triton_runtime.cut_of(kernels.Plan, plan, kernels.PLANS)
     images = x.shape[0]
     elements = x[0].numel()
     positions = elements // x.shape[1]
     with torch.cuda.device_of(x):
-        kernels.guided_step_kernel[((elements + kernels.BLOCK - 1) // kernels.BLOCK, images)](
+        kernels.guided_step_kernel[((elements + cut.block - 1) // cut.block, images)](
             x,
             call.model_out,
             call.table,
@@ -74,8 +88,8 @@ def launch(call: Call) -> Step:
             MODEL_DENSE=model_spread[1:] == (positions, 1),
             INPUT_DENSE=input_spread[1:] == (positions, 1),
             COPIES=call.copies,
-            BLOCK=kernels.BLOCK,
-            num_warps=kernels.NUM_WARPS,
+            BLOCK=cut.block,
+            num_warps=cut.warps,
             enable_fp_fusion=False,
         )
     return result

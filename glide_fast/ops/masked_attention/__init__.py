@@ -51,7 +51,7 @@ def masked_attention(
     return result
 
 
-OP.register("triton", triton.run, triton.supports, plain_only=True)
+OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
 OP.register("cpu", cpu.run, cpu.supports, attention.cpu_worth, plain_only=True)
 OP.register("sdpa", sdpa.run, sdpa.supports, sdpa.worth, plain_only=True)
 OP.register("xformers", xformers.run, xformers.supports, plain_only=True)

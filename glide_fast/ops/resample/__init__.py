@@ -45,5 +45,5 @@ def resample(
 
 
 OP.register("cpu", cpu.run, cpu.supports, plain_only=True)
-OP.register("triton", triton.run, triton.supports, plain_only=True)
+OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
 OP.register("reference", reference.run)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from glide_fast.ops import triton_runtime
 from glide_fast.ops.layout import pixel_strides
 from glide_fast.ops.resample.arguments import NEAREST_X2, Call, Facts, why_not
+from glide_fast.plans.file import Plan
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -16,8 +19,18 @@ def supports(facts: Facts) -> str | None:
     return why_not(facts, TYPES) or triton_runtime.why_not(facts.device, "resample")
 
 
-def run(call: Call, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The op for calls that :func:`supports` accepts; ``out`` (channels side by side) takes the result."""
+def plans(call: Call) -> Iterator[Plan]:
+    """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
+    kernels, _ = triton_runtime.load("resample")
+    return (cut._asdict() for cut in kernels.plans(call.x.shape[1])) if kernels is not None else iter(())
+
+
+def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None) -> torch.Tensor:
+    """The op for calls that :func:`supports` accepts; ``out`` (channels side by side) takes the result.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`plans`.
+    """
     kernels, _ = triton_runtime.load("resample")
     x, bias, residual = call.x, call.bias, call.residual
     y = call.empty_result() if out is None else out
@@ -25,6 +38,8 @@ def run(call: Call, *, out: torch.Tensor | None = None) -> torch.Tensor:
     residual_strides = x_strides if residual is None else pixel_strides(residual)
     if kernels is None or x_strides is None or y_strides is None or residual_strides is None:
         raise RuntimeError("resample's Triton kernel was called where it declines")
+    cut = None if plan is None else triton_runtime.cut_of(kernels.Tile, plan, kernels.plans(x.shape[1]))
+    up = call.mode == NEAREST_X2
     with torch.cuda.device_of(x):
-        kernels.launch(x, y, bias, residual, call.mode == NEAREST_X2, x_strides, y_strides, residual_strides)
+        kernels.launch(x, y, bias, residual, up, x_strides, y_strides, residual_strides, cut)
     return y

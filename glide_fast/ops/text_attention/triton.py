@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from glide_fast.ops import triton_runtime
 from glide_fast.ops.attention import MAX_HEAD_SIZE, MAX_OFFSET, TRITON_TYPES
 from glide_fast.ops.text_attention.arguments import MAX_HEADS, Call, Facts
+from glide_fast.plans.file import Plan
 
 
 def supports(facts: Facts) -> str | None:
@@ -26,15 +29,25 @@ def supports(facts: Facts) -> str | None:
     return triton_runtime.why_not(facts.device, "text_attention")
 
 
-def run(call: Call, *, out: torch.Tensor | None = None) -> torch.Tensor:
+def plans(call: Call) -> Iterator[Plan]:
+    """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
+    kernel, _ = triton_runtime.load("text_attention")
+    return (cut._asdict() for cut in kernel.plans_of(call)) if kernel is not None else iter(())
+
+
+def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 
     The result is laid out as ``qkv`` is: tokens side by side, or channels. ``out`` (any strides) takes it instead.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`plans`.
     """
     kernel, reason = triton_runtime.load("text_attention")
     if kernel is None:
         raise RuntimeError(f"text_attention's Triton kernel was called where it declines: {reason}")
     result = call.empty_result() if out is None else out
     with torch.cuda.device_of(call.qkv):
-        kernel.launch(call.qkv, result, call.heads, call.encoder_kv)
+        cut = None if plan is None else triton_runtime.cut_of(kernel.Tiles, plan, kernel.plans_of(call))
+        kernel.launch(call.qkv, result, call.heads, call.encoder_kv, cut)
     return result

@@ -45,7 +45,7 @@ def test_small_levels_at_small_batches_are_split() -> None:
 
 @pytest.mark.parametrize("channels", range(1, 200))
 def test_tiles_of_resample_are_powers_of_two_and_waste_no_lane_of_glides_widths(channels: int) -> None:
-    pixels, lanes = resample.tile(channels)
+    pixels, lanes, _ = resample.tile(channels)
     assert pixels * lanes == resample.TILE
     assert lanes & (lanes - 1) == 0
     assert channels % 16 or channels % lanes == 0

@@ -252,15 +252,16 @@ def test_for_a_convolution_that_it_does_not_take_a_weight_is_packed_anew_once(
     assert packed.tiles is not None  # forcing another backend is no reason
 
 
-def test_where_it_is_not_worth_it_it_runs_only_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is_not_worth_it_a_model_holds_no_weight_in_its_layout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And where somebody holds one so it runs: every other backend would unpack the weight at each call."""
     x, weight, *_ = operands(1, 32, 16, (4, 8))
     packed = tiled(weight, x)
     monkeypatch.setattr(winograd_weight, "why_not_worth", lambda: "oneDNN has tiles")
     monkeypatch.setattr(op.OP, "_choices", {})
-    assert chosen(x, packed) == "onednn"
-    with force(convolution="winograd"):
-        forced = convolution(x, packed)
-    assert torch.equal(forced, convolution_winograd.run(Call(x, packed)))
+    assert chosen(x, packed) == "winograd"
+    assert torch.equal(convolution(x, packed), convolution_winograd.run(Call(x, packed)))
     plain = {
         layer.weight.tiles
         for layer in accelerate(tiny_model("base", num_channels=32), dtype="bf16", image_size=SIZE).modules()
