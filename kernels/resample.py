@@ -20,14 +20,14 @@ MAX_LANES = 64  # channels in a tile: a cache line in fp16
 def _value(
     x,
     residual,
-    offset,  # of the bias, fp32 [1, LANES]
+    offset,  # the bias in fp32, [1, LANES]
     x_at,
     residual_at,
     mask,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
 ):
-    """The sum at some pixels, rounded to x's type."""
+    """x + bias + residual at some pixels, rounded to the type of x."""
     value = tl.load(x + x_at, mask=mask, other=0.0)
     if BIAS or RESIDUAL:
         total = value.to(tl.float32)
@@ -71,7 +71,7 @@ def resize(
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = (tl.program_id(1) * LANES + tl.arange(0, LANES))[None, :]
     mask = (pixel < height * width)[:, None] & (channel < channels)
-    # 64 bits: a picture of the upsampler's size fits 32, any picture does not.
+    # int64, since offsets in a large picture do not fit in int32 (those in the upsampler's pictures do).
     row = (pixel // width).to(tl.int64)[:, None]
     column = (pixel % width).to(tl.int64)[:, None]
     offset = tl.zeros((1, LANES), tl.float32)
@@ -108,7 +108,10 @@ def resize(
 
 
 def tile(channels: int) -> tuple[int, int]:
-    """Pixels and channels of a tile, powers of two: as many channels as divide, where that is not too few."""
+    """How many pixels and channels a tile has, both powers of two.
+
+    The channels divide ``channels`` where such a power of two is at least 16, so that no lane is masked.
+    """
     dividing = min(channels & -channels, MAX_LANES)
     lanes = dividing if dividing >= 16 else min(triton.next_power_of_2(channels), MAX_LANES)
     return TILE // lanes, lanes
@@ -145,7 +148,12 @@ def launch(
 
 
 def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -> list[Build]:
-    """What :func:`launch` compiles, with an fp32 bias and a residual where ``added``. ``element``: x's Triton type."""
+    """The configurations that :func:`launch` compiles.
+
+    Args:
+        added: with a bias in fp32 and a residual.
+        element: the Triton type of x.
+    """
     pixels, lanes = tile(channels)
     strides = [f"{t}_{axis}_stride" for t in ("x", "y", "residual") for axis in ("sample", "row", "column")]
     arguments = {
@@ -159,14 +167,14 @@ def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -
 
 
 def default_builds() -> list[Build]:
-    """GLIDE's resizing blocks in fp16: every width there is a whole number of tiles of 64 channels."""
+    """GLIDE's resizing blocks in fp16. All have a multiple of 64 channels, so 192 stands for every width."""
     return [
         build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)
     ]
 
 
 def shipped_builds() -> list[Build]:
-    """The same in the other types."""
+    """The configurations of :func:`default_builds` in bf16 and fp32."""
     return [
         build
         for element in ("bf16", "fp32")
