@@ -31,12 +31,12 @@ class Report:
 
     @property
     def made(self) -> list[Picture]:
-        """The pictures of this run, without those that were there already."""
+        """The pictures that this run sampled, without skipped ones, whose files existed already."""
         return [picture for picture in self.pictures if not picture.skipped]
 
     @property
     def images_per_second(self) -> float | None:
-        """None if no picture was made."""
+        """Sampled pictures for each second; None if no picture was sampled."""
         return len(self.made) / self.sample_seconds if self.made else None
 
     def as_json(self) -> dict[str, Any]:

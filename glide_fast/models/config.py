@@ -146,7 +146,7 @@ def complete(options: Mapping[str, Any]) -> Options:
 
 
 def _small(digits: str) -> int:
-    """An entry of a comma list; ValueError for what is none, or absurdly large."""
+    """An entry of a comma list as a number; ValueError for one that is not a number, or is absurdly large."""
     value = int(digits)
     if value > 10_000:
         raise ValueError
@@ -211,7 +211,7 @@ def check_diffusion_options(options: Mapping[str, Any]) -> None:
 
 
 def check_model_options(options: Mapping[str, Any]) -> None:
-    """:func:`check_options` of what the network is built from."""
+    """Check the options that the network is built from; :func:`check_options` checks all options."""
     check_fields(MODEL_FIELDS, options)
     width, groups = options["num_channels"], options["norm_groups"]
     if options["xf_width"] % options["xf_heads"]:

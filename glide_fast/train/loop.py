@@ -50,7 +50,7 @@ class Trainer:
     """One run in one directory.
 
     Args:
-        config: the settings; with a run already in ``directory`` they must repeat its own.
+        config: the settings; for a run that is already in ``directory`` they must be the same as its settings.
         directory: where settings, log, checkpoint, samples and the exported model go.
         device: where to train; None takes the GPU where there is one.
         extend: ``config.steps`` may differ from the run's, and replaces it; at least the steps trained so far.
