@@ -1,7 +1,7 @@
 """The errors a user of glide_fast can meet, and the exit code each gives the command line.
 
 Every one of them is raised before work starts or after everything on disk has been left as it was, and says which
-argument (or file) is wrong, what was given and what is accepted.
+argument (or file) is wrong, its value, and the accepted values.
 """
 
 from __future__ import annotations

@@ -118,11 +118,11 @@ def fetch_file_cached(
 
 def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     argument = "cache_dir" if cache_dir is not None else "GLIDE_FAST_CACHE"
-    given = cache_dir if cache_dir is not None else default_cache_dir()
+    directory = cache_dir if cache_dir is not None else default_cache_dir()
     try:
-        return checked_path(given, argument).expanduser().absolute()
+        return checked_path(directory, argument).expanduser().absolute()
     except (RuntimeError, OSError) as error:  # no such user, or no working directory any more
-        raise invalid(argument, os.fspath(given), f"a directory ({error})") from None
+        raise invalid(argument, os.fspath(directory), f"a directory ({error})") from None
 
 
 @contextlib.contextmanager

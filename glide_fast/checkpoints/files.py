@@ -237,8 +237,8 @@ def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor):
             raise invalid(f"tensors[{name!r}]", type(tensor).__name__, "a torch.Tensor")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
-            raise invalid(f"tensors[{name!r}]", f"a {kind} tensor", "a dense tensor that holds its values")
+            found = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
+            raise invalid(f"tensors[{name!r}]", f"a {found} tensor", "a dense tensor that holds its values")
         if tensor.dtype not in _STORABLE_DTYPES:
             raise invalid(f"tensors[{name!r}]", tensor.dtype, "a dtype that safetensors can hold")
         dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()

@@ -38,7 +38,7 @@ _WEIGHT_NAMES = (".pt", ".safetensors")
 """Endings of files that are not text, so that a tag at their start means a web page."""
 
 _LONGEST_HEADER = (
-    100_000_000  # bytes that safetensors files may use for it; text in that place is a far larger number
+    100_000_000  # bytes of a safetensors file's header; text read as this number would be far larger
 )
 
 _MARKUP = (

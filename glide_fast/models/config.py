@@ -135,7 +135,7 @@ def preset(name: str) -> Options:
 
 
 def complete(options: Mapping[str, Any]) -> Options:
-    """Fill what ``options`` leaves out from the defaults of its kind; unknown names are an error."""
+    """Add the options that ``options`` leaves out, with the defaults for this type of model; unknown names are an error."""
     super_res = bool(options.get("super_res", False))
     defaults = model_and_diffusion_defaults_upsampler() if super_res else model_and_diffusion_defaults()
     known = defaults | EXTENSIONS

@@ -123,5 +123,5 @@ def create_model_and_diffusion(
 
 
 def build(options: Options) -> tuple[Text2ImUNet, SpacedDiffusion]:
-    """:func:`create_model_and_diffusion` of options completed with the defaults of their kind."""
+    """:func:`create_model_and_diffusion` of options that are completed first; those left out have their defaults."""
     return create_model_and_diffusion(**complete(options))

@@ -390,7 +390,7 @@ class GlidePipeline:
 
         Raises:
             InvalidInputError: before any work.
-            OutOfMemoryError: where not even one image fits. (Batches that do not fit are made in parts, with a warning.)
+            OutOfMemoryError: where not even one image fits. (Batches that do not fit are sampled in parts, with a warning.)
         """
         self.require_base()
         return self._make(prompt, Pictures, options)

@@ -64,7 +64,7 @@ def make_plan(
         pictures: how many the caller gives.
 
     Raises:
-        InvalidInputError: naming the argument, what was given and what is accepted.
+        InvalidInputError: naming the argument, its value and the accepted values.
         TypeError: for an option that there is not.
     """
     prompts = validate_prompts(prompt)

@@ -94,7 +94,7 @@ def record(file: Path) -> None:
 
 
 def forgiving(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a test for its launches only: errors are ignored, since no kernel computes its result."""
+    """``test`` without its errors: it runs only for its launches, and no kernel computes its result."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
