@@ -1,6 +1,7 @@
-"""Measurements of glide_fast; how to run them and how to read what they say is in README.md beside this file."""
+"""Measurements of glide_fast; README.md beside this file says how to run them and how to read their results."""
 
 from glide_fast.openmp import let_threads_sleep
 
-# As in ``glide-fast bench``, so that their times can be compared. Here, because every module below imports torch.
+# The same setting as in ``glide-fast bench``, so that times can be compared. It is here because it must come before torch is
+# imported, and every module below imports torch.
 let_threads_sleep()

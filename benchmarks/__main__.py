@@ -22,7 +22,7 @@ from glide_fast.bench.timing import FULL, QUICK, Effort
 
 SUITES = suites.found()
 UNFINISHED = 3
-"""Exit status where the time was up: the same command goes on from there."""
+"""Exit status when the time was up before the last contest; the same command then goes on with the rest."""
 TYPES = {"cuda": (torch.float16, torch.bfloat16, torch.float32), "cpu": (torch.bfloat16, torch.float32)}
 """Types in which ``--check`` compares each backend with fp64."""
 
@@ -113,7 +113,7 @@ def measure(
 
 
 def checked(op: str, device: str) -> Iterator[contests.Size]:
-    """An op's small sizes in each type."""
+    """Compare an op's backends with fp64 on its small sizes, in each type."""
     for size in contests.sizes(op, device, small=True):
         for dtype in TYPES[device]:
             yield size._replace(dtype=dtype)

@@ -1,4 +1,4 @@
-"""Contests of single ops: a call that GLIDE's models make, each of our backends on it, and what there is without glide_fast.
+"""Contests of single ops: for a call that GLIDE's models make, each backend of glide_fast against the alternatives to it.
 
 The calls are those of the op's ``cases.py``; a suite (``suites/<op>.py``) adds only who else can make them.
 """
@@ -30,18 +30,19 @@ from glide_fast.ops.described import first_tensor
 
 Arguments = dict[str, Any]
 SUMS = 1e-6
-"""Relative error that is always allowed in fp32: two libraries' orders of the same sum differ by it."""
+"""Relative error that is always allowed in fp32: so much can two sums differ that are taken in different orders."""
 COMPILED = "torch.compile of plain torch"
 PARAMETERS = ("weight", "bias", "x_bias", "table")
 """Arguments that are the same for every call of a layer."""
 
 
 class Baseline(NamedTuple):
-    """What there is without glide_fast.
+    """A way to make the call without glide_fast.
 
     Attributes:
-        run: makes the call with what ``prepare`` gave; returns its results, in the op's order.
-        prepare: what can be done before any call, such as converting weights: arguments by name.
+        run: makes the call with the arguments that ``prepare`` returned; returns its results, in the op's order.
+        prepare: does the work that can be done once, before all calls, such as converting weights; takes and returns arguments
+            by name.
     """
 
     run: Callable[[Arguments], Iterable[torch.Tensor]]
@@ -59,19 +60,21 @@ class Size(NamedTuple):
 
     @property
     def work(self) -> str:
-        """What is measured, in one line."""
+        """The op, batch, case and type in one line."""
         small = ", small" if self.small else ""
         return f"{self.case.op} {self.batch} x {self.case.name}, {short_name(self.dtype)}{small}"
 
     def arguments(self, seed: int = 0) -> Arguments:
-        """Of the public function."""
+        """The arguments of the op's public function, by name."""
         return self.case.arguments(self.batch, self.dtype, self.device, seed, small=self.small)
 
 
 def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> Iterator[Size]:
-    """Every case that the runtime makes on the device, at its first batch, then at larger ones; ``quick``: one of each model.
+    """Every case that the runtime makes on the device: first all at their first batch, then at larger ones.
 
-    ``small``: at the first batch only, and as small as the case can be.
+    Args:
+        quick: one case of each model, at its first batch.
+        small: the small form of each case, at its first batch.
     """
     every = [case for case in cases_of(op).CASES if device in case.devices]
     if quick:
@@ -83,7 +86,7 @@ def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> 
 
 
 def reference_alone(op: str) -> Any:
-    """In place of a suite where backends are only compared with fp64: they may err twice as much as the op's reference does."""
+    """A suite for comparing backends with fp64: its one baseline is the op's reference, and backends may err twice as much."""
 
     def run(a: Arguments) -> Any:
         with force(**{op: "reference"}):
@@ -93,7 +96,7 @@ def reference_alone(op: str) -> Any:
 
 
 def names(suite: ModuleType, size: Size, compiled: bool) -> set[str]:
-    """All who have a row in a contest of this size, whether they can run or not, but the copy."""
+    """The contestants that have a row in a contest of this size, whether they can run or not; without the copy."""
     ours = {f"{OURS} {backend}" for backend in ops()[size.case.op].names if backend != "reference"}
     others = {peer.name for peer in peers(getattr(suite, "DESCRIPTION", None))}
     return {*suite.BASELINES, *ours, *others, *({COMPILED} if compiled else ())}
@@ -111,7 +114,7 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
     dtype = first_tensor(choices[0]).dtype
 
     def own(backend: str) -> Arguments:
-        """The arguments as a backend holds them, such as a packed weight, with memory of its own for the results."""
+        """The arguments prepared for a backend (such as a packed weight), with separate memory for its results."""
         held = record.prepared(arguments, backend) if hasattr(record, "prepared") else arguments
         return {name: copied(value) if name in WRITTEN else value for name, value in held.items()}
 
@@ -130,7 +133,7 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         floor = max(record.FLOOR, SUMS if dtype == torch.float32 else 0.0)
         return allowed_error(max(errors.get(name, 0.0) for name in suite.BASELINES), dtype, floor)
 
-    made = Contest(
+    result = Contest(
         "ops",
         size.case.model,
         size.work,
@@ -150,22 +153,22 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
         return Competitor(call, None, dtype)
 
     def of_backend(backend: str) -> Competitor:
-        # Forced once and not at every call: that would be timed, too.
+        # The backend is forced once, not at every call, where it would be timed, too.
         with force(**{op: backend}):
             context = contextvars.copy_context()
         held = laid_out[backend] = own(backend)
-        return ready(lambda given: context.run(function, **given), held)
+        return ready(lambda arguments: context.run(function, **arguments), held)
 
     def of_baseline(name: str) -> Competitor:
         prepared[name] = suite.BASELINES[name].prepare(arguments)
         return ready(suite.BASELINES[name].run, prepared[name])
 
     for name in suite.BASELINES:
-        made.enter(name, functools.partial(of_baseline, name))
+        result.enter(name, functools.partial(of_baseline, name))
     for backend in ops()[op].names:
         if backend != "reference":
             make = functools.partial(of_backend, backend)
-            made.enter(f"{OURS} {backend}", make, (BackendError,))
+            result.enter(f"{OURS} {backend}", make, (BackendError,))
     describe: Callable[[Arguments], Description] | None = getattr(suite, "describe", None)
     if describe is not None:
         for peer in peers(suite.DESCRIPTION):
@@ -173,16 +176,16 @@ def contest(suite: ModuleType, size: Size, compiled: bool = False) -> Contest:
             def of_peer(prepare: Callable[[Any], Callable[[], Any]] = peer.prepare) -> Competitor:
                 return Competitor(prepare(describe(prepared[PLAIN])), None, dtype)
 
-            made.enter(peer.name, of_peer, (Exception,), guest=True)
+            result.enter(peer.name, of_peer, (Exception,), guest=True)
     if compiled:
         run = torch.compile(suite.BASELINES[PLAIN].run, dynamic=False)
         # A compiler may raise anything.
-        made.enter(COMPILED, lambda: ready(run, prepared[PLAIN]), (Exception,))
-    return made
+        result.enter(COMPILED, lambda: ready(run, prepared[PLAIN]), (Exception,))
+    return result
 
 
 def copied(value: Any) -> Any:
-    """A tensor, or a record of tensors, in memory of its own."""
+    """A copy of a tensor, or of a record of tensors, in the same memory layout."""
     if isinstance(value, tuple):
         return type(value)(*map(copied, value))
     return value.clone() if isinstance(value, torch.Tensor) else value
@@ -197,13 +200,13 @@ def refill(held: Arguments, new: Arguments, but: Iterable[str] = ()) -> None:
 
 
 class Done(NamedTuple):
-    """What became of a suite."""
+    """The outcome of a suite."""
 
     measured: int
-    kept: int  # contests that the file had already
-    red: tuple[str, ...]  # "work: contestant" of what is wrong
+    kept: int  # contests whose rows the file had already
+    red: tuple[str, ...]  # "work: contestant" for each wrong result
     unfinished: bool  # the time was up before the last contest
-    ran: int = 0  # results of our backends that were compared
+    ran: int = 0  # how many results of glide_fast's backends were compared
 
 
 def run_suite(
@@ -217,13 +220,15 @@ def run_suite(
     again: bool = False,
     until: float = float("inf"),
 ) -> Done:
-    """Run the contests of these sizes and print them, and add their rows to a table, which has earlier ones.
+    """Run the contests of these sizes, print them, and add their rows to a table.
 
     Args:
         effort: how often to repeat; None compares results and times nothing.
-        shapes: a regular expression; only sizes are measured whose model and work have it.
-        again: measure what the table has, too.
-        until: in ``time.monotonic()``; no contest is begun after it.
+        rows: the table; contests whose rows it has already are not run.
+        compiled: enter the reference under ``torch.compile``, too.
+        shapes: a regular expression; only sizes are measured in whose model and work it is found.
+        again: run the contests whose rows the table has already, too.
+        until: a time by ``time.monotonic()`` after which no contest is begun.
     """
     measured = kept = ran = 0
     red: list[str] = []

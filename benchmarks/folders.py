@@ -1,4 +1,4 @@
-"""Where results lie in the repository: a folder for each device."""
+"""The folders of results in the repository, one for each device."""
 
 from __future__ import annotations
 

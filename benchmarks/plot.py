@@ -16,7 +16,7 @@ from glide_fast.bench.record import Row, read
 
 
 def pictures(file: Path) -> dict[str, list[Row]]:
-    """Rows by the picture's name; none where the file has no contestants."""
+    """The rows of a file by the name of the picture that shows them; none if the file has no contestants."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in read(file):
         if {"part", "work", "contestant", "value"} <= row.keys():

@@ -44,7 +44,7 @@ BASELINES = {
     OPENVINO: "OpenVINO",
     "official package": "official package",
 }
-"""Contestants and how a column is headed."""
+"""Contestants, and the heading of the column of each."""
 GPU_STEPS = (
     ("base", "2 x 64 px"),
     ("base", "8 x 64 px"),
@@ -53,7 +53,7 @@ GPU_STEPS = (
     ("upsample", "4 x 256 px"),
     ("upsample", "8 x 256 px"),
 )
-"""What is to be measured on a GPU."""
+"""The models and batches whose steps tables list for a GPU, also before there are results."""
 
 
 class Comparison(NamedTuple):
@@ -71,18 +71,18 @@ class Comparison(NamedTuple):
         return None if row is None or not row["value"] or row["gate"] == "red" else float(row["value"])
 
     def ratio(self, contestant: str, of: str = OURS) -> float | None:
-        """How many times as long as ``of`` another took."""
+        """How many times as long as the contestant ``of`` another one took."""
         theirs, mine = self.value(contestant), self.value(of)
         return None if theirs is None or mine is None else theirs / mine
 
 
 class Device(NamedTuple):
-    """All that is known of one."""
+    """All results of one device."""
 
     name: str
     facts: Row  # of the latest row
     comparisons: tuple[Comparison, ...]
-    others: dict[str, list[Row]]  # rows of files without contestants, by the file's name
+    others: dict[str, list[Row]]  # rows of the files that have no contestants, by the file's name
 
     @property
     def gpu(self) -> bool:
@@ -133,7 +133,7 @@ def devices(results: Path) -> list[Device]:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, or nothing where there are no rows; columns without any value are left out."""
+    """A table, or "" where there are no rows; columns without any value are left out."""
     body = [list(row) for row in rows]
     kept = [i for i in range(len(head)) if any(row[i] for row in body)]
     if not body:
@@ -163,7 +163,7 @@ def per_device(table: Callable[[Device], str], known: Sequence[Device], gpu: str
 
 
 def speeds(known: Sequence[Device]) -> str:
-    """A step of each model and batch, and how many times as long others take."""
+    """The time of a step of each model and batch, and how many times as long the baselines take."""
     head = ["one step", OURS, *(f"over {title}" for title in BASELINES.values())]
 
     def of(device: Device) -> str:
@@ -185,7 +185,7 @@ def speeds(known: Sequence[Device]) -> str:
 
 
 def compared(part: str, first: str) -> Callable[[Sequence[Device]], str]:
-    """glide_fast and everyone else on a part, a line a comparison."""
+    """glide_fast and all baselines on a part of the benchmarks, a line for each comparison."""
 
     def of(device: Device) -> str:
         groups = device.of(part)
@@ -200,7 +200,7 @@ def compared(part: str, first: str) -> Callable[[Sequence[Device]], str]:
 
 
 def ablation(known: Sequence[Device]) -> str:
-    """How much longer a step takes without each thing that the runtime does."""
+    """How much longer a step takes without each of the runtime's features."""
 
     def of(device: Device) -> str:
         groups = [g for g in device.of("step") if any(name.startswith(f"{OURS}, ") for name in g.rows)]
@@ -220,7 +220,7 @@ def ablation(known: Sequence[Device]) -> str:
 
 
 def quality(known: Sequence[Device]) -> str:
-    """Fewer or cheaper steps: seconds and the difference."""
+    """Fewer or cheaper steps: the seconds of a picture, and its difference from the full sampler's."""
 
     def of(device: Device) -> str:
         rows = []
@@ -234,7 +234,7 @@ def quality(known: Sequence[Device]) -> str:
 
 
 def rooflines(known: Sequence[Device]) -> str:
-    """Share of a step's time by op, and how near each is to the measured ceilings."""
+    """The share of each op in a step's time, and how near it comes to the device's measured limits."""
 
     def of(device: Device) -> str:
         rows = []
@@ -259,7 +259,7 @@ def rooflines(known: Sequence[Device]) -> str:
 
 
 def profiles(device: Device) -> dict[str, list[Row]]:
-    """Rows of profiles by the step they are of."""
+    """The rows of profiles, by the step that was profiled."""
     found: dict[str, list[Row]] = {}
     for rows in device.others.values():
         for row in rows:
@@ -274,7 +274,7 @@ def spent(items: Sequence[Row], op: str, column: str = "seconds") -> float:
 
 
 def accuracy(known: Sequence[Device]) -> str:
-    """Errors of steps and loops against fp32, beside torch's own in the same type."""
+    """Errors of steps and loops against fp32, beside the errors of plain torch in the same type."""
 
     def of(device: Device) -> str:
         rows = []
@@ -304,7 +304,7 @@ def accuracy(known: Sequence[Device]) -> str:
 
 
 class Target(NamedTuple):
-    """A number to reach on a GPU or a CPU: ``measured`` gives it, and the bound is at least, or at most with ``below``."""
+    """A number to reach on a GPU or a CPU. ``measured`` returns it; it must be at least ``bound``, or at most with ``below``."""
 
     what: str
     gpu: bool
@@ -331,7 +331,7 @@ def product_share(title: str) -> Callable[[Device], float | None]:
         items = next((rows for name, rows in profiles(device).items() if name.startswith(title)), None)
         if items is None:
             return None
-        # The roofline of what products bound is their FLOPs over the measured peak, of anything else less.
+        # An op bound by matrix products takes at least their FLOPs over the measured peak; for any other op that is less.
         work = [i for i in items if i["op"] in ("convolution", "text_attention", "linear")]
         peak = max((float(i["flops"]) / float(i["least_seconds"]) for i in work), default=0.0)
         return (
@@ -344,7 +344,7 @@ def product_share(title: str) -> Callable[[Device], float | None]:
 
 
 def seconds_until(phase: str) -> Callable[[Device], float | None]:
-    """Seconds from the start of a process of the released models."""
+    """Seconds from the start of a process with the released models to the end of a phase."""
 
     def measured(device: Device) -> float | None:
         found = device.find("cold-start", "base + upsample", phase, OURS)
@@ -354,7 +354,7 @@ def seconds_until(phase: str) -> Callable[[Device], float | None]:
 
 
 def memory_share(device: Device) -> float | None:
-    """glide_fast's peak as percent of the official style's."""
+    """glide_fast's peak memory as percent of that of a plain model in the official style."""
     for group in device.of("memory"):
         others = [name for name in group.rows if name != OURS]
         if group.model == "base + upsample" and others:
@@ -402,7 +402,7 @@ TARGETS = (
 
 
 def targets(known: Sequence[Device]) -> str:
-    """Each number that was set out for, and what was measured, on the first GPU or CPU that has it."""
+    """Each goal and the measured number, on the first GPU or CPU that has one."""
     rows = []
     for target in TARGETS:
         value = next(
@@ -432,7 +432,7 @@ TABLES: dict[str, Callable[[Sequence[Device]], str]] = {
 
 
 def filled(text: str, known: Sequence[Device]) -> str:
-    """``text`` with every marked table made anew; KeyError for a table that is none of :data:`TABLES`."""
+    """``text`` with every marked table filled again; KeyError for a table that is not in :data:`TABLES`."""
 
     def table(match: re.Match[str]) -> str:
         return f"{match[1]}\n{TABLES[match[2]](known)}\n{match[3]}"

@@ -31,9 +31,10 @@ from glide_fast.ops.case import fake_calls
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 SOURCES = {"group_norm_act/cuda.cu": (), "guided_step/cuda.cu": ("-fmad=false",)}
-"""With the flags that setup.py compiles them with, besides those of all."""
+"""The sources, with the flags that setup.py adds to the common ones for each."""
 TARGETS = ("80", "90a", "100")
-NEEDS_CLUSTERS = "one_pass"  # empty, and never launched, where there are none
+NEEDS_CLUSTERS = "one_pass"
+"""The kernel that has an empty body, and is never launched, on devices without clusters."""
 CODES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 
 
@@ -47,35 +48,35 @@ class Row(NamedTuple):
     registers: int
     stack_bytes: int
     spill_instructions: int
-    shared_bytes: int  # static
-    threads: int  # of a block, at most
-    blocks_per_multiprocessor: int  # of so many threads, were there no shared memory asked for at launch
-    occupancy: float  # warps resident, of those that fit
+    shared_bytes: int  # static shared memory
+    threads: int  # the most threads of a block
+    blocks_per_multiprocessor: int  # blocks of so many threads that fit, without dynamic shared memory
+    occupancy: float  # resident warps, as a fraction of those that a multiprocessor can hold
     nvcc: str
     commit: str
 
 
 class PlanRow(NamedTuple):
-    """How one shape is laid over one device, in fp16."""
+    """How the work of one shape, in fp16, is divided over one device."""
 
     shape: str
     target: str
     kernels: str
     threads: int  # of a block
     channels: int  # of a block
-    cluster: int  # blocks that share their memory
-    blocks: int  # of each kernel's grid
-    registers: int  # of the hungrier kernel
+    cluster: int  # blocks in a cluster
+    blocks: int  # in the grid of each kernel
+    registers: int  # of the kernel that needs more
     shared_bytes: int  # of a block
     blocks_per_multiprocessor: int
     occupancy: float
-    waves: float  # blocks, by those that fit into the device at once
+    waves: float  # how many times all blocks that fit on the device at once
     nvcc: str
     commit: str
 
 
 class MissingTool(Exception):
-    """A program of the CUDA toolkit is not here; the message names it."""
+    """A program of the CUDA toolkit is not installed; the message names it."""
 
 
 def find(tool: str) -> str:
@@ -96,7 +97,7 @@ def _output(*command: str | Path) -> str:
 
 
 def _entry(mangled: str) -> tuple[str, str, int] | None:
-    """A kernel's name, element type and vector, out of its mangled name: ``...4cuda8one_passI6__halfLi8EE...``."""
+    """A kernel's name, element type and vector, from its mangled name, such as ``...4cuda8one_passI6__halfLi8EE...``."""
     found = re.search(r"4cuda\d+(\w+?)I(f|6__half|13__nv_bfloat16)Li(\d+)EE", mangled)
     if found:
         return found[1], CODES[found[2]], int(found[3])
@@ -112,7 +113,7 @@ def _constant(file: str, name: str) -> int:
 
 
 def _threads(kernel: str) -> int:
-    """Of the kernel's largest block, which its registers are made for."""
+    """The threads of the kernel's largest block, to which the compiler fits its registers."""
     if kernel == "guided_step":
         return _constant("guided_step/cuda.cu", "threads")
     return _constant(
@@ -173,7 +174,7 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
 
 
 def glide_shapes() -> list[tuple[int, int, int, int]]:
-    """Of every norm on a GPU: samples, positions, channels of both inputs together, groups."""
+    """Samples, positions, channels of both inputs together, and groups, of every norm that models run on a GPU."""
     calls = fake_calls("group_norm_act", torch.float16, "cuda")
     return sorted({(call.x.shape[0], call.positions, call.channels, call.groups) for call in calls})
 
@@ -226,7 +227,7 @@ def _plan_row(shape: str, samples: int, target: str, plan: list[str], rows: list
 
 
 def _spills(disassembly: str) -> dict[str, int]:
-    """Loads from and stores to local memory, by function."""
+    """The number of loads from and stores to local memory, by function."""
     sections = re.split(r"^\s*\.section\s+\.text\.([^\s,]+),.*$", disassembly, flags=re.MULTILINE)
     return {
         name: len(re.findall(r"\b(?:LDL|STL)\b", code))

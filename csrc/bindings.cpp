@@ -1,5 +1,5 @@
-// The Python module glide_fast._C: raw addresses, sizes and strides in, nothing of torch. The only file that pays for pybind11;
-// what each op gives to Python is in its bind.h.
+// The Python module glide_fast._C. Its functions take raw addresses, sizes and strides, so that it is compiled without torch.
+// pybind11 is slow to compile, so only this file includes it; csrc/OP/bind.h lists the functions and classes of an op.
 #include <pybind11/pybind11.h>
 
 #include "convolution/bind.h"
@@ -28,7 +28,7 @@ py::list isas() {
 
 PYBIND11_MODULE(_C, module) {
     module.doc() =
-        "C++ kernels of glide_fast; reached through glide_fast.ops. Addresses are integers (0: none), strides are in "
+        "C++ kernels of glide_fast; reached through glide_fast.ops. Addresses are integers (0: no tensor), strides are in "
         "elements, type codes are 0 (fp32), 1 (bf16) and 2 (fp16, for CUDA alone), `isa` forces one of isas().";
     module.def("isas", &isas, "Instruction sets that the CPU kernels can use on this machine, best first.");
     glide_fast::bind_convolution(module);

@@ -1,4 +1,4 @@
-// Element types: the codes by which Python names them, and bf16 as a host holds it.
+// Element types: the codes that Python passes for them, and bf16 as a CPU stores it.
 #pragma once
 
 #include <cstdint>

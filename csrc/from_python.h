@@ -1,4 +1,4 @@
-// What the bindings of all ops use to turn Python's arguments into addresses and structs. An address is an integer, 0 for an
+// Conversions of Python's arguments to addresses and structs, for the bindings of all ops. An address is an integer, 0 for an
 // absent tensor; a tensor with strides is a tuple of integers that begins with its address.
 #pragma once
 
@@ -24,7 +24,7 @@ T* pointer(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Python's integers as members of a struct. An error is Python's, as its own conversions leave it.
+// Read a Python integer into a member of a struct. A failed conversion leaves Python's error set.
 inline void read_member(PyObject* from, std::int64_t& to) { to = PyLong_AsLongLong(from); }
 inline void read_member(PyObject* from, Dtype& to) { to = Dtype(PyLong_AsLong(from)); }
 template <typename T>
@@ -32,8 +32,8 @@ void read_member(PyObject* from, T*& to) {
     to = pointer<T>(PyLong_AsUnsignedLongLong(from));
 }
 
-// The members of a struct from a tuple of as many integers; false for anything else. Ops are called hundreds of times a step
-// with ten of these: pybind11's own tuples take three times as long.
+// Read a tuple of integers into the members of a struct, in order; false for an object that is not a tuple of that length.
+// A step calls ops hundreds of times with about ten such tuples each, and pybind11's conversion takes three times as long.
 template <typename... Members>
 bool read_members(py::handle tuple, Members&... members) {
     if (!PyTuple_Check(tuple.ptr()) || PyTuple_GET_SIZE(tuple.ptr()) != sizeof...(Members)) return false;

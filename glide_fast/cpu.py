@@ -1,4 +1,4 @@
-"""What the processor is and can do, as /proc/cpuinfo tells."""
+"""The processor's model and instruction sets, from /proc/cpuinfo."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The errors a user of glide_fast can meet, and the exit code each gives the command line.
 
 Every one of them is raised before work starts or after everything on disk has been left as it was, and says which
-argument (or file) is wrong, what was given and what is accepted.
+argument (or file) is wrong, its value, and the accepted values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class GlideFastError(Exception):
 
 
 class InvalidInputError(GlideFastError, ValueError):
-    """An argument is outside what is accepted; see :func:`invalid`. The message begins with the argument's name and a colon.
+    """An argument has a value that is not accepted; see :func:`invalid`. The message begins with the argument's name and a colon.
 
     Attributes:
         listed: names of further arguments in the message, each with a colon after it.
@@ -30,13 +30,13 @@ class InvalidInputError(GlideFastError, ValueError):
 
 
 class CheckpointError(GlideFastError, ValueError):
-    """A checkpoint is missing, truncated, foreign, or does not fit the model it was given to."""
+    """A checkpoint is missing, truncated, of another program, or does not fit the model."""
 
     exit_code: ClassVar[int] = 3
 
 
 class DownloadError(GlideFastError, OSError):
-    """A download failed or delivered something other than what was asked for."""
+    """A download failed or delivered something other than the file."""
 
     exit_code: ClassVar[int] = 4
 
@@ -74,7 +74,7 @@ def invalid(argument: str, given: object, accepted: str) -> InvalidInputError:
 
 @contextmanager
 def naming_entries(argument: str, entries: Collection[str]) -> Iterator[None]:
-    """Let an InvalidInputError about one of a mapping's ``entries`` name the mapping that was given as ``argument``, too.
+    """Let an InvalidInputError about one of the ``entries`` of a mapping also name ``argument``, which is the mapping.
 
     >>> with naming_entries("settings", {"guidance_scale"}):
     ...     raise invalid("guidance_scale", -1.0, "a number >= 0")

@@ -5,16 +5,19 @@ from __future__ import annotations
 from glide_fast.errors import InvalidInputError
 
 MOST_IMAGES = 100_000
-"""Pictures of one call or command, of all its prompts together: it holds something of each from its beginning to its end."""
+"""The most pictures of one call or command, of all its prompts together: each takes some memory for the whole run."""
 
 MOST_PROMPT_BYTES = 1_000 * MOST_IMAGES
-"""Of a file of prompts."""
+"""The largest size of a file of prompts, in bytes."""
 
 
 def require_images(argument: str, count: int, entries: str, each_argument: str, each: int) -> None:
-    """InvalidInputError where ``each`` results of so many ``entries`` (prompts, pictures) are more than :data:`MOST_IMAGES`.
+    """Raise InvalidInputError if ``count`` entries with ``each`` pictures for each are more than :data:`MOST_IMAGES`.
 
-    It begins with ``argument``, which the entries were given as, and lists ``each_argument``, which ``each`` was given as.
+    Args:
+        argument: the argument that holds the entries; the message begins with it.
+        entries: what the entries are, in the plural, such as "prompts".
+        each_argument: the argument that holds ``each``; the error lists it.
     """
     if count * each <= MOST_IMAGES:
         return

@@ -1,4 +1,4 @@
-"""PNG files that say how their pictures were made."""
+"""PNG files that record the prompt, seed and settings of their pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiler is told of one configuration of a kernel, so that it can be compiled where there is no GPU."""
+"""The record of one configuration of a kernel: all that Triton needs to compile it where there is no GPU."""
 
 from __future__ import annotations
 
@@ -8,34 +8,40 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 ELEMENTS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-"""Types of activations, and Triton's names of them."""
+"""Types of activations, with Triton's names for them."""
 
 Call = TypeVar("Call")
 
 
 class Build(NamedTuple):
-    """One configuration that ships."""
+    """One configuration of a kernel that the ops launch."""
 
     kernel: Any  # a triton.JITFunction
-    label: str  # what it is for, for people
+    label: str  # its use in words, for reports
     arguments: Mapping[str, str]  # run-time argument -> Triton type; "*" marks pointers
     constants: Mapping[str, Any]
     warps: int
     stages: int = 1
-    fusion: bool = True  # of products and sums into one rounding
-    sizes: tuple[str, ...] = ()  # arguments that divide by 16 besides pointers and strides
+    fusion: bool = True  # whether a product and a sum may become one fused multiply-add
+    sizes: tuple[str, ...] = ()  # further arguments that are multiples of 16
 
     @property
     def aligned(self) -> tuple[str, ...]:
-        """The arguments that divide by 16, for every shape of GLIDE: all pointers and strides, and ``sizes``."""
-        found = (n for n, kind in self.arguments.items() if kind[0] == "*" or n.endswith("stride"))
+        """The arguments that are multiples of 16 for every shape of GLIDE: all pointers and strides, and ``sizes``."""
+        found = (n for n, type_name in self.arguments.items() if type_name[0] == "*" or n.endswith("stride"))
         return (*found, *self.sizes)
 
 
 def extremes(
     calls: Iterable[Call], sort: Callable[[Call], Hashable], size: Callable[[Call], int]
 ) -> list[Call]:
-    """Of each sort of call the smallest and the largest."""
+    """The smallest and the largest call of each sort.
+
+    Args:
+        calls: of any type.
+        sort: a key that is equal for calls of the same sort.
+        size: the number by which calls of a sort are compared.
+    """
     by_sort: dict[Hashable, list[Call]] = {}
     for call in calls:
         by_sort.setdefault(sort(call), []).append(call)

@@ -1,11 +1,11 @@
-"""Compiles every configuration of the Triton kernels that ships, without a GPU, and reads the machine code.
+"""Compiles the configurations of the Triton kernels that GLIDE's models launch, without a GPU, and reads the machine code.
 
     python -m glide_fast.kernels.compile_report --out benchmarks/results/static/triton.csv
     python -m glide_fast.kernels.compile_report --check --target 90    # only whether all compile, with no report
 
-A file of this package takes part by its two functions ``default_builds()``, what a guided sampling run of one prompt in fp16
-launches most (a test fails when one of those spills), ``shipped_builds()``, all of GLIDE's shapes beyond those, and
-``candidate_builds()``, every plan that ``glide-fast tune`` would time.
+A file of this package takes part by three functions: ``default_builds()`` returns the configurations that a guided sampling run
+of one prompt in fp16 launches most (a test fails when one of those spills), ``shipped_builds()`` all other shapes of GLIDE,
+and ``candidate_builds()`` every plan that ``glide-fast tune`` would time.
 
 Registers, the stack and shared memory come from the compiled binary; spills are its instructions on thread-local memory;
 occupancy is calculated from these and the limits of a multiprocessor. Nothing is run and nothing is timed.
@@ -14,7 +14,6 @@ occupancy is calculated from these and the limits of a multiprocessor. Nothing i
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import importlib
 import pkgutil
@@ -33,6 +32,8 @@ from typing import Any, NamedTuple
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from glide_fast.bench.record import Table
 
 from .build import Build
 from .occupancy import DEVICES, WARPS, blocks_per_multiprocessor
@@ -54,9 +55,9 @@ class Row(NamedTuple):
     stack_bytes: int
     spill_instructions: int
     shared_bytes: int
-    tensor_cores: str  # the instructions used
+    tensor_cores: str  # the tensor-core instructions in the code
     programs_per_multiprocessor: int
-    occupancy: float  # warps resident, of those that fit
+    occupancy: float  # resident warps, as a fraction of those that a multiprocessor can hold
     triton: str
     commit: str
 
@@ -90,7 +91,7 @@ def shipped_builds() -> list[Build]:
 
 
 def distinct(builds: list[Build]) -> list[Build]:
-    """Without those that would compile to the same code."""
+    """``builds`` without those that would compile to the same code as an earlier one."""
     seen: dict[Any, Build] = {}
     for build in builds:
         key = (build.kernel, tuple(build.arguments.items()), tuple(build.constants.items()))
@@ -114,15 +115,15 @@ def local_accesses(cubin: Path) -> int:
 
 
 def examine(build: Build, target: int, commit: str = "") -> Row:
-    """Compile one configuration and read what became of it."""
+    """Compile one configuration and read its registers, memory and instructions from the machine code."""
     binary = compiled(build, target)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
         usage = _output(TOOLS / "cuobjdump", "-res-usage", file.name)
         figures = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage))
-        # What is spilled lies on the stack, in thread-local memory: without either there is nothing to look for, and to
-        # disassemble takes a hundred times as long as to read the sizes.
+        # Spilled values lie on the stack, in thread-local memory. Without either nothing is spilled, and the code need not be
+        # disassembled, which takes a hundred times as long as reading the sizes.
         local = int(figures["STACK"]) or int(figures["LOCAL"])
         spills = local_accesses(Path(file.name)) if local else 0
     registers, shared = int(figures["REG"]), int(binary.metadata.shared)
@@ -179,7 +180,7 @@ def why_not(build: Build, target: int) -> str:
 
 
 def _why_not(index: int, which: str, kernel: str | None, target: int) -> str:
-    """The same by number: kernels cannot be sent from process to process."""
+    """:func:`why_not` for the configuration at ``index`` of :func:`chosen`: kernels cannot be sent from process to process."""
     return why_not(_chosen(which, kernel)[index], target)
 
 
@@ -187,7 +188,7 @@ _chosen = functools.cache(chosen)
 
 
 def check(which: str, kernel: str | None, targets: tuple[int, ...], workers: int) -> int:
-    """Compile all that is chosen, in processes; says why one does not compile, and returns how many do not."""
+    """Compile the chosen configurations, in processes; prints why one does not compile, and returns how many do not."""
     count = len(chosen(which, kernel))
     work = [(index, which, kernel, target) for target in targets for index in range(count)]
     failed = 0
@@ -201,16 +202,11 @@ def check(which: str, kernel: str | None, targets: tuple[int, ...], workers: int
 
 
 def write(file: Path, rows: Iterator[Row]) -> int:
-    """Write the rows as CSV as they come; returns how many configurations spill."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    spilling = 0
-    with file.open("w", newline="", encoding="utf-8") as sink:
-        table = csv.writer(sink)
-        table.writerow(Row._fields)
-        for row in rows:
-            table.writerow(row)
-            sink.flush()
-            spilling += row.spill_instructions > 0
+    """Write the rows to a CSV, each as soon as it is there; returns how many configurations spill."""
+    table, spilling = Table(file, Row._fields, {}, again=True), 0
+    for row in rows:
+        table.add({name: str(value) for name, value in row._asdict().items()})
+        spilling += row.spill_instructions > 0
     return spilling
 
 
@@ -219,7 +215,7 @@ def _output(*command: str | Path) -> str:
 
 
 def _commit() -> str:
-    """The source's commit, "+" where a kernel differs from it; empty outside a repository."""
+    """The commit of the kernels' sources, with "+" if a kernel has uncommitted changes; empty outside a repository."""
     here = Path(__file__).resolve().parent
     try:
         commit = _output("git", "-C", here, "rev-parse", "--short", "HEAD").strip()

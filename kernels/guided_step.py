@@ -1,7 +1,7 @@
-"""guided_step in one kernel: a program advances a block of elements of one image, each operand read and written once.
+"""guided_step in one kernel: a program advances a block of elements of one image; it reads and writes each operand once.
 
-Bytes an element: the state, x0 and what is asked for besides, fp32; two or three values of the network's output; no noise
-when it is drawn here. FLOPs (about 40, and 60 for a normal) do not count against that.
+It is bound by memory: an element moves the state, x0 and the optional operands in fp32, and two or three values of the
+network's output. Noise drawn in the kernel moves nothing. Beside that the FLOPs (about 40, and 60 for a normal number) are few.
 
 Compile with ``enable_fp_fusion=False``: at the noisiest step x0 is the difference of two numbers 2e4 times as large, so
 products and sums are rounded one by one, as the reference rounds them.
@@ -34,9 +34,10 @@ once.
 
 @triton.jit
 def _cosine_sine(u):  # type: ignore[no-untyped-def]
-    """cos and sin of 2 pi u, u in [0, 1]: quarter turns come off exactly; minimax polynomials, 5e-9 before rounding.
+    """cos and sin of 2 pi u for u in [0, 1].
 
-    The device library's functions also carry a reduction for huge angles, with a table on the stack.
+    Whole quarter turns are subtracted exactly; minimax polynomials serve the rest, with an error of 5e-9 before rounding. The
+    functions of CUDA's device library are avoided because they also reduce huge angles, with a table on the stack.
     """
     quarters = u * 4.0
     whole = tl.floor(quarters + 0.5)
@@ -60,7 +61,7 @@ def _uniform(word):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _normals(seed, step, stream, first_block, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``[BLOCK]`` standard normals of glide_fast/diffusion/noise.py, from block ``first_block`` of an image on."""
+    """``[BLOCK]`` standard normals, from block ``first_block`` of an image on; glide_fast/diffusion/noise.py defines them."""
     block = (first_block + tl.arange(0, BLOCK // 4)).to(tl.uint32)
     zero = block * 0
     r0, r1, r2, r3 = tl.philox(seed, block, zero + step.to(tl.uint32), zero + stream.to(tl.uint32), zero)
@@ -75,11 +76,11 @@ def _normals(seed, step, stream, first_block, BLOCK: tl.constexpr):  # type: ign
 
 @triton.jit(do_not_specialize=["stream", "guidance_scale"])
 def guided_step_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,  # [N, C, P] fp32, dense, as all below unless said otherwise
+    x_ptr,  # [N, C, P]; this and all pointers below are fp32 and dense unless a comment says otherwise
     model_ptr,  # [N or 2 N, 2 C, P], any float type, strides below
     table_ptr,  # [rows, 13]
     step_ptr,  # int64, one (stride 0) or [N]
-    noise_ptr,  # None without
+    noise_ptr,  # this and the optional ones below are None where absent
     seeds_ptr,  # int64 [N], or None
     known_ptr,
     mask_ptr,  # [N, P]
@@ -89,7 +90,7 @@ def guided_step_kernel(  # type: ignore[no-untyped-def]
     x0_ptr,
     next_history_ptr,
     inputs_ptr,  # [COPIES N, C, P], any float type, strides below
-    guidance_ptr,  # one (stride 0) or [N]; None: guidance_scale
+    guidance_ptr,  # one (stride 0) or [N]; None: guidance_scale is used
     guidance_scale,
     stream,
     images,
@@ -121,7 +122,7 @@ def guided_step_kernel(  # type: ignore[no-untyped-def]
     position = at % positions
 
     row = tl.load(step_ptr + image * step_stride)
-    valid = (row >= 0) & (row < rows)  # a row that is not there gives NaN, not somebody else's memory
+    valid = (row >= 0) & (row < rows)  # a step outside the table gives NaN instead of reading other memory
     table = table_ptr + tl.where(valid, row, 0) * 13
     nan = float("nan")
     sqrt_recip = tl.load(table, mask=valid, other=nan)
@@ -167,9 +168,8 @@ def guided_step_kernel(  # type: ignore[no-untyped-def]
     if history_ptr is not None:
         total = tl.cast(images, tl.int64) * elements
         latest = tl.div_rn(noisy - x0, sqrt_recipm1) if REMEMBER_EPS else x0
-        for k in tl.static_range(
-            3
-        ):  # each is read before it is written over, should the two be the same memory
+        for k in tl.static_range(3):
+            # next_history may be history: each prediction is read before it is overwritten.
             old = tl.load(history_ptr + k * total + here, mask=inside, other=0.0)
             next_x = next_x + tl.load(table + 6 + k) * old
             tl.store(next_history_ptr + k * total + here, latest, mask=inside)
@@ -195,7 +195,7 @@ POINTERS = {
     **dict.fromkeys(("history_ptr", "next_x_ptr", "x0_ptr", "next_history_ptr", "guidance_ptr"), "*fp32"),
     **dict.fromkeys(("step_ptr", "seeds_ptr"), "*i64"),
 }
-# What each of the loops goes without: the pipelines' DDPM, inpainting with PLMS, DDIM guided by CLIP.
+# Three typical loops with the operands that each leaves out: DDPM as pipelines run it, inpainting with PLMS, DDIM guided by CLIP.
 WITHOUT = {
     "DDPM": ("noise_ptr", "known_ptr", "mask_ptr", "score_ptr", "history_ptr", "next_history_ptr", "guidance_ptr"),
     "PLMS, inpainting": ("noise_ptr", "seeds_ptr", "score_ptr"),
@@ -204,11 +204,12 @@ WITHOUT = {
 
 
 def builds(loop: str, dense: bool, element: str = "fp16", cut: Plan = PLANS[0]) -> list[Build]:
-    """What a loop of ``WITHOUT`` compiles, for images whose positions divide by 16.
+    """The configuration that a loop compiles, for images whose number of pixels is a multiple of 16.
 
     Args:
-        dense: the network's output and its next input are contiguous; channels-last otherwise.
-        element: their type.
+        loop: a key of ``WITHOUT``.
+        dense: whether the network's output and its next input are contiguous; channels-last otherwise.
+        element: the Triton type of the network's output and input.
     """
     absent = dict.fromkeys(WITHOUT[loop])
     copies = 0 if "inputs_ptr" in absent else 2
@@ -218,9 +219,9 @@ def builds(loop: str, dense: bool, element: str = "fp16", cut: Plan = PLANS[0]) 
     }  # fmt: skip
     unit = "position" if dense else "channel"  # Triton makes a constant of a stride of 1
     values |= {f"model_{unit}": 1} | ({f"input_{unit}": 1} if copies else {})
-    kinds = dict.fromkeys(guided_step_kernel.arg_names, "i32") | POINTERS | {"guidance_scale": "fp32"}
-    kinds |= dict.fromkeys(("model_ptr", "inputs_ptr"), f"*{element}")
-    arguments = {name: kind for name, kind in kinds.items() if name not in values}
+    types = dict.fromkeys(guided_step_kernel.arg_names, "i32") | POINTERS | {"guidance_scale": "fp32"}
+    types |= dict.fromkeys(("model_ptr", "inputs_ptr"), f"*{element}")
+    arguments = {name: type_name for name, type_name in types.items() if name not in values}
     layout = "dense" if dense else "channels-last"
     return [
         Build(
@@ -236,7 +237,7 @@ def builds(loop: str, dense: bool, element: str = "fp16", cut: Plan = PLANS[0]) 
 
 
 def default_builds() -> list[Build]:
-    """The three loops on the channels-last output of a network in fp16."""
+    """The three loops of ``WITHOUT``, with a network that computes channels-last in fp16."""
     return [build for loop in WITHOUT for build in builds(loop, dense=False)]
 
 
@@ -246,7 +247,7 @@ def candidate_builds() -> list[Build]:
 
 
 def shipped_builds() -> list[Build]:
-    """The loops in every type and both layouts."""
+    """The three loops of ``WITHOUT`` in every type and both layouts."""
     return [
         build
         for loop in WITHOUT

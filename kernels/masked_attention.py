@@ -1,7 +1,8 @@
-"""masked_attention: each query attends to a prefix of the keys, causal or by the sample's length, read on the device.
+"""masked_attention: each query attends to the first keys only, causal or up to the sample's length, which the kernel reads.
 
-A program owns a tile of queries of one head and walks the keys that any of them sees with the shared online softmax: tiles
-of keys behind the last position of the tile, or behind the sample's length, are never read. Nothing is permuted or padded.
+A program computes a tile of queries of one head with the online softmax of kernels/online_softmax.py. It reads only tiles of
+keys that some query of the tile sees: none behind the tile's last position, or behind the sample's length. Nothing is permuted
+or padded.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -25,18 +26,19 @@ from .text_attention import FILL, Tiles
 
 
 def tiles(heads: int, queries: int, head: int, itemsize: int) -> Tiles:
-    """The cut: a pure function of the shape, unmeasured on a device.
+    """The sizes of the tiles, as a function of the shape alone; not yet measured on a device.
 
     Args:
-        heads: of all samples together.
-        queries: of a head.
+        heads: in all samples together.
+        queries: in a head.
         head: channels in a head.
         itemsize: bytes of an element.
     """
     if itemsize == 4:
         # Exact fp32 products do not run on tensor cores; only small tiles stay in registers.
         return Tiles(16, 16, 4, 1) if head > 64 else Tiles(64, 32, 8, 1)
-    # One prompt or one picture leaves most of a device idle: shorter programs, and less of a ragged last tile (257 tokens).
+    # One prompt or one picture leaves most of a device idle: smaller tiles give more programs, and waste less of the last tile
+    # (257 tokens).
     rows = 32 if heads * triton.cdiv(queries, 64) < FILL else 64
     return Tiles(rows, 32 if head > 64 else 64, 4, 2)
 
@@ -56,9 +58,9 @@ def plans(heads: int, queries: int, head: int, itemsize: int) -> tuple[Tiles, ..
 def attend_masked(
     q,  # [N, T, heads * HEAD]
     k,  # [N, S, heads * HEAD]
-    v,  # as k
+    v,  # [N, S, heads * HEAD]
     lengths,  # [N] integers
-    out,  # as q
+    out,  # [N, T, heads * HEAD]
     heads,
     queries,  # T
     keys,  # S
@@ -80,9 +82,9 @@ def attend_masked(
     HEAD_PADDED: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
-    EVEN: tl.constexpr,  # both tiles divide what they cut: no load or store needs a mask
+    EVEN: tl.constexpr,  # QUERIES divides T and KEYS divides S: no load or store needs a mask
     CAUSAL: tl.constexpr,
-    LENGTHS: tl.constexpr,  # lengths are given
+    LENGTHS: tl.constexpr,  # whether to read lengths
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -153,18 +155,18 @@ def launch(
     lengths: torch.Tensor | None = None,
     cut: Tiles | None = None,
 ) -> None:
-    """Write the op of ``q`` ``[N, T, heads * head]`` and ``k``, ``v`` ``[N, S, heads * head]`` to ``out``, shaped as ``q``.
+    """Write the attention from ``q`` ``[N, T, heads * head]`` to ``k`` and ``v`` ``[N, S, heads * head]`` into ``out``.
 
-    Any strides. ``cut`` stands in place of what :func:`tiles` says.
+    ``out`` has the shape of ``q``; all strides are accepted. ``cut``: sizes of tiles; None for those of :func:`tiles`.
     """
     samples, queries, width = q.shape
     head, keys = width // heads, k.shape[1]
     if cut is None:
         cut = tiles(samples * heads, queries, head, q.element_size())
-    given = q if lengths is None else lengths  # never read where there are none
+    lengths_or_any = q if lengths is None else lengths  # without LENGTHS the kernel does not read it
     attend_masked[(triton.cdiv(queries, cut.queries) * samples * heads,)](
-        q, k, v, given, out, heads, queries, keys, math.log2(math.e) / math.sqrt(head),
-        *q.stride(), *k.stride(), *v.stride(), *out.stride(), given.stride(0),
+        q, k, v, lengths_or_any, out, heads, queries, keys, math.log2(math.e) / math.sqrt(head),
+        *q.stride(), *k.stride(), *v.stride(), *out.stride(), lengths_or_any.stride(0),
         **constants(cut, head, queries, keys, causal, lengths is not None, q.element_size()),
         num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
@@ -181,26 +183,26 @@ def builds(
     element: str = "fp16",
     cut: Tiles | None = None,
 ) -> list[Build]:
-    """What :func:`launch` compiles for a shape of dense tensors. ``element``: their Triton type; lengths are int64.
+    """The configuration that :func:`launch` compiles for dense tensors. ``element``: their Triton type; lengths are int64.
 
-    ``cut`` stands in place of what :func:`tiles` says.
+    ``cut`` replaces the choice of :func:`tiles`.
     """
     itemsize = 4 if element == "fp32" else 2
     cut = tiles(samples * heads, queries, head, itemsize) if cut is None else cut
-    kinds = dict.fromkeys(("q", "k", "v", "out"), f"*{element}")
-    kinds |= {"lengths": "*i64" if lengths else f"*{element}"}
-    kinds |= {"heads": "i32", "queries": "i32", "keys": "i32", "scale": "fp32"}
+    types = dict.fromkeys(("q", "k", "v", "out"), f"*{element}")
+    types |= {"lengths": "*i64" if lengths else f"*{element}"}
+    types |= {"heads": "i32", "queries": "i32", "keys": "i32", "scale": "fp32"}
     values = constants(cut, head, queries, keys, causal, lengths, itemsize)
     for tensor in ("q", "k", "v", "out"):
         values[f"{tensor}_channel_stride"] = 1  # Triton makes a constant of a stride of 1
-        kinds |= {f"{tensor}_sample_stride": "i32", f"{tensor}_token_stride": "i32"}
+        types |= {f"{tensor}_sample_stride": "i32", f"{tensor}_token_stride": "i32"}
     if lengths:
         values["lengths_stride"] = 1
     else:
-        kinds["lengths_stride"] = "i32"
+        types["lengths_stride"] = "i32"
     mask = " and ".join([*["causal"] * causal, *["lengths"] * lengths]) or "no mask"
     label = f"N {samples}, {heads} heads of {head}, {queries} queries, {keys} keys, {mask}, {element}"
-    ordered = {name: kinds[name] for name in attend_masked.arg_names if name in kinds}
+    ordered = {name: types[name] for name in attend_masked.arg_names if name in types}
     return [Build(attend_masked, label, ordered, values, cut.warps, cut.stages)]
 
 
@@ -222,24 +224,18 @@ def candidate_builds() -> list[Build]:
     return found
 
 
-CLIP_TEXT = (
-    8,
-    64,
-    77,
-    77,
-    True,
-    True,
-)  # the noise-aware CLIP's: heads, their size, queries, keys, causal, lengths
+# The encoders of the noise-aware CLIP: heads, size of a head, queries, keys, whether causal, whether with lengths.
+CLIP_TEXT = (8, 64, 77, 77, True, True)
 CLIP_IMAGE = (12, 64, 257, 257, False, False)
 
 
 def default_builds() -> list[Build]:
-    """One prompt; one picture, and as many as fill a device."""
+    """One prompt; one picture; eight pictures, which fill a device."""
     return [*builds(1, *CLIP_TEXT), *builds(1, *CLIP_IMAGE), *builds(8, *CLIP_IMAGE)]
 
 
 def shipped_builds() -> list[Build]:
-    """Both towers at several batch sizes, the other head sizes, every mask and type."""
+    """Both encoders at several batch sizes, and other head sizes, in every type; all masks."""
     found: list[Build] = []
     for element in ("fp16", "bf16", "fp32"):
         for samples in (1, 8, 32):

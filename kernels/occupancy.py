@@ -1,4 +1,4 @@
-"""How much of a multiprocessor a kernel can fill, calculated from what its compiler says of it; nothing is run.
+"""How much of a multiprocessor a kernel can fill, calculated from its registers and shared memory; nothing is run.
 
 The limits are those of NVIDIA's CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 """
@@ -13,12 +13,12 @@ BLOCKS = 32
 
 
 class Device(NamedTuple):
-    """What differs between the devices."""
+    """The limits that differ between devices."""
 
-    multiprocessors: int  # of an A100, an H100 (SXM) and a B200
-    shared_bytes: int  # of a multiprocessor
-    shared_of_a_block: int  # at most
-    clusters: bool  # of blocks
+    multiprocessors: int
+    shared_bytes: int  # shared memory of a multiprocessor
+    shared_of_a_block: int  # the most shared memory that one block may use, in bytes
+    clusters: bool  # whether blocks can form thread-block clusters
 
 
 DEVICES = {
@@ -26,19 +26,19 @@ DEVICES = {
     90: Device(132, 228 * 1024, 227 * 1024, True),
     100: Device(148, 228 * 1024, 227 * 1024, True),
 }
-"""By compute capability, times ten."""
+"""An A100, an H100 (SXM) and a B200, by their compute capability times ten."""
 
 
 def blocks_per_multiprocessor(target: int, warps: int, registers: int, shared: int) -> int:
-    """How many blocks fit at once.
+    """How many blocks of a kernel fit on a multiprocessor at once.
 
-    Registers go to a warp in units of 256, and a block's shared memory costs 1 KiB more than it asks for.
+    A warp gets registers in units of 256, and each block takes 1 KiB of shared memory more than the kernel asks for.
 
     Args:
         target: a key of ``DEVICES``.
-        warps: of a block.
+        warps: in a block.
         registers: of a thread.
-        shared: bytes of a block.
+        shared: shared memory of a block, in bytes.
     """
     by_registers = REGISTERS // (warps * -(-registers * 32 // 256) * 256)
     by_shared = DEVICES[target].shared_bytes // (-(-shared // 128) * 128 + 1024)

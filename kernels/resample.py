@@ -22,14 +22,14 @@ MAX_LANES = 64  # channels in a tile: a cache line in fp16
 def _value(
     x,
     residual,
-    offset,  # of the bias, fp32 [1, LANES]
+    offset,  # the bias in fp32, [1, LANES]
     x_at,
     residual_at,
     mask,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
 ):
-    """The sum at some pixels, rounded to x's type."""
+    """x + bias + residual at some pixels, rounded to the type of x."""
     value = tl.load(x + x_at, mask=mask, other=0.0)
     if BIAS or RESIDUAL:
         total = value.to(tl.float32)
@@ -73,7 +73,7 @@ def resize(
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = (tl.program_id(1) * LANES + tl.arange(0, LANES))[None, :]
     mask = (pixel < height * width)[:, None] & (channel < channels)
-    # 64 bits: a picture of the upsampler's size fits 32, any picture does not.
+    # int64, since offsets in a large picture do not fit in int32 (those in the upsampler's pictures do).
     row = (pixel // width).to(tl.int64)[:, None]
     column = (pixel % width).to(tl.int64)[:, None]
     offset = tl.zeros((1, LANES), tl.float32)
@@ -110,7 +110,7 @@ def resize(
 
 
 class Tile(NamedTuple):
-    """What a program makes, of the smaller picture; both are powers of two."""
+    """What one program writes, counted in the smaller picture; pixels and lanes are powers of two."""
 
     pixels: int
     lanes: int  # channels
@@ -118,7 +118,10 @@ class Tile(NamedTuple):
 
 
 def tile(channels: int) -> Tile:
-    """The guess for so many channels: as many lanes as divide them, where that is not too few."""
+    """The tile for so many channels, unless a measurement says another.
+
+    The lanes divide ``channels`` where such a power of two is at least 16, so that no lane is masked.
+    """
     dividing = min(channels & -channels, MAX_LANES)
     lanes = dividing if dividing >= 16 else min(triton.next_power_of_2(channels), MAX_LANES)
     return Tile(TILE // lanes, lanes)
@@ -172,9 +175,12 @@ def launch(
 def builds(
     channels: int, up: bool, element: str = "fp16", added: bool = True, cut: Tile | None = None
 ) -> list[Build]:
-    """What :func:`launch` compiles, with an fp32 bias and a residual where ``added``. ``element``: x's Triton type.
+    """The configurations that :func:`launch` compiles.
 
-    ``cut`` stands in place of what :func:`tile` says.
+    Args:
+        element: the Triton type of x.
+        added: with a bias in fp32 and a residual.
+        cut: replaces the choice of :func:`tile`.
     """
     pixels, lanes, warps = tile(channels) if cut is None else cut
     strides = [f"{t}_{axis}_stride" for t in ("x", "y", "residual") for axis in ("sample", "row", "column")]
@@ -189,7 +195,7 @@ def builds(
 
 
 def default_builds() -> list[Build]:
-    """GLIDE's resizing blocks in fp16: every width there is a whole number of tiles of 64 channels."""
+    """GLIDE's resizing blocks in fp16. All have a multiple of 64 channels, so 192 stands for every width."""
     return [
         build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)
     ]
@@ -207,7 +213,7 @@ def candidate_builds() -> list[Build]:
 
 
 def shipped_builds() -> list[Build]:
-    """The same in the other types."""
+    """The configurations of :func:`default_builds` in bf16 and fp32."""
     return [
         build
         for element in ("bf16", "fp32")

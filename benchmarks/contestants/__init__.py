@@ -1,4 +1,4 @@
-"""What other packages offer for the same work, one a file. None is required: what is absent, or cannot, says so."""
+"""Kernels of other packages for the same work, a file for each. None is required: one that is missing or cannot run says why."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ _PEERS: dict[type[Description] | None, tuple[Peer, ...]] = {
 
 
 def peers(description: type[Description] | None) -> tuple[Peer, ...]:
-    """All that could compete on calls that are described so."""
+    """The packages that could compete on calls with a description of this type."""
     return _PEERS[description]

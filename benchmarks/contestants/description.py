@@ -1,4 +1,4 @@
-"""The work of a case, in terms that another package can be asked to do it in."""
+"""Descriptions of the work of a case, in terms that fit other packages."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class NormCall(NamedTuple):
     silu: bool = False
 
     def finish(self, y: torch.Tensor) -> list[torch.Tensor]:
-        """What no other package fuses, in eager torch, on the norm's result ``y``, which may be laid out in any way."""
+        """FiLM and SiLU in eager torch, since other packages do not fuse them. ``y``: the norm's result, in any memory layout."""
         y = y.contiguous(
             memory_format=torch.channels_last
-        )  # a copy, unless it is so: the next convolution wants it
+        )  # for the next convolution; a copy, unless ``y`` has this layout
         if self.scale is not None and self.shift is not None:
             y = y * (1 + self.scale[:, :, None, None]) + self.shift[:, :, None, None]
         return [F.silu(y) if self.silu else y]

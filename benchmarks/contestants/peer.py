@@ -1,4 +1,4 @@
-"""A competitor from another package."""
+"""A contestant from another package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glide_fast.bench.contest import Unable
 
 
 class Peer(NamedTuple):
-    """``prepare`` takes the work's description and gives the call that does it; it raises :class:`Unable` if there is none."""
+    """``prepare`` takes a description of the work and returns a function that does it; raises :class:`Unable` if it cannot."""
 
     name: str
     prepare: Callable[[Any], Callable[[], Iterable[torch.Tensor]]]
@@ -26,7 +26,7 @@ def load(module: str, distribution: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise Unable(f"not installed (pip install {distribution}): {missing}") from missing
-    except Exception as broken:  # a binary that was built for something else may raise anything
+    except Exception as broken:  # a binary that was built for another torch or GPU may raise anything
         raise Unable(f"does not load: {type(broken).__name__}: {broken}") from broken
 
 

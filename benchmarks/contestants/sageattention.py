@@ -1,4 +1,4 @@
-"""SageAttention: logits from 8-bit integers. Whether that is near enough is for the gate to say."""
+"""SageAttention, which computes logits from 8-bit integers; the contest's limit on errors decides whether it passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prepare(call: AttentionCall) -> Callable[[], list[torch.Tensor]]:
         raise Unable(f"heads are {q.shape[-1]} wide; it takes 64, 96 and 128")
     if call.mask is not None:
         raise Unable("it takes no mask but the causal one")
-    # Version 1 subtracts the keys' mean in place: keys that are a view of the op's own input need a copy first.
+    # Version 1 subtracts the keys' mean in place, so keys that are a view of the op's input are copied first.
     view = call.split()[1].data_ptr() == first.data_ptr()
 
     def run() -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""torch's scaled_dot_product_attention with each of its kernels asked for by name: cuDNN, FlashAttention, memory-efficient."""
+"""torch's scaled_dot_product_attention, with each of its kernels forced by name: cuDNN, FlashAttention, memory-efficient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepare(kernel: SDPBackend, call: AttentionCall) -> Callable[[], list[torch.
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=call.mask, is_causal=call.causal)
         return [call.merge(out)]
 
-    # torch tells the reason in warnings, then raises that there is no kernel.
+    # torch gives the reason in warnings, and then raises that there is no kernel.
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:

@@ -13,8 +13,8 @@ PACKAGE = "torchnorm"
 
 
 def prepare(call: NormCall) -> Callable[[], list[torch.Tensor]]:
-    made = load("torchnorm", PACKAGE).GroupNorm(call.groups, call.x.shape[1], eps=call.eps)
-    norm = made.to(call.x.device, call.x.dtype).requires_grad_(False)
+    module = load("torchnorm", PACKAGE).GroupNorm(call.groups, call.x.shape[1], eps=call.eps)
+    norm = module.to(call.x.device, call.x.dtype).requires_grad_(False)
     norm.load_state_dict({"weight": call.weight, "bias": call.bias})
     return lambda: call.finish(norm(call.x))
 

@@ -1,1 +1,1 @@
-"""All that is to be known of a GPU, in parts: the most telling first, each result on the disk when it is there."""
+"""The GPU suite: tests and measurements in parts, the most informative first; each result is written as soon as it is there."""

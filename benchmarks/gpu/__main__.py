@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu [PART ...]``: run the parts of the GPU suite, the most telling first; see ../README.md."""
+"""``python -m benchmarks.gpu [PART ...]``: run the parts of the GPU suite, the most informative first; see ../README.md."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from glide_fast.bench.provenance import provenance
 from glide_fast.bench.record import Row, Table, read
 
 GRACE = 25.0
-"""Seconds beyond its own that a part has to come to an end by itself."""
+"""Seconds that a part may run beyond its time before it is killed, so that it can end by itself."""
 EXIT_UNFINISHED = 3
 
 
 def states(setting: Setting) -> Table:
-    """What became of each part, in parts.csv."""
+    """The table in parts.csv, with the outcome of each part."""
     return Table(setting.folder / "parts.csv", ("part",), setting.facts)
 
 
 def note(setting: Setting, part: Part, outcome: Outcome, seconds: float) -> Row:
-    """Write a part's outcome down."""
+    """Add a part's outcome to parts.csv; returns the row."""
     row = {
         "part": part.name,
         "state": outcome.state,
@@ -43,7 +43,7 @@ def note(setting: Setting, part: Part, outcome: Outcome, seconds: float) -> Row:
 
 
 def outside(part: Part, setting: Setting, seconds: float) -> Outcome | None:
-    """Run a part in a process of its own, which writes its outcome down; None where it did, else what it died of."""
+    """Run a part in a new process, which adds its outcome to parts.csv. Returns None if it did, else the outcome to add."""
     arguments = [
         "--inside",
         "--device",
@@ -57,7 +57,9 @@ def outside(part: Part, setting: Setting, seconds: float) -> Outcome | None:
     ran = command.run(
         [sys.executable, "-m", "benchmarks.gpu", part.name, *arguments],
         seconds + GRACE,
-        {"OMP_NUM_THREADS": setting.facts["threads"]},  # as many as here, or its results are another run's
+        {
+            "OMP_NUM_THREADS": setting.facts["threads"]
+        },  # as here: rows with another number count as another run's
     )
     row = states(setting).find(part.name)
     if ran.status == 0 and row is not None and row["when"] >= setting.facts["when"]:
@@ -68,9 +70,9 @@ def outside(part: Part, setting: Setting, seconds: float) -> Outcome | None:
 
 
 def attempt(part: Part, setting: Setting, seconds: float) -> Row:
-    """Run a part for at most so many seconds, in this process or another, and say what came of it.
+    """Run a part for at most so many seconds, in this process or another; prints its outcome and returns its row.
 
-    A crash or a part without end cannot leave it unsaid.
+    There is a row also after a crash, and for a part that had to be killed.
     """
     start = time.monotonic()
     if part.in_process:
@@ -96,7 +98,7 @@ def run(chosen: Sequence[Part], setting: Setting, minutes: float, *, kept: bool)
     """Run parts while they fit into the time; returns their states.
 
     Args:
-        kept: leave out what is green already.
+        kept: skip the parts that are green already.
     """
     end = time.monotonic() + 60 * minutes
     estimates = Estimates(chosen, read(setting.folder / "parts.csv"))
@@ -123,7 +125,7 @@ def run(chosen: Sequence[Part], setting: Setting, minutes: float, *, kept: bool)
 
 
 def listed(chosen: Sequence[Part], setting: Setting) -> str:
-    """The parts in their order, and what is known of each."""
+    """A list for people: the parts in their order, each with its state or its estimated time."""
     table, estimates = states(setting), Estimates(chosen, read(setting.folder / "parts.csv"))
     lines = []
     for part in chosen:
@@ -134,7 +136,7 @@ def listed(chosen: Sequence[Part], setting: Setting) -> str:
 
 
 def selected(known: Sequence[Part], names: Sequence[str]) -> list[Part]:
-    """Parts by their names or the beginnings of these; KeyError for a name that is none."""
+    """The parts that have these names, or names that begin with them; KeyError for a name without a part."""
     for name in names:
         if not any(_is(part, name) for part in known):
             raise KeyError(name)

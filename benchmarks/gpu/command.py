@@ -1,4 +1,4 @@
-"""Programs that a part runs: their output is shown as it comes and kept, and they end with their children when time is up."""
+"""Running a program for a part: its output is shown and kept, and when the time is up it is ended with its children."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Ran(NamedTuple):
-    """``status`` is None where the program was ended for its time."""
+    """How a program ended. ``status`` is None if it was ended because its time was up."""
 
     status: int | None
     output: str
 
     @property
     def tail(self) -> str:
-        """The last lines that say something."""
+        """The last lines of the output that are not empty."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return " | ".join(lines[-3:])[-500:]
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu.compile_kernels --share 0/8``: make every eighth call that Triton could serve once.
+"""``python -m benchmarks.gpu.compile_kernels --share 0/8``: run every eighth of the calls that Triton could serve, once.
 
 Triton keeps what it compiles on the disk, so the kernels are there when they are timed.
 """
@@ -17,7 +17,7 @@ from glide_fast.ops.backends import force, ops
 
 
 def compile_share(device: str, share: int, of: int, small: bool) -> tuple[int, int]:
-    """Make each ``of``-th call of those that Triton could serve; returns how many ran and how many Triton declined."""
+    """Run every ``of``-th of the calls that Triton could serve; returns how many ran and how many Triton declined."""
     triton = [name for name in suites.found() if "triton" in ops()[name].names]
     calls = [size for name in triton for size in contests.sizes(name, device, quick=small, small=small)]
     ran = declined = 0

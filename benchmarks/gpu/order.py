@@ -1,4 +1,4 @@
-"""In which order parts run, and whether one fits into the time that is left."""
+"""The order in which parts run, and whether a part fits into the time that is left."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ ORDER = (
     "sanitizer",
     "soak",
 )
-"""What tells most in a second comes first. A name stands for all parts that begin with it and are not named themselves."""
+"""The parts, those first that yield most information for their time. A name stands for all parts whose names begin with it and
+are not listed themselves."""
 MARGIN = 1.2
-"""A part is begun where this multiple of its estimate is left."""
+"""A part is begun only if this multiple of its estimated time is left."""
 SPEEDS = 0.25, 4.0
-"""So far may another machine be from the estimates."""
+"""The range of factors by which a machine may be faster or slower than the estimates."""
 
 
 def rank(name: str) -> int:
@@ -66,10 +67,10 @@ def ordered(parts: Iterable[Part]) -> list[Part]:
 
 
 class Estimates:
-    """How long parts take: as long as they took before, else what is expected, times what other parts took of theirs.
+    """Estimates of the parts' times: the time that a part took before, else its expected time, scaled by those of other parts.
 
     Args:
-        known: rows of parts.csv, of any code.
+        known: rows of parts.csv, of any version of the code.
     """
 
     def __init__(self, parts: Sequence[Part], known: Sequence[Row]) -> None:
@@ -80,12 +81,12 @@ class Estimates:
                 self.note(row["part"], float(row["seconds"]))
 
     def note(self, name: str, seconds: float) -> None:
-        """A part ended well after so many seconds."""
+        """Record that a part ended well after so many seconds."""
         self._took[name] = seconds
 
     @property
     def speed(self) -> float:
-        """What parts take here, as a multiple of what is expected: the median of those that ended."""
+        """The ratio of measured to expected times on this machine: the median over the parts that ended."""
         ratios = [
             seconds / self._expected[name]
             for name, seconds in self._took.items()
@@ -95,7 +96,7 @@ class Estimates:
         return min(high, max(low, statistics.median(ratios))) if ratios else 1.0
 
     def seconds(self, part: Part) -> float:
-        """What a part will take."""
+        """The estimated time of a part."""
         return self._took.get(part.name, part.seconds * self.speed)
 
     def needs(self, part: Part) -> float:

@@ -1,4 +1,4 @@
-"""A part of the GPU suite: what it is called, how long it takes, and what came of it."""
+"""A part of the GPU suite, and its outcome."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from glide_fast.bench.record import Table
 
 GREEN, RED, UNFINISHED, UNABLE = "green", "red", "unfinished", "unable"
 LONGEST = 530.0
-"""Seconds that a part may take at most: it, its start and its end fit into nine minutes."""
+"""The most seconds that a part may take; with its start and its end it then fits into nine minutes."""
 
 
 class Setting(NamedTuple):
-    """Where and how parts run."""
+    """The device, the folder and the options of a run of parts."""
 
     device: str  # "cuda" or "cpu"
     folder: Path  # where results are written
     facts: dict[str, str]  # see glide_fast.bench.provenance
-    small: bool = False  # sizes that only try the plumbing
-    again: bool = False  # what the results have already is measured again
+    small: bool = False  # small sizes, which only test the suite itself
+    again: bool = False  # measure again what the results have already
     until: float = float("inf")  # time.monotonic() at which nothing more is to be begun
-    tries: int = 0  # earlier runs of this part that did not end in all the time that a part may take
+    tries: int = 0  # earlier runs of this part that had LONGEST seconds and did not end
 
     @property
     def time_is_up(self) -> bool:
@@ -34,39 +34,40 @@ class Setting(NamedTuple):
         return min(LONGEST, max(1.0, self.until - time.monotonic()))
 
     def table(self, name: str, key: Sequence[str], file: str = "checks") -> Table:
-        """Rows of a part, in a file that several parts share; their column "part" is its ``name``."""
+        """The rows of the part ``name`` in a file that several parts share; its column "part" tells them apart."""
         return Table(self.folder / f"{file}.csv", key, self.facts, {"part": name}, again=self.again)
 
 
 class Outcome(NamedTuple):
-    """What came of a part.
+    """The outcome of a part.
 
-    ``state`` is "green"; "red" where something is wrong; "unfinished" where the time was up and the next run goes on; "unable"
-    where something that it needs is missing.
+    ``state`` is "green"; "red" if something is wrong; "unfinished" if the time was up and the next run goes on; "unable" if
+    something that the part needs is missing.
     """
 
     state: str
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
-    tries: int = 0  # runs that did not end in all the time that a part may take
+    tries: int = 0  # runs that had LONGEST seconds and did not end
 
 
 def conclude(file: Path, wrong: Iterable[str], left: str = "") -> Outcome:
-    """Red where something is wrong, else unfinished where something is ``left`` to go on with, else green."""
+    """An outcome: red for anything ``wrong``, else unfinished if something is ``left`` for the next run, else green."""
     wrong = tuple(wrong)
     state = RED if wrong else UNFINISHED if left else GREEN
     return Outcome(state, (file,), (*wrong, f"to go on with {left}") if left else wrong)
 
 
 class Part(NamedTuple):
-    """One part.
+    """One part of the suite.
 
     Attributes:
-        name: its words before the last ones name groups: "step" selects "step base 2".
-        seconds: what it is expected to take on an H100, before anybody has measured it.
-        least: a part that keeps what it has and goes on in the next run is begun where this much time is left; None is all of
-            ``seconds``, for a part whose time is lost where it is cut short.
-        in_process: its work is done by other programs, so it needs no process of its own.
+        name: words, of which the first ones name a group: "step" selects "step base 2".
+        about: one line for people.
+        seconds: the expected time on an H100, used until the part has been measured.
+        least: for a part that keeps its results when it is cut short, and goes on in the next run: the least time in which to
+            begin it. None for a part that loses its results, which needs all of ``seconds``.
+        in_process: whether to run it in the suite's process, since other programs do its work; else it gets a new process.
     """
 
     name: str

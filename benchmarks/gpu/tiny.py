@@ -1,4 +1,4 @@
-"""A pipeline of tiny models with random weights, to try the plumbing where sizes do not matter."""
+"""A pipeline of tiny models with random weights, for testing the suite itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY_UPSAMPLER = TINY_BASE | {"super_res": True, "image_size": 32, "channel_mult
 
 
 def pipeline(directory: Path, base: Options = TINY_BASE, upsampler: Options = TINY_UPSAMPLER) -> Path:
-    """Write a pipeline of random weights there, unless it is there already."""
+    """Write the pipeline to a directory, unless it is there already."""
     if not directory.exists():
         settings = {"num_inference_steps": 3, "upsample_steps": 2, "guidance_scale": 3.0}
         components = {}

@@ -1,4 +1,4 @@
-"""One suite an op, in a module of its name: who makes its calls besides glide_fast.
+"""One suite for each op, in the module of that name: the ways to make the op's calls without glide_fast.
 
 ``BASELINES`` are :class:`~benchmarks.contests.Baseline` by name, ``plain torch`` first. Where other packages can make the call,
 ``DESCRIPTION`` is the type of its description for them, and ``describe(arguments)`` gives it.

@@ -1,4 +1,4 @@
-"""Who makes the calls of convolution besides glide_fast."""
+"""The ways to make the calls of convolution without glide_fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glide_fast.ops.convolution.packed_weight import PackedWeight
 
 
 def dense(a: Arguments) -> Arguments:
-    """With the weight as ``[outputs, inputs, height, width]`` in the type of x."""
+    """The arguments with the weight as ``[outputs, inputs, height, width]`` in the type of x."""
     weight = a["weight"].dense() if isinstance(a["weight"], PackedWeight) else a["weight"]
     bias = a.get("bias")
     return a | {
@@ -20,7 +20,7 @@ def dense(a: Arguments) -> Arguments:
 
 
 def channels_first(a: Arguments) -> Arguments:
-    """The same as the released code lays it out."""
+    """The arguments in the memory layout of the released code: contiguous."""
     return {
         name: value.contiguous() if isinstance(value, torch.Tensor) else value
         for name, value in dense(a).items()

@@ -1,4 +1,4 @@
-"""Who makes the calls of group_norm_act besides glide_fast.
+"""The ways to make the calls of group_norm_act without glide_fast.
 
 Every contestant allocates its result at each call, as in a model, and plain torch its intermediate results too; the copy writes
 to memory that is there. For results of tens of megabytes the allocator may return the memory in between, and the page
@@ -19,7 +19,7 @@ DESCRIPTION = NormCall
 
 
 def chain(normalise: Callable[[torch.Tensor, Arguments], torch.Tensor], a: Arguments) -> list[torch.Tensor]:
-    """The op in eager torch around a group norm."""
+    """The op in eager torch, with ``norm`` as its group norm."""
     s = a["x"]
     if a.get("x_bias") is not None:
         s = s + a["x_bias"].to(s.dtype).view(-1, 1, 1)
@@ -47,7 +47,7 @@ def in_fp32(s: torch.Tensor, a: Arguments) -> torch.Tensor:
 
 
 def low(a: Arguments) -> Arguments:
-    """With weight and bias in the type of x."""
+    """The arguments with weight and bias in the type of x."""
     return a | {name: a[name].to(a["x"].dtype) for name in ("weight", "bias")}
 
 
@@ -63,7 +63,7 @@ BASELINES = {PLAIN: Baseline(plain, low), "official fp32 chain": Baseline(offici
 
 
 def describe(a: Arguments) -> NormCall:
-    """The call for other packages, which norm one picture and fuse nothing."""
+    """The call as a description for other packages, which normalise one tensor and fuse nothing."""
     for name in ("x2", "x_bias", "residual", "resample", "out_dtype", "keep_sum"):
         if a.get(name) is not None and a[name] is not False:
             raise Unable(f"not asked for calls with {name}")

@@ -1,4 +1,4 @@
-"""Who makes the calls of guided_step besides glide_fast."""
+"""The ways to make the calls of guided_step without glide_fast."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def process(schedule: str) -> SpacedDiffusion:
 
 
 def schedule_of(table: torch.Tensor) -> str:
-    """The schedule whose DDPM steps these coefficients are; Unable where there is none."""
+    """The noise schedule whose DDPM steps have these coefficients; Unable if there is none."""
     for schedule in STEPS:
         known = torch.from_numpy(ddpm(process(schedule))).to(table.dtype)
         if known.shape == table.shape and torch.equal(known, table.cpu()):
@@ -43,9 +43,9 @@ def official_step(
     noise: torch.Tensor,
     guidance_scale: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A step as the official loop takes it: coefficients come from the host's fp64 arrays at every use, one launch each.
+    """A step as in the official loop: each use of a coefficient reads it from an fp64 array on the host, and is one launch.
 
-    With guidance its state is as doubled as the network's batch, ``x`` and ``noise`` ``[2 N, C, H, W]``, to the end.
+    With guidance the official loop keeps the state doubled like the network's batch: ``x`` and ``noise`` are ``[2 N, C, H, W]``.
     """
     t = torch.full((len(x),), row, device=x.device)
 
@@ -69,7 +69,7 @@ def official_step(
 
 
 def released(a: Arguments) -> Arguments:
-    """What the released loop holds: with guidance a state and noise as doubled as the network's batch, to the end."""
+    """The arguments as the released loop holds them: with guidance, state and noise are doubled like the network's batch."""
     if any(a.get(name) is not None for name in ("known", "history", "score")):
         raise Unable("the released update has no such part")
     diffusion = process(schedule_of(a["table"]))
@@ -90,10 +90,10 @@ def released(a: Arguments) -> Arguments:
 
 def official(a: Arguments) -> list[torch.Tensor]:
     if a.get("seeds") is not None:
-        # It draws noise, too; what is added is that of the seeds, since results are compared.
+        # The released loop draws noise, so drawing is timed; but the noise of the seeds is added, so that results compare.
         torch.randn_like(a["x"])
-    given = (a[name] for name in ("process", "row", "x", "model_out", "noise", "guidance_scale"))
-    return [result[: a["count"]] for result in official_step(*given)]
+    arguments = (a[name] for name in ("process", "row", "x", "model_out", "noise", "guidance_scale"))
+    return [result[: a["count"]] for result in official_step(*arguments)]
 
 
 def plain(a: Arguments) -> list[torch.Tensor]:

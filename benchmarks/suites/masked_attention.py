@@ -1,4 +1,4 @@
-"""Who makes the calls of masked_attention besides glide_fast."""
+"""The ways to make the calls of masked_attention without glide_fast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DESCRIPTION = AttentionCall
 
 
 def with_mask(a: Arguments) -> Arguments:
-    """With the mask of the keys that are seen, which an encoder could share among its layers."""
+    """The arguments with a mask of the keys that are seen; an encoder could compute it once for all of its layers."""
     lengths = a.get("lengths")
     seen = None if lengths is None else visible(a["k"].shape[1], a["causal"], lengths)
     return a | {"seen": seen}
@@ -27,7 +27,7 @@ def plain(a: Arguments) -> list[torch.Tensor]:
 
 
 def official(a: Arguments) -> list[torch.Tensor]:
-    """Two products and an fp32 softmax."""
+    """Two matrix products and an fp32 softmax."""
     return [reference(a["q"], a["k"], a["v"], a["heads"], causal=a["causal"], lengths=a["lengths"])]
 
 
@@ -35,7 +35,7 @@ BASELINES = {PLAIN: Baseline(plain, with_mask), "fp32 softmax": Baseline(officia
 
 
 def describe(a: Arguments) -> AttentionCall:
-    """The call for other packages."""
+    """The call as a description for other packages."""
 
     def heads_apart() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return split(a["q"], a["heads"]), split(a["k"], a["heads"]), split(a["v"], a["heads"])

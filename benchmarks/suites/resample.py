@@ -1,4 +1,4 @@
-"""Who makes the calls of resample besides glide_fast."""
+"""The ways to make the calls of resample without glide_fast."""
 
 from __future__ import annotations
 

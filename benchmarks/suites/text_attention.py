@@ -1,4 +1,4 @@
-"""Who makes the calls of text_attention besides glide_fast."""
+"""The ways to make the calls of text_attention without glide_fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plain(a: Arguments) -> list[torch.Tensor]:
 
 
 def official(a: Arguments) -> list[torch.Tensor]:
-    """Two products and an fp32 softmax."""
+    """Two matrix products and an fp32 softmax."""
     return [reference(a["qkv"], a["heads"], a["encoder_kv"])]
 
 
@@ -27,7 +27,7 @@ BASELINES = {PLAIN: Baseline(plain), "official chain, fp32 softmax": Baseline(of
 
 
 def describe(a: Arguments) -> AttentionCall:
-    """The call for other packages, with the copies that its layout makes necessary."""
+    """The call as a description for other packages, with the copies that its packed layout makes necessary."""
     return AttentionCall(
         lambda: packed_heads.split(a["qkv"], a["heads"], a["encoder_kv"]), packed_heads.merge
     )

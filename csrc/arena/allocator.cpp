@@ -1,5 +1,5 @@
-// The Python module glide_fast._arena: while a thread is in a scope, torch's tensors and oneDNN's scratch memory of that thread
-// come from one Arena. Unlike the kernels it is compiled against torch, and serves the very version it was compiled against.
+// The Python module glide_fast._arena: while a thread is in a scope, the memory of its torch tensors and oneDNN's scratch
+// memory come from one Arena. Unlike the kernels it is compiled against torch, and works with exactly that version.
 #include <c10/core/Allocator.h>
 #include <pthread.h>
 #include <pybind11/pybind11.h>
@@ -17,10 +17,11 @@ namespace {
 
 using glide_fast::Arena;
 
-thread_local int depth = 0;             // scopes that this thread is in
-thread_local std::uint64_t outside = 0;  // its requests in a scope that the arena could not serve
+thread_local int depth = 0;              // scopes that this thread is in
+thread_local std::uint64_t outside = 0;  // requests of this thread in a scope that the arena could not serve
 
-// Addresses to set aside: as many as there is memory, but where they are limited (ulimit -v) most are left to others.
+// Bytes of addresses to reserve: the size of the machine's memory. Where the process may have only so many addresses (ulimit
+// -v), a quarter of those, so that everything else in the process keeps enough.
 std::size_t most() {
     const std::size_t memory = std::size_t(sysconf(_SC_PHYS_PAGES)) * std::size_t(sysconf(_SC_PAGE_SIZE));
     rlimit limit{};
@@ -30,11 +31,11 @@ std::size_t most() {
 
 Arena& arena() {
     // Never destroyed: tensors may be freed after static objects are.
-    static Arena* const it = new Arena(most());
-    return *it;
+    static Arena* const only = new Arena(most());
+    return *only;
 }
 
-c10::Allocator* before = nullptr;  // torch's own, or whatever another library has put in its place
+c10::Allocator* before = nullptr;  // the allocator before ours: torch's, or another library's
 
 void give_back(void* memory) {
     if (arena().owns(memory))
@@ -58,14 +59,14 @@ public:
     void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
 
-// Put the allocator in its place, once. Whether scopes have an effect: they have none where the system sets no addresses aside,
-// where another library's allocator gives no plain memory, or where one of a higher priority is in place.
+// Installs the allocator, at the first call; returns whether scopes have an effect. They have none where the system reserves no
+// addresses, where the allocator of another library returns no plain memory, or where that one has a higher priority.
 bool install() {
     static const bool installed = [] {
         before = c10::GetAllocator(c10::DeviceType::CPU);
         if (!before->raw_deleter() || !arena().length()) return false;
         static ScopedAllocator* const ours = new ScopedAllocator;
-        c10::SetAllocator(c10::DeviceType::CPU, ours, 1);  // torch's own has priority 0
+        c10::SetAllocator(c10::DeviceType::CPU, ours, 1);  // torch's allocator has priority 0
         pthread_atfork([] { arena().lock(); }, [] { arena().unlock(); },
                        [] {
                            arena().unlock();
@@ -76,7 +77,7 @@ bool install() {
     return installed;
 }
 
-// Left by C++, so that a Ctrl-C cannot come between entering and leaving.
+// Context managers in C++: Ctrl-C could interrupt a Python one halfway, and `depth` would stay wrong.
 class Scope {
 public:
     void enter() { depth += install(); }
@@ -94,30 +95,30 @@ private:
 
 py::dict state() {
     const glide_fast::ArenaState now = install() ? arena().state() : glide_fast::ArenaState{};
-    py::dict told;
-    told["held"] = now.held;
-    told["live"] = now.live;
-    told["grown"] = now.grown;
-    told["outside"] = outside;
-    return told;
+    py::dict figures;
+    figures["held"] = now.held;
+    figures["live"] = now.live;
+    figures["grown"] = now.grown;
+    figures["outside"] = outside;
+    return figures;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_arena, module) {
     module.doc() = "Memory for a step's tensors that is used again at the next step; reached through glide_fast.ops.arena.";
-    module.attr("torch") = GLIDE_FAST_TORCH;  // the version that it was compiled against
+    module.attr("torch") = GLIDE_FAST_TORCH;  // the version of torch that this module was compiled against
     module.def("install", &install, "Whether scopes have an effect in this process.");
-    py::class_<Scope>(module, "Scope", "While it lasts this thread's tensors come from the arena.")
+    py::class_<Scope>(module, "Scope", "Context manager: within it, this thread's tensors come from the arena.")
         .def(py::init<>())
         .def("__enter__", &Scope::enter)
         .def("__exit__", &Scope::leave);
-    py::class_<Outside>(module, "Outside", "While it lasts this thread's scopes have no effect.")
+    py::class_<Outside>(module, "Outside", "Context manager: within it, the Scopes around it have no effect on this thread.")
         .def(py::init<>())
         .def("__enter__", &Outside::enter)
         .def("__exit__", &Outside::leave);
     module.def("state", &state,
-               "held: bytes asked of the system; live: bytes handed out; grown: times that more was asked for; outside: this "
-               "thread's requests in a scope that were served by torch's own allocator.");
-    module.def("trim", [] { if (install()) arena().trim(); }, "Let the system have all memory that is not handed out.");
+               "held: bytes asked of the system; live: bytes in use; grown: times that more was asked for; outside: this "
+               "thread's requests in a scope that torch's allocator served, since the arena could not.");
+    module.def("trim", [] { if (install()) arena().trim(); }, "Return all memory that is not in use to the system.");
 }

@@ -15,7 +15,7 @@ std::size_t rounded(std::size_t bytes, std::size_t to) { return (bytes + to - 1)
 }  // namespace
 
 Arena::Arena(std::size_t most) {
-    // Pages that must not be touched count towards no limit on memory, but some systems limit addresses.
+    // Pages without access rights count towards no limit on memory; a system may limit addresses, so try fewer and fewer.
     for (std::size_t length = rounded(most, LARGE_PAGE); length >= LARGE_PAGE; length = length / 2 / LARGE_PAGE * LARGE_PAGE) {
         void* memory = mmap(nullptr, length + LARGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) continue;
@@ -32,7 +32,7 @@ bool Arena::extend(std::size_t end) {
     if (target > length_) return false;
     void* const from = reinterpret_cast<void*>(base_ + open_);
     if (mprotect(from, target - open_, PROT_READ | PROT_WRITE)) return false;
-    // A refusal leaves small pages, which are slower and no error.
+    // Where the system refuses large pages the small ones work too, only slower.
     (void)madvise(from, target - open_, MADV_HUGEPAGE);
     open_ = target;
     return true;
@@ -42,7 +42,7 @@ void* Arena::take(std::size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (bytes > length_) return nullptr;
     const std::size_t size = rounded(bytes, ALIGNMENT);
-    // What is free at the end comes last, however much of it the system has been asked for: places depend on the requests alone.
+    // A free block at the end comes last, whether it has memory behind it or not: addresses then depend on the requests alone.
     const bool open_end = blocks_.empty() || !blocks_.back().free;
     const auto end = open_end ? blocks_.end() : blocks_.end() - 1;
     auto best = end;

@@ -1,4 +1,4 @@
-// A range of addresses that memory is handed out of and given back to, and that the system is asked for once.
+// An allocator that serves all requests from one range of addresses, reserved once.
 #pragma once
 
 #include <cstddef>
@@ -9,36 +9,37 @@
 namespace glide_fast {
 
 struct ArenaState {
-    std::size_t held = 0;     // bytes of the range that the system was asked for
-    std::size_t live = 0;     // bytes that are handed out
-    std::uint64_t grown = 0;  // times that the range had to be made longer
+    std::size_t held = 0;     // bytes of the range that memory was asked of the system for
+    std::size_t live = 0;     // bytes in use
+    std::uint64_t grown = 0;  // times that the used part of the range had to grow
 };
 
-// Best fit over one range, then its end; neighbours joined as they come back. The same requests in the same order find the same
-// places, so that work that was done once and has given everything back needs nothing new when it is done again. Thread-safe.
+// A request gets the smallest free block that fits it, else a new block at the end; free neighbours are joined. The same
+// requests in the same order get the same addresses, so that work which ran once and gave everything back needs no new memory
+// when it runs again. Thread-safe.
 class Arena {
 public:
     static constexpr std::size_t ALIGNMENT = 64;
 
-    // Sets `most` bytes of addresses aside, without memory behind them; fewer, down to none, where the system refuses.
+    // Reserves `most` bytes of addresses, without memory behind them; fewer, down to none, where the system refuses.
     explicit Arena(std::size_t most);
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
 
-    // Bytes of addresses set aside.
+    // Bytes of reserved addresses.
     std::size_t length() const { return length_; }
-    // Memory for `bytes` > 0, aligned; null where none is left.
+    // Memory for `bytes` > 0, aligned to ALIGNMENT; null where no free block is large enough.
     void* take(std::size_t bytes);
-    // Give back what take() gave.
+    // Frees memory that take() returned.
     void give(void* memory);
     bool owns(const void* memory) const {
         const auto address = reinterpret_cast<std::uintptr_t>(memory);
         return address - base_ < length_;
     }
-    // Let the system have all memory that is not handed out.
+    // Returns all memory that is not in use to the system.
     void trim();
     ArenaState state() const;
-    // For a fork: the child would never get a lock that another thread of its parent holds.
+    // Held across a fork: the child could never take a lock that another thread of the parent held.
     void lock() { mutex_.lock(); }
     void unlock() { mutex_.unlock(); }
 
@@ -50,10 +51,10 @@ private:
 
     bool extend(std::size_t end);
 
-    std::uintptr_t base_ = 0;  // of the addresses set aside; never changes
+    std::uintptr_t base_ = 0;  // the first reserved address; never changes
     std::size_t length_ = 0;
-    std::size_t open_ = 0;       // of the range, from its beginning: what may be written to
-    std::vector<Block> blocks_;  // by their beginnings, without gaps
+    std::size_t open_ = 0;       // bytes from base_ on that may be read and written
+    std::vector<Block> blocks_;  // in the order of their addresses, without gaps
     ArenaState state_;
     mutable std::mutex mutex_;
 };

@@ -20,7 +20,7 @@ inline void bind_convolution(py::module_& module) {
             return winograd_scratch(w, threads);
         },
         py::arg("sizes"), py::arg("threads"),
-        "Bytes of scratch that winograd wants for x's sizes (images, height, width, channels).");
+        "Bytes of scratch memory that winograd needs for an x of `sizes` (images, height, width, channels).");
     module.def(
         "winograd",
         [](Address x, Address weight, Address bias, int bias_dtype, Address residual, Address y, const SizesTuple& sizes,
@@ -40,7 +40,7 @@ inline void bind_convolution(py::module_& module) {
         py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("bias_dtype"),
         py::arg("residual"), py::arg("y"), py::arg("sizes"), py::arg("outputs"), py::arg("scratch"), py::arg("threads"),
         py::arg("isa") = "",
-        "y = conv3x3(x) + bias + residual, channels-last and dense; the weight as csrc/convolution/arguments.h has it.");
+        "y = conv3x3(x) + bias + residual, channels-last and dense; csrc/convolution/arguments.h has the layout of the weight.");
 }
 
 }  // namespace glide_fast

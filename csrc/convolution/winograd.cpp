@@ -1,4 +1,4 @@
-// Before the CPU kernel of Winograd's algorithm: checks and the choice of the instruction set.
+// Entry to the CPU kernel of Winograd's algorithm: checks the arguments and chooses the instruction set.
 #include "convolution/winograd.h"
 
 #include <algorithm>
@@ -15,9 +15,10 @@ GLIDE_FAST_KERNEL(winograd, WinogradWork)
 namespace {
 
 void check_sizes(const Winograd& w) {
-    const auto require = [](bool holds, const char* name, std::int64_t given, const char* accepted) {
+    const auto require = [](bool holds, const char* name, std::int64_t size, const char* accepted) {
         if (holds) return;
-        throw std::invalid_argument(std::string("winograd: ") + name + " is " + std::to_string(given) + "; accepted: " + accepted);
+        throw std::invalid_argument(std::string("winograd: ") + name + " is " + std::to_string(size) + "; accepted: " +
+                                    accepted);
     };
     require(w.images >= 0, "images", w.images, "0 or more");
     require(w.height >= 1, "height", w.height, "1 or more");

@@ -1,19 +1,20 @@
 // 3x3 convolutions, stride 1, of channels-last bf16 pictures with Winograd's algorithm along the rows (F(2, 3): Lavin and Gray
-// 2016, section 4; Winograd 1980): of two neighbouring pixels of the result, 4 products for each row of the window instead of 6.
+// 2016, section 4; Winograd 1980): of two neighbouring pixels of the result, 4 products for each row of the window instead of
+// 6.
 //
 //     t1 = d1 + d2, t2 = d2 - d1, t0 = d0 - (t1 + t2) / 2, t3 = (t1 - t2) / 2 - d3         of four neighbouring pixels of x
 //     u1 = (g0 + g1 + g2) / 2, u2 = (g0 - g1 + g2) / 2, u0 = (g0 - g2 + u1 + u2) / 2, u3 = (g2 - g0 + u1 + u2) / 2
 //                                                                                            of a row of the window
 //     y0 = m0 + m1 + m2, y1 = m1 - m2 - m3,  m the sum over rows and channels of t * u
 //
-// t and u are rounded to bf16, sums are fp32. Without rounding t0 = d0 - d2, t3 = d1 - d3, u0 = g0 and u3 = g2, as they are
-// usually given. Written as above, with t1, t2, u1 and u2 already rounded, they take back a part of what that rounding changed:
-// with drawn operands the error is 1.9 instead of 2.0 times that of a plain convolution. Along both dimensions there would be 16
+// t and u are rounded to bf16, sums are fp32. Without rounding t0 = d0 - d2, t3 = d1 - d3, u0 = g0 and u3 = g2, the usual
+// formulas. The ones above use t1, t2, u1 and u2 after their rounding, and so cancel a part of its error: with random operands
+// the error is 1.9 instead of 2.0 times that of a plain convolution. Winograd's algorithm along both dimensions would need 16
 // products instead of 36, at 2.5 times the error.
 //
-// The pictures t of a strip are written first, with a row of zeros above and below. A pair's three rows are then at the same
-// distances for all pairs of a picture, whatever row they are in, and the products are one matrix product of pairs and outputs.
-// The weights u are made for a block of outputs when a thread comes to it: those in memory stay the nine that they are.
+// The pictures t of a strip are written first, with a row of zeros above and below. The three rows that a pair reads are then
+// at the same distances for all pairs of a picture, and the products are one matrix product of pairs and outputs. A thread
+// computes the weights u of a block of outputs when it comes to that block; only the nine of the window stay in memory.
 #include <omp.h>
 
 #include "convolution/winograd.h"
@@ -27,7 +28,8 @@ using i64 = std::int64_t;
 using Plan = WinogradPlan;
 constexpr int rows_at_once = int(Plan::rows_at_once);
 
-// m[row][output] of rows_at_once pairs: the sum over three rows of the window and all channels. Pairs are `channels` apart.
+// Writes m[pair][output] of rows_at_once pairs: the sum over three rows of the window and all channels. Pairs are `channels`
+// elements apart in t.
 #if defined(__AVX512BF16__)
 
 template <int Vectors>
@@ -75,16 +77,17 @@ void products(i64 channels, const bf16* t, i64 row_stride, const bf16* u, float*
 struct Strip {
     const WinogradWork& w;
     const Plan& plan;
-    i64 image, images, row, rows;  // first and number; rows of each image
+    i64 image, images, row, rows;  // the first image and how many; the first row of each and how many
 
     bf16* planes() const { return reinterpret_cast<bf16*>(w.scratch); }
 
-    // One row of the four transformed pictures; `padded` counts the row of zeros above the strip's first.
+    // Writes row `padded` of image `index` of the strip to the four transformed pictures; row 0 is the one above the strip's
+    // first.
     void transform(i64 index, i64 padded) const {
-        const i64 channels = w.channels, place = (index * (rows + 2) + padded) * plan.pairs * channels;
+        const i64 channels = w.channels, offset = (index * (rows + 2) + padded) * plan.pairs * channels;
         const i64 from = row + padded - 1;
         bf16* t[4];
-        for (int p = 0; p < 4; ++p) t[p] = planes() + p * plan.plane + place;
+        for (int p = 0; p < 4; ++p) t[p] = planes() + p * plan.plane + offset;
         if (from < 0 || from >= w.height) {
             for (bf16* zeros : t) std::memset(zeros, 0, plan.pairs * channels * sizeof(bf16));
             return;
@@ -112,7 +115,7 @@ struct Strip {
         }
     }
 
-    // Outputs [first, first + 16 * Vectors) of pairs [from, to) of a picture; u are the four transformed weights.
+    // Computes outputs [first, first + 16 * Vectors) of pairs [from, to) of a picture; u are the four transformed weights.
     template <int Vectors>
     void outputs(i64 index, i64 from, i64 to, i64 first, const bf16* const (&u)[4], float* m) const {
         constexpr int width = 16 * Vectors;
@@ -148,9 +151,10 @@ struct Strip {
         }
     }
 
-    // A thread's share of all blocks of outputs and pairs; pairs vary faster than blocks, so that it makes weights but once or twice.
+    // Computes the part of the strip's results that falls to a thread. Pairs vary faster than blocks of outputs, so that a
+    // thread transforms the weights of only one or two blocks.
     void share(i64 thread, i64 threads, unsigned char* scratch) const {
-        bf16* made = reinterpret_cast<bf16*>(scratch);
+        bf16* transformed = reinterpret_cast<bf16*>(scratch);
         float* m = reinterpret_cast<float*>(scratch + Plan::rounded(2 * plan.weights));
         const i64 pairs = rows * plan.pairs, parts = (pairs + Plan::pairs_at_once - 1) / Plan::pairs_at_once;
         i64 blocks = 0;
@@ -166,12 +170,12 @@ struct Strip {
                     const Vec half = Vec::all(0.5f), g0 = Vec::load(g + i), g2 = Vec::load(g + 2 * size + i);
                     const Vec outer = half * (g0 + g2), inner = half * Vec::load(g + size + i);
                     const Vec u1 = rounded_to(outer + inner, bf16{}), u2 = rounded_to(outer - inner, bf16{});
-                    (half * (g0 - g2 + (u1 + u2))).store(made + i);
-                    u1.store(made + size + i);
-                    u2.store(made + 2 * size + i);
-                    (half * (g2 - g0 + (u1 + u2))).store(made + 3 * size + i);
+                    (half * (g0 - g2 + (u1 + u2))).store(transformed + i);
+                    u1.store(transformed + size + i);
+                    u2.store(transformed + 2 * size + i);
+                    (half * (g2 - g0 + (u1 + u2))).store(transformed + 3 * size + i);
                 }
-                const bf16* const u[4] = {made, made + size, made + 2 * size, made + 3 * size};
+                const bf16* const u[4] = {transformed, transformed + size, transformed + 2 * size, transformed + 3 * size};
                 for (i64 at = begin > item ? begin : item; at < end && at < last; ++at) {
                     const i64 index = (at - item) / parts, from = (at - item) % parts * Plan::pairs_at_once;
                     const i64 to = from + Plan::pairs_at_once < pairs ? from + Plan::pairs_at_once : pairs;
@@ -192,7 +196,7 @@ void winograd(const WinogradWork& w) {
     const Plan plan(w.images, w.height, w.width, w.channels, w.threads);
 #pragma omp parallel num_threads(w.threads)
     {
-        // Fewer threads may come than were asked for; scratch is for those that were.
+        // OpenMP may start fewer threads than requested; the scratch memory is sized for the requested number.
         const i64 thread = omp_get_thread_num(), threads = omp_get_num_threads();
         unsigned char* scratch = w.scratch + Plan::rounded(4 * 2 * plan.plane) + thread * plan.thread_bytes;
         for (i64 image = 0; image < w.images; image += plan.strip_images) {

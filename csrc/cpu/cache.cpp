@@ -10,7 +10,8 @@ namespace {
 constexpr std::int64_t when_unknown = std::int64_t(32) << 20;
 
 std::int64_t last_level_bytes() {
-    // What one core can fill; the C library may count all caches of a socket, of which a virtual machine has a part.
+    // Linux names the one cache that core 0 uses. The C library may add up all caches of a socket, of which a virtual machine
+    // has only a part.
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
     std::int64_t kibibytes = 0;
     if (file >> kibibytes && kibibytes > 0) return kibibytes << 10;

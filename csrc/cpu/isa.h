@@ -1,12 +1,12 @@
 // Which instruction sets a CPU kernel is compiled for, and how one is chosen at run time.
 //
 // Every `*.kernel.cpp` in csrc is compiled once for each entry below (setup.py holds the flags), with GLIDE_FAST_ISA
-// set to the entry's name; all it defines goes into the namespace glide_fast::GLIDE_FAST_ISA. Such a file, and the
+// set to the entry's name; the file defines everything in the namespace glide_fast::GLIDE_FAST_ISA. Such a file, and the
 // headers it includes, must not instantiate anything from the C++ library: the linker keeps one copy of an inline
 // function, and a copy that came from the AVX-512 object would run on a machine without AVX-512.
 #pragma once
 
-// X(name, ...) for each of them, best first.
+// Expands to X(name, ...) for each instruction set, best first.
 #if defined(__x86_64__)
 #define GLIDE_FAST_FOR_EACH_ISA(X, ...) \
     X(avx512_bf16, __VA_ARGS__) X(avx512, __VA_ARGS__) X(avx2, __VA_ARGS__) X(portable, __VA_ARGS__)
@@ -20,17 +20,17 @@ namespace glide_fast {
 enum class Isa { GLIDE_FAST_FOR_EACH_ISA(GLIDE_FAST_NAME, ) };
 #undef GLIDE_FAST_NAME
 
-// Whether this machine has it.
+// Whether this machine has the instruction set.
 bool supported(Isa isa);
 
-// The instruction set of this name; of an empty one, the best that this machine has. Throws std::invalid_argument for a name
-// that is unknown, and for one that this machine does not have.
+// The instruction set called `name`; for an empty name the best one of this machine. Throws std::invalid_argument for an
+// unknown name, and for an instruction set that this machine does not have.
 Isa chosen(const char* name);
 
 }  // namespace glide_fast
 
-// Used in the namespace glide_fast: declares `void kernel(const Arguments&)` of every instruction set, and defines
-// `run_kernel(isa, arguments)`, which calls the one that `chosen(isa)` gives.
+// For use in the namespace glide_fast: declares `void kernel(const Arguments&)` for every instruction set, and defines
+// `run_kernel(isa, arguments)`, which calls the kernel for `chosen(isa)`.
 #define GLIDE_FAST_DECLARE_KERNEL(name, kernel, Arguments) \
     namespace name {                                       \
     void kernel(const Arguments&);                         \

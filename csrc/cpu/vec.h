@@ -26,11 +26,11 @@ static inline float element(const void* data, Dtype dtype, std::int64_t index) {
     return dtype == Dtype::f32 ? static_cast<const float*>(data)[index] : widen(static_cast<const bf16*>(data)[index]);
 }
 
-// Beside Vec there are pairs of vectors, which hold 2 * lanes neighbouring elements in the order that costs least where bf16 is
-// read and written: the even ones and the odd ones. load_split(p, even, odd) and store_split(p, even, odd) move them,
-// straighten(even, odd) puts a pair into the order of memory. stream and stream_split write past the caches where the
-// instruction set can (p aligned to a vector, whole cache lines, `finish_streams` before another thread reads); see
-// `streams`.
+// A split pair is two vectors that hold 2 * lanes neighbouring elements: one the even elements, the other the odd ones, which
+// is the cheapest order to read from bf16 and to write to it. load_split(p, even, odd) and store_split(p, even, odd) read and
+// write such a pair, straighten(even, odd) puts it into the order of memory. stream and stream_split write past the caches
+// where the instruction set can (`streams`); p must be aligned to a vector, whole cache lines must be written, and
+// finish_streams() must be called before another thread reads.
 
 #if defined(__AVX512F__)
 
@@ -56,7 +56,7 @@ struct Vec {
 #if defined(__AVX512BF16__)
     __m256i narrowed() const { return (__m256i)_mm512_cvtneps_pbh(v); }
 #else
-    // A bf16 in the upper half of each lane; the lower half holds what is left over.
+    // A bf16 in the upper half of each lane; the lower half is meaningless.
     __m512i rounded() const {
         const __m512i bits = _mm512_castps_si512(v);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -108,7 +108,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 static inline Vec clamp(Vec x, float low, float high) {
-    // The second operand is what min and max return for a NaN.
+    // For a NaN, min and max return their second operand: the NaN stays.
     return {_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x.v))};
 }
 static inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
@@ -138,7 +138,7 @@ struct Vec {
     static Vec load(const bf16* p, int count) { return partial(p, count); }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     void store(float* p, int count) const { partial(p, count, *this); }
-    // A bf16 in the upper half of each lane; the lower half holds what is left over.
+    // A bf16 in the upper half of each lane; the lower half is meaningless.
     __m256i rounded() const {
         const __m256i bits = _mm256_castps_si256(v);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -209,7 +209,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 static inline Vec clamp(Vec x, float low, float high) {
-    // The second operand is what min and max return for a NaN.
+    // For a NaN, min and max return their second operand: the NaN stays.
     return {_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x.v))};
 }
 static inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
@@ -223,7 +223,7 @@ static inline Vec reciprocal(Vec x) { return {_mm256_div_ps(_mm256_set1_ps(1.0f)
 
 #else
 
-// GCC's and Clang's own vectors: SSE2 on any x86-64, NEON on Arm, plain code elsewhere.
+// The vector types of GCC and Clang: SSE2 on any x86-64, NEON on Arm, plain code elsewhere.
 struct Vec {
     static constexpr int lanes = 4;
     typedef float Floats __attribute__((vector_size(16)));
@@ -259,7 +259,7 @@ struct Vec {
     }
     void store(float* p) const { std::memcpy(p, &v, sizeof v); }
     void store(float* p, int count) const { std::memcpy(p, &v, count * sizeof(float)); }
-    // A bf16 in the upper half of each lane; the lower half holds what is left over.
+    // A bf16 in the upper half of each lane; the lower half is meaningless.
     Bits rounded() const {
         const Bits bits = (Bits)v;
         const Bits nearest = bits + 0x7fff + ((bits >> 16) & 1);
@@ -278,7 +278,7 @@ struct Vec {
     }
 };
 
-// Here the order of memory serves as well: a pair is its first half and its second.
+// Without such instructions a split pair simply holds the first half of the elements and the second, in the order of memory.
 template <typename T>
 static inline void load_split(const T* p, Vec& first, Vec& second) {
     first = Vec::load(p);
@@ -355,8 +355,9 @@ static inline Vec power_of_two(Vec whole, Vec rest, bf16) {
     return times_power_of_two(p, whole);
 }
 
-// 2^t for any t, as precise as the last; 0 or infinity, or 2^-126 or 2^126, past fp32's exponents. For several vectors step by
-// step: a processor waits for the results of one vector while it works on the others, and looks only so far ahead.
+// 2^t for any t, as precise as power_of_two(whole, rest, bf16). Past fp32's exponents the result is 0 or infinity with AVX-512,
+// 2^-126 or 2^126 without. Each operation is applied to all vectors before the next one: while the result of one vector is not
+// ready a processor works on the others, and it looks only so far ahead.
 template <int n>
 __attribute__((always_inline)) static inline void powers_of_two(const Vec (&t)[n], Vec (&p)[n], bf16) {
 #if defined(__AVX512F__)
@@ -382,8 +383,8 @@ static inline Vec power_of_two(Vec t, bf16) {
     return power[0];
 }
 
-// y to y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e, in several vectors. Where 2^t would leave fp32 the result is y, or within
-// 2e-36 of 0.
+// Replaces y by y * sigmoid(y) = y / (1 + 2^t), t = -y log2 e, in n vectors. Where 2^t would leave fp32's range the result is
+// y, or within 2e-36 of 0.
 //
 // For a result that stays fp32: within 1e-6 of the exact value, relatively.
 template <int n>

@@ -1,4 +1,5 @@
-// Arguments of the kernels of group_norm_act, for CPUs and for CUDA; glide_fast/ops/group_norm_act/__init__.py holds the contract.
+// Arguments of the kernels of group_norm_act, for CPUs and for CUDA; glide_fast/ops/group_norm_act/__init__.py holds the
+// contract.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ struct GroupNormAct {
     std::int64_t x_channels, channels;  // the channels past x's are x2's
     std::int64_t width;                 // rows of an image line; read only to resample
 
-    // What is normalised: x + x_bias + residual, rounded to dtype, and the channels of x2 (a skip connection) behind it, never
-    // concatenated in memory. The rounded values are written to `sum` where there is one.
+    // The input of the norm is x + x_bias + residual, rounded to dtype, followed by the channels of x2 (a skip connection);
+    // they are never concatenated in memory. The rounded sum is also written to `sum` unless that is null.
     Rows x, x2, residual, sum, y;
     PerChannel x_bias;
     PerChannel weight, bias, scale, shift;

@@ -62,14 +62,14 @@ inline void bind_group_norm_act(py::module_& module) {
 namespace cuda {
 
 inline void bind_group_norm_act(py::module_& module) {
-    py::class_<Device>(module, "Device", "What a plan depends on.")
+    py::class_<Device>(module, "Device", "The properties of a device that a Plan depends on.")
         .def(py::init([](int multiprocessors, int shared_bytes, bool clusters) {
                  return Device{multiprocessors, shared_bytes, clusters};
              }),
              py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("clusters"));
     module.def("current_device", &current_device, "The calling thread's current device.");
 
-    py::class_<Plan>(module, "Plan", "How group_norm_act is laid over a device.")
+    py::class_<Plan>(module, "Plan", "How the work of group_norm_act is divided over a device.")
         .def_readonly("one_pass", &Plan::one_pass)
         .def_readonly("vector", &Plan::vector)
         .def_readonly("threads", &Plan::threads)

@@ -1,4 +1,5 @@
-// Before the CPU kernel of group_norm_act: checks, scratch memory, how the work is divided, choice of the instruction set.
+// Entry to the CPU kernel of group_norm_act: checks the arguments, allocates scratch memory, divides the work and chooses the
+// instruction set.
 #include "group_norm_act/cpu.h"
 
 #include <algorithm>
@@ -19,10 +20,10 @@ GLIDE_FAST_KERNEL(group_norm_act, GroupNormActWork)
 
 namespace {
 
-// Below this many elements a thread, waking it costs more than it saves.
+// A thread with fewer elements than this costs more to wake than it saves.
 constexpr std::int64_t elements_a_thread = 16384;
 
-constexpr std::int64_t least_block = 128, most_blocks = 64;
+constexpr std::int64_t least_block = 128, most_blocks = 64;  // rows of a block, and blocks of a sample
 
 void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(std::string("group_norm_act: ") + what);
@@ -32,7 +33,7 @@ bool known(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::bf16; }
 
 std::int64_t divided(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Hands out pieces of one allocation, each on a cache line of its own. Called twice: without memory to add up the sizes.
+// Cuts one allocation into arrays that each begin at a cache line. With null for memory it only adds up their sizes.
 class Scratch {
 public:
     explicit Scratch(std::byte* memory) : memory_(memory) {}
@@ -49,7 +50,8 @@ private:
     std::size_t size_ = 0;
 };
 
-std::size_t place(GroupNormActWork& g, std::byte* memory) {
+// Points the scratch arrays of g into memory, unless that is null; returns how many bytes they take.
+std::size_t lay_out_scratch(GroupNormActWork& g, std::byte* memory) {
     Scratch scratch(memory);
     const std::int64_t per_sample = g.samples * g.channels;
     scratch.take(g.block_mean, per_sample * g.blocks);
@@ -105,10 +107,10 @@ void group_norm_act(const GroupNormAct& arguments, int threads, const char* isa)
     const bool dense = g.y.row_stride == g.channels && g.y.sample_stride == y_rows * g.channels;
     if (dense && g.resample != Resampling::mean_2x2) prefer_large_pages(g.y.data, y_bytes);
 
-    const std::size_t size = place(g, nullptr);
+    const std::size_t size = lay_out_scratch(g, nullptr);
     const std::unique_ptr<std::byte[]> memory(new std::byte[size + Scratch::line]);
-    const auto misplaced = reinterpret_cast<std::uintptr_t>(memory.get()) % Scratch::line;
-    place(g, memory.get() + (Scratch::line - misplaced) % Scratch::line);
+    const auto misaligned = reinterpret_cast<std::uintptr_t>(memory.get()) % Scratch::line;
+    lay_out_scratch(g, memory.get() + (Scratch::line - misaligned) % Scratch::line);
     if (g.adds()) std::memset(g.zeros, 0, g.x_channels * sizeof(float));
     run_group_norm_act(isa, g);
 }

@@ -7,20 +7,22 @@
 
 namespace glide_fast {
 
-// What a kernel is given: the arguments, how the work is divided, and scratch memory.
+// Input of the compiled kernels: the arguments, how the work is divided, and scratch memory.
 struct GroupNormActWork : GroupNormAct {
-    bool stream = false;  // y past the caches, where the kernel can: it is larger than what they would keep for the next reader
+    bool stream = false;  // y is too large for the caches: write it past them where the kernel can
     int threads = 0;
 
-    // Rows that one partial mean is taken over. A function of the shape alone, so that a result does not depend on the number
-    // of threads; and so large that the partial results stay small beside the data.
+    // Rows in a block, and blocks in a sample; partial means are taken over a block. block_rows depends on the shape alone, so
+    // that a result does not depend on the number of threads; and it is so large that the partial means stay small beside the
+    // data.
     std::int64_t block_rows = 0, blocks = 0;
 
-    // Means and sums of squared deviations of [samples, blocks, channels], then of [samples, channels]; the three coefficients
-    // of each [samples, channels]; x_bias, or zeros; a row of zeros of dtype.
-    double *block_mean = nullptr, *block_m2 = nullptr, *channel_mean = nullptr, *channel_m2 = nullptr;
-    float *center = nullptr, *factor = nullptr, *offset = nullptr, *added_bias = nullptr;
-    void* zeros = nullptr;
+    // Scratch memory. m2: the sum of squared deviations from the mean.
+    double *block_mean = nullptr, *block_m2 = nullptr;              // [samples, blocks, channels]
+    double *channel_mean = nullptr, *channel_m2 = nullptr;          // [samples, channels]
+    float *center = nullptr, *factor = nullptr, *offset = nullptr;  // [samples, channels]: act((x - center) * factor + offset)
+    float* added_bias = nullptr;  // [x_channels]: x_bias in fp32, or zeros without one; only where adds()
+    void* zeros = nullptr;        // [x_channels] of dtype, in place of a residual; only where adds()
 
     bool adds() const { return x_bias.data || residual.data; }
 };

@@ -8,7 +8,7 @@
 // channels of a group, are merged by M2 = sum(M2_i) + sum(n_i (mean_i - mean)^2) in fp64 (Chan, Golub and LeVeque 1983).
 //
 // Apply, the second read: y = act((x - center) * factor + offset). The fp64 statistics are folded into three fp32 numbers a
-// channel; what rounding the mean to fp32 loses is put back through the offset.
+// channel; the offset makes up for the rounding of the mean to fp32.
 
 #include <omp.h>
 
@@ -23,27 +23,28 @@ namespace {
 
 using i64 = std::int64_t;
 
-// For what an inner loop is made of: with so many instances the compiler would call it, and pass vectors through memory.
+// For the functions of inner loops: they have so many instances that the compiler would not inline them, and would pass vectors
+// through memory.
 #define GLIDE_FAST_INLINE inline __attribute__((always_inline))
 
 constexpr int unroll = 4;  // vectors side by side; with two rows in flight, enough chains to hide the latency of an addition
 constexpr i64 strip = unroll * Vec::lanes;
-constexpr i64 chunk = 256;    // channels of a task: rows are walked in pieces of at least 512 bytes
-constexpr i64 fp32_rows = 128;  // of one fp32 sum
-constexpr i64 apply_rows = 64;  // of a task of the second pass
-constexpr i64 span = 16;        // tasks of it that are neighbours and are taken in their order
-// Rows that are worked on before the next run of channels: memory is then read and written almost in its own order, which is
-// what the hardware prefetches.
+constexpr i64 chunk = 256;      // channels of a task: it reads at least 512 bytes of each row
+constexpr i64 fp32_rows = 128;  // rows that are summed in fp32
+constexpr i64 apply_rows = 64;  // rows of a task of the second pass
+constexpr i64 span = 16;        // neighbouring tasks of the second pass that a thread takes in ascending order
+// Rows of one run of channels that are processed before the next run: memory is then read and written almost in ascending
+// order, which the hardware prefetches.
 constexpr i64 tile = 8;
 constexpr i64 cache_line = 64;  // bytes
-constexpr i64 prefetched = 6144;  // bytes ahead of what is read: some tiles, which hides the latency of memory
+constexpr i64 prefetched = 6144;  // bytes from a read to its prefetch: some tiles ahead, which hides the latency of memory
 
 i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 i64 larger(i64 a, i64 b) { return a > b ? a : b; }
 i64 divided(i64 a, i64 b) { return (a + b - 1) / b; }
 
-// A run of channels that is worked on in registers: some full vectors, or a part of one. T is the type of what is normalised;
-// where it is bf16 the vectors of a full run are split pairs (vec.h), also where they come from fp32.
+// A run of channels that fits in registers: Full is `unroll` full vectors, Part is one vector or less. T is the type of the
+// values to normalise; where it is bf16 the vectors of a full run are split pairs (vec.h), also when they are loaded from fp32.
 template <typename T>
 struct Full {
     static constexpr int vectors = unroll;
@@ -93,7 +94,7 @@ void for_each_run(i64 channels, Work work) {
     for (; c < channels; c += Vec::lanes) work(Part<T>{int(smaller(Vec::lanes, channels - c))}, c);
 }
 
-// A number for each channel of a piece, in the order of the runs' vectors.
+// One number for each channel of a piece, in the order in which the vectors of a run hold the channels.
 struct Line {
     alignas(64) float of[chunk];
     template <int n>
@@ -108,13 +109,13 @@ struct Line {
 
 template <typename Run, typename T>
 GLIDE_FAST_INLINE void prefetch(Run run, const T* p) {
-    // An address, not a pointer: at the end there is nothing that far ahead.
+    // Computed as an integer: near the end of the tensor the address lies outside it, and a pointer must not.
     const std::uintptr_t ahead = reinterpret_cast<std::uintptr_t>(p) + prefetched;
     for (std::uintptr_t i = 0; i < run.channels() * sizeof(T); i += cache_line)
         __builtin_prefetch(reinterpret_cast<const void*>(ahead + i));
 }
 
-// What is normalised: memory as it is, or a sum that is formed on the way.
+// A source yields the values to normalise. Plain reads them from memory; Sum adds x, bias and residual as it reads.
 template <typename T>
 struct Plain {
     using Type = T;
@@ -150,11 +151,11 @@ T* at(const Rows& rows, i64 sample, i64 row, i64 channel) {
     return static_cast<T*>(rows.data) + sample * rows.sample_stride + row * rows.row_stride + channel;
 }
 
-// A piece of the channels of x, or of x2.
+// At most `chunk` neighbouring channels, all of x or all of x2.
 struct Piece {
     bool of_x2;
-    i64 first;          // within x or x2
-    i64 channel, count;  // of all
+    i64 first;           // the first channel, counted within x or x2
+    i64 channel, count;  // the first channel, counted in x and x2 together; how many
 
     static i64 count_of(const GroupNormActWork& g) {
         return divided(g.x_channels, chunk) + divided(g.channels - g.x_channels, chunk);
@@ -168,7 +169,8 @@ struct Piece {
     }
 };
 
-// Calls work with the source of a piece's values. `again`: in the second pass, when a sum that is kept is in memory.
+// Calls work(source) with the source of the values of a piece. `again`: this is the second pass, which can read `sum` if there
+// is one.
 template <typename T, typename Work>
 void with_source(const GroupNormActWork& g, const Piece& piece, i64 sample, i64 row, bool again, Work work) {
     if (piece.of_x2) return work(Plain<T>{at<T>(g.x2, sample, row, piece.first), g.x2.row_stride});
@@ -180,10 +182,11 @@ void with_source(const GroupNormActWork& g, const Piece& piece, i64 sample, i64 
                 g.residual.data ? g.residual.row_stride : 0, g.added_bias + piece.first});
 }
 
+// Stores the mean of up to eight rows, spread evenly over `rows`, for a run of channels.
 template <typename Source, typename Run>
 void mean_of_some_rows(Source source, Run run, i64 rows, i64 channel, Line& mean) {
     const i64 some = smaller(8, rows);
-    const Vec share = Vec::all(1.0f / float(some));  // of each row, so that no sum leaves the range of what is averaged
+    const Vec share = Vec::all(1.0f / float(some));  // applied to each row, so that no sum leaves the range of the values
     Vec sum[Run::vectors], x[Run::vectors];
     for (int v = 0; v < Run::vectors; ++v) sum[v] = Vec::all(0.0f);
     for (i64 i = 0; i < some; ++i) {
@@ -193,8 +196,8 @@ void mean_of_some_rows(Source source, Run run, i64 rows, i64 channel, Line& mean
     mean.store(channel, sum);
 }
 
-// Adds the deviations from `shift` and their squares, over rows [first, last), to `sum` and `square`; writes what it read to
-// `out` where Keep.
+// Adds the deviations from `shift` and their squares, over rows [first, last), to `sum` and `square`. With Keep it also writes
+// the values to `out`.
 template <bool Keep, typename T, typename Source, typename Run>
 GLIDE_FAST_INLINE void accumulate(Source source, Run run, i64 first, i64 last, i64 channel, const Line& shift, Line& sum, Line& square, T* out,
                 i64 out_stride) {
@@ -228,7 +231,7 @@ GLIDE_FAST_INLINE void accumulate(Source source, Run run, i64 first, i64 last, i
     square.store(channel, squares);
 }
 
-// Adds what was summed in fp32 to fp64, and begins anew.
+// Adds the fp32 sums in `line` to the fp64 sums in `total`, and sets `line` to zero.
 template <typename T>
 void widen(i64 channels, Line& line, double* total) {
     for_each_run<T>(channels, [&](auto run, i64 c) {
@@ -288,7 +291,7 @@ void statistics_task(const GroupNormActWork& g, i64 index) {
     });
 }
 
-// Merge a sample's blocks, for `count` neighbouring channels.
+// Merges the blocks of a sample, for `count` neighbouring channels.
 void merge_blocks(const GroupNormActWork& g, i64 sample, i64 channel, i64 count) {
     const double* mean = g.block_mean + sample * g.blocks * g.channels + channel;
     const double* m2 = g.block_m2 + sample * g.blocks * g.channels + channel;
@@ -312,7 +315,7 @@ double value(const PerChannel& p, i64 sample, i64 channel) {
     return double(element(p.data, p.dtype, sample * p.sample_stride + channel));
 }
 
-// Merge the channels of a group and fold statistics, affine parameters and FiLM into the coefficients of the second pass.
+// Merges the channels of a group and folds statistics, affine parameters and FiLM into the coefficients of the second pass.
 void merge_group(const GroupNormActWork& g, i64 sample, i64 group) {
     const i64 width = g.channels / g.groups;
     const i64 first = group * width, to = sample * g.channels;
@@ -339,13 +342,13 @@ void merge_group(const GroupNormActWork& g, i64 sample, i64 group) {
     }
 }
 
-// The coefficients of a piece's channels.
+// The coefficients of the second pass for the channels of a piece.
 struct Coefficients {
     Line center, factor, offset;
 };
 
-// A run of channels of a source with its coefficients, and what they make of some rows at a time. The coefficients stay in
-// memory, in the first cache: registers are for the rows.
+// Computes act((x - center) * factor + offset) of a few rows at a time, for one run of channels. The coefficients are read from
+// the first-level cache each time, so that the registers are free for the rows.
 template <typename Out, bool Silu, typename Source, typename Run>
 struct Finish {
     static constexpr int vectors = Run::vectors;
@@ -354,7 +357,7 @@ struct Finish {
     Run run;
     i64 channel;
 
-    // Rows `first`, first + 1, ... side by side.
+    // The results of rows `first`, first + 1, ..., one after another.
     template <int rows>
     struct Values {
         Vec of[rows * vectors];
@@ -377,8 +380,9 @@ struct Finish {
     }
 };
 
-// Of a source's rows, which are lines of an image where they are resampled: `count` rows from `first` on, to y; or `count`
-// (even) columns from `first` on of one line, or for the mean of two.
+// Writes results to y. Without resampling: `count` rows from `first` on. With it the source begins at a line of the image,
+// whose pixels are `width` rows: `count` columns from `first` on, of that line for nearest_x2, of that line and the next for
+// mean_2x2 (`count` is even).
 template <Resampling resample, bool Stream, typename Out, typename Finished>
 GLIDE_FAST_INLINE void apply(const Finished& finish, i64 first, i64 count, i64 width, Out* y, i64 stride) {
     const auto store = [&](const Vec* x, i64 row) {
@@ -414,7 +418,7 @@ GLIDE_FAST_INLINE void apply(const Finished& finish, i64 first, i64 count, i64 w
     }
 }
 
-// How the second pass is cut: blocks of rows, or of (pairs of) image lines.
+// Rows of a task of the second pass: a fixed number, or those of one image line, or of two for the mean.
 i64 rows_to_apply(const GroupNormActWork& g) {
     if (g.resample == Resampling::none) return apply_rows;
     return g.resample == Resampling::mean_2x2 ? 2 * g.width : g.width;
@@ -444,7 +448,7 @@ void apply_block(const GroupNormActWork& g, const Piece& piece, i64 sample, i64 
     });
 }
 
-// Whether y can be streamed: cache lines are written whole.
+// Whether y can be streamed: every row begins at a cache line, so that whole lines are written.
 template <typename Out>
 bool streamable(const Out* y, i64 stride) {
     return i64(reinterpret_cast<std::uintptr_t>(y)) % cache_line == 0 && stride * i64(sizeof(Out)) % cache_line == 0;
@@ -456,10 +460,10 @@ void apply_task(const GroupNormActWork& g, i64 index) {
     const Piece piece(g, index % pieces);
     const i64 block = index / pieces % blocks, sample = index / pieces / blocks;
     const i64 row = block * step, rows = smaller(step, g.rows - row);
-    // Lines above this block have become twice as many rows of twice the width, or half as many of half the width.
+    // The lines above this block give twice as many lines of twice the width in y, or half as many of half the width.
     const i64 y_row = resample == Resampling::nearest_x2 ? 4 * row : resample == Resampling::mean_2x2 ? row / 4 : row;
     Out* y = at<Out>(g.y, sample, y_row, piece.channel);
-    if constexpr (streams && resample != Resampling::mean_2x2) {  // a mean is a quarter of what was read
+    if constexpr (streams && resample != Resampling::mean_2x2) {  // means are a quarter of x: small enough for the caches
         if (g.stream && streamable(y, g.y.row_stride))
             return apply_block<resample, true, T, Out, Silu>(g, piece, sample, row, rows, y);
     }
@@ -471,7 +475,7 @@ void run(const GroupNormActWork& g) {
     const i64 pieces = Piece::count_of(g);
     const i64 blocks = g.samples * g.blocks * pieces;
     const i64 tasks = g.samples * divided(g.rows, rows_to_apply(g)) * pieces;
-    // Groups are merged as many at a time as give long loops over neighbouring channels.
+    // As many groups are merged at a time as give long loops over neighbouring channels.
     const i64 width = g.channels / g.groups;
     const i64 batch = divided(strip, width), batches = divided(g.groups, batch);
 #pragma omp parallel num_threads(g.threads)
@@ -486,8 +490,8 @@ void run(const GroupNormActWork& g) {
             merge_blocks(g, sample, first * width, (last - first) * width);
             for (i64 group = first; group < last; ++group) merge_group(g, sample, group);
         }
-        // Backwards over the same part, since what a thread read last is still in its cache; but forwards within spans, or the
-        // hardware prefetches the wrong way.
+        // A thread goes backwards over the part that it read in the first pass, since the rows it read last are still in its
+        // cache; but forwards within a span of tasks, since the hardware prefetches forwards.
         const i64 start = tasks * thread / threads;
         for (i64 end = tasks * (thread + 1) / threads; end > start; end = larger(end - span, start)) {
             for (i64 i = larger(end - span, start); i < end; ++i) apply_task<resample, T, Out, Silu>(g, i);

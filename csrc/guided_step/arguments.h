@@ -44,8 +44,7 @@ struct GuidedStep {
     bool clip, remember_eps;
 
     Images model_out;  // [samples, 2 channels, positions]; twice the samples where `guided`, the conditional ones first
-    // Classifier-free guidance: the scale of a sample is guidance_scale, or is read from guidance_scales (fp32) where it is
-    // not null.
+    // Classifier-free guidance: the scale is guidance_scale for all samples, unless guidance_scales (fp32) holds one for each.
     bool guided;
     float guidance_scale;
     const float* guidance_scales;
@@ -56,11 +55,11 @@ struct GuidedStep {
     const std::int64_t* step;  // one for all samples (stride 0), or one for each
     std::int64_t step_stride;
 
-    // Without `noise`: null, or a seed for each sample, and noise is drawn for (seed, stream, step, element).
+    // Null, or one seed for each sample; `noise` is then null, and noise is a function of (seed, stream, step, element).
     const std::int64_t* seeds;
     std::uint32_t stream;
 
-    // The next call's input to the network: next_x in its type, written `copies` times, samples apart.
+    // The network's next input, or null: next_x converted to inputs.dtype, `copies` batches one after another.
     Images inputs;
     std::int64_t copies;
 };

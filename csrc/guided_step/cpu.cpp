@@ -1,4 +1,4 @@
-// Before the CPU kernel of guided_step: checks and the choice of the instruction set.
+// Entry to the CPU kernel of guided_step: checks the arguments, chooses the instruction set and the number of threads.
 #include "guided_step/cpu.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ GLIDE_FAST_KERNEL(guided_step, GuidedStepWork)
 
 namespace {
 
-// Waking a thread costs about as much as the work on this many elements, of which noise from seeds makes three of one.
+// Waking a thread costs about as much as the work on this many elements; noise from seeds makes the work three times as large.
 constexpr std::int64_t elements_a_thread = 32768;
 
 void check(const GuidedStep& g) {

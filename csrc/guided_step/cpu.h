@@ -7,9 +7,9 @@
 
 namespace glide_fast {
 
-// What a kernel is given: the arguments, and how the work is divided.
+// Input of the compiled kernels: the arguments, and how the work is divided.
 struct GuidedStepWork : GuidedStep {
-    static constexpr std::int64_t task = 1024;  // elements of one image that a task takes
+    static constexpr std::int64_t task = 1024;  // elements of one image that a thread takes at a time
     int threads = 0;
 };
 

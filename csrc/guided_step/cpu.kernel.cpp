@@ -1,6 +1,6 @@
 // One step of the reverse diffusion in one pass over memory: every operand is read once, every result written once.
 //
-// Products and sums are rounded one by one in the order of the reference, without fused multiply-adds (but for the variance):
+// Products and sums are rounded one by one in the order of the reference, without fused multiply-adds (except in the variance):
 // at the noisiest step x0 is the difference of two numbers 2e4 times as large, and any other rounding of those would show in
 // the result.
 #include "guided_step/cpu.h"
@@ -15,11 +15,11 @@ std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 float number(float x) { return x; }
 float number(bf16 x) { return widen(x); }
 
-// For what the inner loop is made of: several vectors go through each step side by side, since a processor waits for the
-// results of one while it works on the others.
+// For the functions of the inner loop. They apply each operation to several vectors before the next one: while the result of
+// one vector is not ready a processor works on the others.
 #define GLIDE_FAST_INLINE inline __attribute__((always_inline))
 
-// 4^t, relative error 2e-7; infinity or 0 past fp32's exponents, NaN stays NaN.
+// Replaces t by 4^t, relative error 2e-7; infinity or 0 past fp32's exponents, NaN stays NaN.
 template <int n>
 GLIDE_FAST_INLINE void powers_of_four(Vec (&t)[n]) {
     Vec whole[n];
@@ -29,19 +29,20 @@ GLIDE_FAST_INLINE void powers_of_four(Vec (&t)[n]) {
     for (int i = 0; i < n; ++i) t[i] = t[i] * t[i];
 }
 
-// Where some vectors' elements are: `count` of an image's elements from `element`, which is position `position` of `channel`.
-// Several vectors are full and of one channel; a single one may be part of a vector, and its channels may change on the way.
-struct Place {
+// Which elements of an image are in one or more vectors: those from `element` on, which is position `position` of `channel`.
+// `count` is for each vector. Several vectors are full and lie in one channel; a single one may have fewer elements than lanes,
+// and may go on into the next channels.
+struct Elements {
     std::int64_t element, channel, position;
     int count;
 
-    Place vector(int i) const {
+    Elements vector(int i) const {
         return {element + i * Vec::lanes, channel, position + i * Vec::lanes, Vec::lanes};
     }
 };
 
 template <int n, typename T>
-GLIDE_FAST_INLINE void load(const T* p, const Place& at, Vec (&x)[n]) {
+GLIDE_FAST_INLINE void load(const T* p, const Elements& at, Vec (&x)[n]) {
     if (n == 1 && at.count < Vec::lanes) {
         x[0] = Vec::load(p, at.count);
         return;
@@ -49,14 +50,14 @@ GLIDE_FAST_INLINE void load(const T* p, const Place& at, Vec (&x)[n]) {
     for (int i = 0; i < n; ++i) x[i] = Vec::load(p + i * Vec::lanes);
 }
 template <int n, typename T>
-GLIDE_FAST_INLINE void store(T* p, const Place& at, const Vec (&x)[n]) {
+GLIDE_FAST_INLINE void store(T* p, const Elements& at, const Vec (&x)[n]) {
     if (n == 1 && at.count < Vec::lanes) return x[0].store(p, at.count);
     for (int i = 0; i < n; ++i) x[i].store(p + i * Vec::lanes);
 }
 
-// Calls take(i, channel, position) for each element of a vector's place.
+// Calls take(i, channel, position) for element i of a vector, i from 0 to at.count - 1.
 template <typename Take>
-void each(const Place& at, std::int64_t positions, Take take) {
+void each(const Elements& at, std::int64_t positions, Take take) {
     std::int64_t channel = at.channel, position = at.position;
     for (int i = 0; i < at.count; ++i) {
         take(i, channel, position);
@@ -68,7 +69,7 @@ void each(const Place& at, std::int64_t positions, Take take) {
 }
 
 template <typename T>
-Vec gather(const T* image, const Images& layout, std::int64_t positions, const Place& at) {
+Vec gather(const T* image, const Images& layout, std::int64_t positions, const Elements& at) {
     float values[Vec::lanes] = {};
     if (at.count == Vec::lanes && at.position + Vec::lanes <= positions) {
         const T* first = image + at.channel * layout.channel_stride + at.position * layout.position_stride;
@@ -81,13 +82,13 @@ Vec gather(const T* image, const Images& layout, std::int64_t positions, const P
     return Vec::load(values);
 }
 template <int n, typename T>
-GLIDE_FAST_INLINE void gather(const T* image, const Images& layout, std::int64_t positions, const Place& at, Vec (&x)[n]) {
+GLIDE_FAST_INLINE void gather(const T* image, const Images& layout, std::int64_t positions, const Elements& at, Vec (&x)[n]) {
     if (layout.position_stride == 1 && layout.channel_stride == positions) return load(image + at.element, at, x);
     for (int i = 0; i < n; ++i) x[i] = gather(image, layout, positions, n == 1 ? at : at.vector(i));
 }
 
 template <typename T>
-void scatter(T* image, const Images& layout, std::int64_t positions, const Place& at, Vec x) {
+void scatter(T* image, const Images& layout, std::int64_t positions, const Elements& at, Vec x) {
     T values[Vec::lanes];
     x.store(values);
     each(at, positions, [&](int i, std::int64_t channel, std::int64_t position) {
@@ -95,29 +96,29 @@ void scatter(T* image, const Images& layout, std::int64_t positions, const Place
     });
 }
 template <int n, typename T>
-GLIDE_FAST_INLINE void scatter(T* image, const Images& layout, std::int64_t positions, const Place& at, const Vec (&x)[n]) {
+GLIDE_FAST_INLINE void scatter(T* image, const Images& layout, std::int64_t positions, const Elements& at, const Vec (&x)[n]) {
     if (layout.position_stride == 1 && layout.channel_stride == positions) return store(image + at.element, at, x);
     for (int i = 0; i < n; ++i) scatter(image, layout, positions, n == 1 ? at : at.vector(i), x[i]);
 }
 
 template <int n>
-GLIDE_FAST_INLINE void mask_at(const float* mask, std::int64_t positions, const Place& at, Vec (&x)[n]) {
+GLIDE_FAST_INLINE void mask_at(const float* mask, std::int64_t positions, const Elements& at, Vec (&x)[n]) {
     if (n > 1 || at.position + at.count <= positions) return load(mask + at.position, at, x);
     x[0] = gather(mask, Images{nullptr, Dtype::f32, 0, 0, 1}, positions, at);
 }
 
 constexpr float quarter_log2e = 0.36067376f;  // exp(y / 2) = 4^(y quarter_log2e)
 
-// What is the same for a whole image.
+// The values that all elements of an image share, and the step of that image.
 template <typename T>
 struct Image {
     const GuidedStepWork& g;
     const T *conditional, *unconditional;
     const float* mask;
-    std::int64_t index, start;  // start: of the image in dense tensors
+    std::int64_t index, start;  // the image's number in the batch, and its offset in dense tensors
     Vec c[Column::COUNT];
     Vec guidance;
-    bool needs_std;  // also where its coefficient is 0: a variance that is not finite is to be seen
+    bool needs_std;  // also where the coefficient is 0: a variance that is not finite must show in the result
     std::uint64_t seed;
     std::uint32_t step;
 
@@ -136,12 +137,12 @@ struct Image {
         step = std::uint32_t(row);
     }
 
-    // Several vectors side by side; `seeded` is their noise where it comes from seeds.
+    // Advances n vectors by one step. `seeded`: n vectors of noise drawn from the seeds, or null.
     template <int n>
-    GLIDE_FAST_INLINE void advance(const Place& at, const Vec* seeded) const {
+    GLIDE_FAST_INLINE void advance(const Elements& at, const Vec* seeded) const {
         const std::int64_t here = start + at.element, total = g.samples * g.channels * g.positions;
         const Vec one = Vec::all(1.0f);
-        Place variance = at;
+        Elements variance = at;
         variance.element += g.channels * g.positions;
         variance.channel += g.channels;
         Vec x[n], x0[n], noisy[n], next[n], learned_std[n], other[n];
@@ -184,7 +185,7 @@ struct Image {
                 next[i] = next[i] + c[Column::SCORE_TO_MEAN] * (learned_std[i] * learned_std[i]) * other[i];
         }
         if (g.history) {
-            // All are read before any is written: next_history may be history.
+            // Each prediction is read before it is overwritten: next_history may be history.
             Vec latest[n];
             for (int i = 0; i < n; ++i) latest[i] = x0[i];
             if (g.remember_eps) {
@@ -216,15 +217,16 @@ struct Image {
         }
     }
 
+    // Advances elements [first, last) of the image by one step.
     void span(std::int64_t first, std::int64_t last) const {
-        constexpr int together = 4;  // as many as `normals` makes
+        constexpr int together = 4;  // vectors that one call of normals() draws
         constexpr std::int64_t step_size = together * Vec::lanes;
         std::int64_t channel = first / g.positions, position = first % g.positions;
         Vec n[together];
         for (std::int64_t chunk = first; chunk < last; chunk += step_size) {
             if (g.seeds) normals(seed, step, g.stream, std::uint32_t(chunk / 4), n);
             if (chunk + step_size <= last && position + step_size <= g.positions) {
-                advance<together>(Place{chunk, channel, position, Vec::lanes}, g.seeds ? n : nullptr);
+                advance<together>(Elements{chunk, channel, position, Vec::lanes}, g.seeds ? n : nullptr);
                 if ((position += step_size) == g.positions) {
                     position = 0;
                     ++channel;
@@ -235,7 +237,7 @@ struct Image {
                 const std::int64_t element = chunk + k * Vec::lanes;
                 if (element >= last) break;
                 const int count = int(smaller(Vec::lanes, last - element));
-                advance<1>(Place{element, channel, position, count}, g.seeds ? &n[k] : nullptr);
+                advance<1>(Elements{element, channel, position, count}, g.seeds ? &n[k] : nullptr);
                 for (position += count; position >= g.positions; position -= g.positions) ++channel;
             }
         }

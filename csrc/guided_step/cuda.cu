@@ -1,8 +1,8 @@
 // One step of the reverse diffusion in one kernel: glide_fast/ops/guided_step/__init__.py holds the formulas.
 //
-// A thread owns the four neighbouring elements that one call of Philox gives numbers for. States are small (200 kB at most
-// for each image), so the kernel is bound by latency: everything is loaded before anything is used, and types and options
-// are branches that a whole grid takes alike instead of instantiations.
+// A thread computes four neighbouring elements, since one call of Philox returns four numbers. States are small (200 kB at most
+// for each image), so the kernel is bound by latency: everything is loaded before anything is used. Types and options are
+// run-time branches, which all threads of a launch take alike, instead of template instantiations.
 //
 // Products and sums are rounded one by one, in the reference's order: at the noisiest step x0 is the difference of two numbers
 // 2e4 times as large. setup.py compiles this file without fused multiply-adds.
@@ -31,10 +31,10 @@ __device__ inline float read(const Images& images, std::int64_t sample, std::int
                       sample * images.sample_stride + channel * images.channel_stride + position * images.position_stride);
 }
 
-// The row of a step outside the table.
+// The coefficients for a step outside the table.
 __device__ const float outside[Column::COUNT] = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
 
-// grid (blocks of an image's elements, samples).
+// Grid: (blocks of the elements of an image, samples).
 __global__ void __launch_bounds__(threads) advance(const GuidedStep g) {
     const std::int64_t sample = blockIdx.y;
     const std::int64_t elements = g.channels * g.positions;
@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(threads) advance(const GuidedStep g) {
     if (first >= elements) return;
 
     const std::int64_t step = g.step[sample * g.step_stride];
-    // A step outside the table means a counter that ran too far: its image becomes NaN, since an old one would pass for a result.
+    // A step outside the table means a counter that ran too far. The image becomes NaN; an unchanged one would pass for a
+    // result.
     const float* const row = step < 0 || step >= g.table_rows ? outside : g.table + step * Column::COUNT;
     const float guidance = g.guidance_scales ? g.guidance_scales[sample * g.guidance_stride] : g.guidance_scale;
 

@@ -12,7 +12,7 @@ struct MaskedAttention {
     Dtype dtype;
     std::int64_t samples, heads, head_size, queries, keys;
     bool causal;                  // query i sees keys 0 to i
-    const std::int64_t* lengths;  // keys that each sample has, or null: all
+    const std::int64_t* lengths;  // [samples]: how many keys each sample has; null: all of them
 };
 
 }  // namespace glide_fast

@@ -35,7 +35,7 @@ inline void bind_masked_attention(py::module_& module) {
         py::call_guard<py::gil_scoped_release>(), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("y"), py::arg("lengths"),
         py::arg("causal"), py::arg("dtype"), py::arg("samples"), py::arg("heads"), py::arg("head_size"), py::arg("queries"),
         py::arg("keys"), py::arg("threads"), py::arg("isa") = "",
-        "Attention of heads side by side under a mask. q, k, v and y are (address, sample stride, row stride).");
+        "Attention under a mask; heads lie side by side in a row. q, k, v and y are (address, sample stride, row stride).");
 }
 
 }  // namespace glide_fast

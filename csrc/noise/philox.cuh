@@ -24,8 +24,9 @@ __device__ inline Words philox4x32(Words c, std::uint32_t k0, std::uint32_t k1) 
     return c;
 }
 
-// Two normals from two words (Box & Muller 1958). The accurate functions: the fast ones would differ between backends.
-// sincospif spares the general sine's reduction of huge angles, and is closer to the exact normals than a rounded 2 pi u.
+// Two normals from two random words (Box & Muller 1958). logf and sincospif are the accurate functions: CUDA's fast ones would
+// differ from other backends. sincospif(x) = sin and cos of pi x needs no reduction of huge angles, and is closer to the exact
+// values than sin and cos of a rounded 2 pi u.
 __device__ inline void box_muller(std::uint32_t radius, std::uint32_t angle, float* normals) {
     const float scale = 2.3283064365386963e-10f, half = 1.1641532182693481e-10f;  // 2^-32, 2^-33
     const float u = float(radius) * scale + half;
@@ -36,7 +37,7 @@ __device__ inline void box_muller(std::uint32_t radius, std::uint32_t angle, flo
     normals[1] = r * sine;
 }
 
-// Elements 4 block to 4 block + 3 of an image.
+// Draws the normals of elements 4 block to 4 block + 3 of an image.
 __device__ inline void philox_normals(std::int64_t seed, std::uint32_t stream, std::uint32_t step, std::uint32_t block,
                                       float* normals) {
     const Words words = philox4x32({{block, step, stream, 0u}}, std::uint32_t(seed), std::uint32_t(seed >> 32));

@@ -1,7 +1,7 @@
-// Standard normals from Philox4x32-10 (Salmon et al. 2011) and Box-Muller, a vector of blocks at a time; the definition is in
-// glide_fast/diffusion/noise.py. The integers are exact. Against the definition in exact arithmetic the normals are within
-// 2e-6: the logarithm's polynomial is within 3.2e-8 of it, relatively, the sine's and cosine's within 5e-9, before rounding
-// (all minimax, by Remez).
+// Standard normals from Philox4x32-10 (Salmon et al. 2011) and Box-Muller, a vector of blocks at a time; a block is four
+// numbers. glide_fast/diffusion/noise.py is the definition. The integers are the same; the normals are within 2e-6 of the
+// definition in exact arithmetic. Before rounding the polynomial of the logarithm has a relative error of 3.2e-8, those of sine
+// and cosine have 5e-9 (all are minimax polynomials, by Remez).
 #pragma once
 
 #include "cpu/vec.h"
@@ -9,7 +9,8 @@
 namespace glide_fast {
 namespace GLIDE_FAST_ISA {
 
-// The compiler's own vectors of the same lanes: integer arithmetic, comparisons and selections need no intrinsics.
+// The compiler's vector types with as many lanes as Vec: their integer arithmetic, comparisons and selections need no
+// intrinsics.
 typedef float Floats __attribute__((vector_size(4 * Vec::lanes)));
 typedef std::uint32_t Words __attribute__((vector_size(4 * Vec::lanes)));
 typedef std::int32_t Integers __attribute__((vector_size(4 * Vec::lanes)));
@@ -63,8 +64,8 @@ static inline Vec square_root(Vec x) {
 #endif
 }
 
-// ln u for a normal u > 0: u = 2^k m with m in [sqrt(1/2), sqrt(2)), ln m = f - f^2 / 2 + f^3 P(f), f = m - 1. So the error
-// stays relative near 1, where the radius of Box-Muller is the square root of it.
+// ln u for u > 0 that is not subnormal: u = 2^k m with m in [sqrt(1/2), sqrt(2)), ln m = f - f^2 / 2 + f^3 P(f), f = m - 1. In
+// this form the relative error stays small near u = 1 too, where ln u is close to 0 and Box-Muller takes its square root.
 static inline Vec logarithm(Vec u) {
     const Integers bits = (Integers)floats(u);
     const Integers k = (bits - 0x3f3504f3) >> 23;
@@ -84,7 +85,7 @@ static inline Vec logarithm(Vec u) {
     return multiply_add(exponent, Vec::all(0.693359375f), rest);
 }
 
-// cos and sin of 2 pi u for u in [0, 1]. The quarter turn is taken off in turns, exactly, not in radians.
+// cos and sin of 2 pi u for u in [0, 1]. Whole quarter turns are subtracted before the factor 2 pi, where that is exact.
 static inline void cosine_sine(Vec u, Vec& cosine, Vec& sine) {
     const Vec quarters = u * Vec::all(4.0f);
     const Vec whole = round(quarters);
@@ -108,7 +109,7 @@ static inline void cosine_sine(Vec u, Vec& cosine, Vec& sine) {
 
 static inline Vec uniform(Words r) { return multiply_add(to_float(r), Vec::all(0x1p-32f), Vec::all(0x1p-33f)); }
 
-// Rows of four vectors, seen as 4 x 4 in each 128-bit part, become columns.
+// Transposes the 4 x 4 elements that four vectors hold in each of their 128-bit parts.
 static inline void transpose_parts(Vec n[4]) {
 #if defined(__AVX512F__)
     const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(n[0].v, n[1].v));
@@ -139,10 +140,10 @@ static inline void transpose_parts(Vec n[4]) {
 #endif
 }
 
-// The normals of elements 4 block, 4 block + 1, ... of an image: `lanes` blocks, so four vectors.
+// Draws `lanes` blocks of an image, from `block` on: four vectors of normals, for elements 4 block, 4 block + 1, ...
 static inline void normals(std::uint64_t seed, std::uint32_t step, std::uint32_t stream, std::uint32_t block, Vec n[4]) {
     Words c0, c1 = Words{} + step, c2 = Words{} + stream, c3 = Words{};
-    // Block `parts` i + g goes to lane 4 g + i, so that transposing within each part leaves the elements in order.
+    // Block `parts` * i + g goes to lane 4 * g + i: the transposition within each part then puts the elements into order.
     constexpr int parts = Vec::lanes / 4;
     for (int lane = 0; lane < Vec::lanes; ++lane) c0[lane] = block + std::uint32_t(parts * (lane % 4) + lane / 4);
     std::uint32_t k0 = std::uint32_t(seed), k1 = std::uint32_t(seed >> 32);

@@ -7,7 +7,7 @@
 
 namespace glide_fast {
 
-// How [images, height, width, channels] lies in memory, a pixel's channels side by side; strides in elements.
+// Strides, in elements, of [images, height, width, channels]; the channels of a pixel lie side by side.
 struct PixelStrides {
     std::int64_t image, row, column;
 };

@@ -41,7 +41,7 @@ inline void bind_resample(py::module_& module) {
         py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("y"), py::arg("residual"), py::arg("dtype"),
         py::arg("bias"), py::arg("bias_dtype"), py::arg("up"), py::arg("sizes"), py::arg("x_strides"), py::arg("y_strides"),
         py::arg("residual_strides"), py::arg("threads"), py::arg("isa") = "",
-        "y = x + bias + residual, repeated 2x2 times (up) or its means over 2x2 pixels, channels-last.");
+        "y is x + bias + residual with each pixel repeated 2x2 times (up), or with each 2x2 pixels averaged; channels-last.");
 }
 
 }  // namespace glide_fast

@@ -1,4 +1,4 @@
-// Before the CPU kernel of resample: checks, how the work is divided, choice of the instruction set.
+// Entry to the CPU kernel of resample: checks the arguments, divides the work and chooses the instruction set.
 #include "resample/cpu.h"
 
 #include <algorithm>
@@ -16,10 +16,10 @@ GLIDE_FAST_KERNEL(resample, ResampleWork)
 
 namespace {
 
-// Below this many elements of x and y a thread, waking it costs more than it saves.
+// A thread with fewer elements of x and y than this costs more to wake than it saves.
 constexpr std::int64_t elements_a_thread = 32768;
 
-// A vector in fp32, whatever its type: some hundred numbers, read for every pixel.
+// A vector converted to fp32, once for all pixels that read it.
 std::vector<float> widened(const void* data, Dtype dtype, std::int64_t count) {
     std::vector<float> wide(count);
     for (std::int64_t i = 0; i < count; ++i) {

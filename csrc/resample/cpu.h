@@ -5,10 +5,10 @@
 
 namespace glide_fast {
 
-// What a kernel is given: the arguments, and how the work is divided.
+// Input of the compiled kernels: the arguments, and how the work is divided.
 struct ResampleWork : Resample {
     const float* wide_bias = nullptr;  // bias in fp32, or null
-    bool stream = false;  // a y that is a mere copy past the caches, where the kernel can: it is larger than what they would keep
+    bool stream = false;  // y is too large for the caches: write it past them, where it is a plain copy and the kernel can
     int threads = 0;
 };
 

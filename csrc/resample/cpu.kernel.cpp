@@ -1,6 +1,6 @@
 // Nearest x2 and the 2x2 mean of channels-last pictures, with a bias and a residual added on the way in. Every element is read
-// once (twice for nearest, the second time from the cache) and every result written once; a vector is channels of one pixel, so
-// there is nothing to shuffle.
+// once (twice for nearest, the second time from the cache) and every result written once. A vector holds channels of one pixel,
+// so its lanes are never shuffled.
 #include "cpu/vec.h"
 #include "resample/cpu.h"
 
@@ -17,7 +17,7 @@ void store(T* p, int count, Vec x) {
     count == Vec::lanes ? x.store(p) : x.store(p, count);
 }
 
-// What becomes of a value that is written and read again.
+// A value after it was written to memory and read again: rounded to the type of the second argument.
 Vec rounded(Vec x, float) { return x; }
 Vec rounded(Vec x, bf16) {
     bf16 memory[Vec::lanes];
@@ -33,8 +33,8 @@ void each_vector(std::int64_t channels, Take take) {
     if (c < channels) take(c, int(channels - c));
 }
 
-// The same bytes to two places. Not through numbers: some processors drop subnormal ones where they convert. With Stream
-// past the caches: whole lines at aligned places.
+// Copies bytes to two addresses. They are never converted to numbers, since some processors then turn subnormal ones into 0.
+// With Stream the stores go past the caches; both addresses must be aligned and `bytes` whole cache lines.
 template <bool Stream>
 void copy_to_two(const char* from, char* first, char* second, std::int64_t bytes) {
     constexpr std::int64_t step = Vec::lanes * sizeof(float);
@@ -78,7 +78,7 @@ struct Pictures {
     }
 };
 
-// Whether a copied row can be streamed: every pixel is some whole cache lines.
+// Whether a copied row can be streamed: every pixel must fill whole cache lines.
 template <typename T>
 bool streamable(const ResampleWork& r, const T* y) {
     constexpr std::uint64_t line = 64;
@@ -87,7 +87,7 @@ bool streamable(const ResampleWork& r, const T* y) {
            whole(r.channels * sizeof(T));
 }
 
-// One row of the result, from one row of x.
+// Writes one row of the enlarged picture, from one row of x.
 template <typename T>
 void repeat_row(const ResampleWork& r, std::int64_t image, std::int64_t row) {
     const Pictures<T> p{r};
@@ -112,7 +112,7 @@ void repeat_row(const ResampleWork& r, std::int64_t image, std::int64_t row) {
     }
 }
 
-// One row of the result, from two rows of x.
+// Writes one row of the means, from two rows of x.
 template <typename T, bool added>
 void mean_row(const ResampleWork& r, std::int64_t image, std::int64_t row) {
     const Pictures<T> p{r};

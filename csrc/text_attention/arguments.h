@@ -7,11 +7,11 @@
 
 namespace glide_fast {
 
-// A token's channels lie side by side; strides are in elements.
+// The channels of a token lie side by side; strides are in elements.
 struct TextAttention {
-    const void* qkv;   // of each token its heads, and of each head q, k and v
-    const void* text;  // of each token of the text its heads, and of each head k and v; null where there is no text
-    void* y;           // of each token its heads
+    const void* qkv;   // [samples, tokens, heads, 3 (q, k, v), head_size]
+    const void* text;  // [samples, text_tokens, heads, 2 (k, v), head_size]; null where there is no text
+    void* y;           // [samples, tokens, heads, head_size]
     Dtype dtype;
     std::int64_t samples, heads, head_size, tokens, text_tokens;
     std::int64_t qkv_sample_stride, qkv_token_stride;

@@ -40,7 +40,8 @@ inline void bind_text_attention(py::module_& module) {
         py::arg("samples"), py::arg("heads"), py::arg("head_size"), py::arg("tokens"), py::arg("text_tokens"),
         py::arg("qkv_sample_stride"), py::arg("qkv_token_stride"), py::arg("text_sample_stride"),
         py::arg("text_token_stride"), py::arg("y_sample_stride"), py::arg("y_token_stride"), py::arg("threads"),
-        py::arg("isa") = "", "Attention of packed heads over the text's keys and their own; channels side by side.");
+        py::arg("isa") = "",
+        "Attention from the tokens of qkv to those of the text and of qkv; csrc/text_attention/arguments.h has the layout.");
 }
 
 }  // namespace glide_fast

@@ -9,7 +9,7 @@ namespace glide_fast {
 
 void text_attention(const TextAttention& t, int threads, const char* isa) {
     if (t.tokens < 1 || t.text_tokens < 0) throw std::invalid_argument("text_attention: sizes must be positive");
-    // A head has its q, k and v side by side, or the text's k and v.
+    // In qkv the q, k and v of a head lie side by side; in text its k and v do.
     const std::int64_t part = t.head_size * bytes_of(t.dtype);
     const auto at = [&](const void* first, int index) -> const void* {
         return first ? static_cast<const char*>(first) + index * part : nullptr;

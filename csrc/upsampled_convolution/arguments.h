@@ -5,13 +5,14 @@
 
 namespace glide_fast {
 
-// Four pictures side by side in x's pixels, one for each place, become one of twice the height and width. Pixel (i, j) of y's
-// lower right places is (i + 1, j + 1) of the fourth pixels of x, and so on. Both are dense.
+// Interleaves four pictures into one of twice the height and width. A place is the position of a pixel of y in its 2x2 block:
+// upper left 0, upper right 1, lower left 2, lower right 3. y[2 i + down, 2 j + right] is x[i + down, j + right, 2 down +
+// right] for down and right 0 or 1. Both tensors are dense.
 struct Interleave {
-    const char* x;  // [images, height + 1, width + 1, 4 pixels]
+    const char* x;  // [images, height + 1, width + 1, 4 places, pixel]
     char* y;        // [images, 2 height, 2 width, pixel]
     std::int64_t images, height, width;
-    std::int64_t pixel;  // bytes
+    std::int64_t pixel;  // bytes of a pixel: all its channels
 };
 
 }  // namespace glide_fast

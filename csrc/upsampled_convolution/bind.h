@@ -20,7 +20,8 @@ inline void bind_upsampled_convolution(py::module_& module) {
             interleave({pointer<const char>(x), pointer<char>(y), images, height, width, pixel}, threads);
         },
         py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("y"), py::arg("sizes"), py::arg("pixel"),
-        py::arg("threads"), "Four pictures side by side in x's pixels, one for each place, become one of twice the size.");
+        py::arg("threads"),
+        "Interleaves the four pictures in the pixels of x, one for each position in a 2x2 block of y, into one.");
 }
 
 }  // namespace glide_fast

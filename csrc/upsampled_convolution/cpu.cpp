@@ -1,4 +1,4 @@
-// Bytes are moved, whatever their type.
+// Interleaves the four results of an upsampled convolution. Only bytes are moved, so the elements may have any type.
 #include "upsampled_convolution/cpu.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 namespace glide_fast {
 namespace {
 
-// Below this many bytes a thread, waking it costs more than it saves.
+// A thread with fewer bytes than this costs more to wake than it saves.
 constexpr std::int64_t bytes_a_thread = 131072;
 constexpr int places = 4;
 
@@ -27,7 +27,7 @@ void interleave(const Interleave& arguments, int threads) {
     const std::int64_t bytes = images * height * width * places * pixel;
     prefer_large_pages(to, bytes);
     const int team = int(std::clamp<std::int64_t>(bytes / bytes_a_thread, 1, std::max(threads, 1)));
-    // A row of the result takes its even pixels from one place and its odd ones from another, a pixel further.
+    // A row of the result takes its even pixels from one place, and its odd ones from the next place and column.
 #pragma omp parallel for schedule(static) num_threads(team)
     for (std::int64_t row = 0; row < images * height * 2; ++row) {
         const std::int64_t image = row / (2 * height), line = row % (2 * height) / 2, lower = row % 2;

@@ -1,4 +1,4 @@
-// The CPU kernel of upsampled_convolution: its last step, after the convolution.
+// The CPU kernel of upsampled_convolution for the step after the convolution: interleaving its four results.
 #pragma once
 
 #include "upsampled_convolution/arguments.h"

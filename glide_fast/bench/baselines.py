@@ -1,4 +1,4 @@
-"""What there is without glide_fast: each baseline makes a denoiser of a plain model, or says why it cannot here."""
+"""The alternatives to glide_fast: each baseline builds a denoiser from a plain model, or says why it cannot here."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from glide_fast.errors import invalid
 from glide_fast.models.config import EXTENSIONS
 
 EXCUSES: tuple[type[Exception], ...] = (Unable, RuntimeError, ValueError, TypeError, ImportError)
-"""What a baseline may raise where it cannot run: torch and the packages are not ours to mend."""
+"""The errors that count as "cannot run" for a baseline, since torch and other packages may fail for reasons of theirs."""
 _PROCESS = ("diffusion_steps", "noise_schedule", "timestep_respacing")
 
 
 class Baseline(NamedTuple):
-    """A name for the command line, one for tables, and how to make it."""
+    """One alternative to glide_fast."""
 
-    name: str
-    title: str
-    make: Callable[[Subject, Work], Denoiser]
-    asked: bool  # only where it is asked for: compiling takes minutes
+    name: str  # on the command line
+    title: str  # in tables
+    make: Callable[[Subject, Work], Denoiser]  # builds its denoiser
+    asked: bool  # whether it runs only when named, since it compiles for minutes
 
 
 def released_dtype(device: torch.device) -> torch.dtype:
-    """What the released code runs in: fp16 on a GPU, fp32 elsewhere."""
+    """The type that the released code runs in: fp16 on a GPU, fp32 elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def half_dtype(device: torch.device) -> torch.dtype:
-    """Torch's fast type: fp16 on a GPU, bf16 elsewhere."""
+    """The type in which torch is fastest: fp16 on a GPU, bf16 elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.bfloat16
 
 
@@ -51,7 +51,7 @@ def _tuned(work: Work, subject: Subject) -> nn.Module:
 
 
 def _encoded(model: Any, work: Work) -> dict[str, Any]:
-    """The prompt, encoded once."""
+    """The prompt, encoded now, as arguments of the model's call."""
     if work.tokens is None:
         return {}
     with torch.no_grad():
@@ -65,7 +65,7 @@ def _first(value: Any, count: int) -> Any:
 
 
 def denoiser(model: Callable[..., torch.Tensor], conditioning: dict[str, Any]) -> Denoiser:
-    """``model`` with its conditioning; a call with fewer states is of the first ones."""
+    """``model`` with its conditioning as a denoiser; a call with fewer states gets the first rows of the conditioning."""
 
     def predict(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -88,12 +88,12 @@ def _laid_out(model: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def eager(subject: Subject, work: Work) -> Denoiser:
-    """What the released code does: its type, contiguous layout, the text encoded again at each step."""
+    """Like the released code: its type, contiguous layout, the text encoded again at each step."""
     return denoiser(_released(work, subject), work.prompt | work.pictures)
 
 
 def eager_cached_text(subject: Subject, work: Work) -> Denoiser:
-    """The same with the text encoded once."""
+    """Like :func:`eager`, with the text encoded once."""
     model = _released(work, subject)
     return denoiser(model, _encoded(model, work) | work.pictures)
 
@@ -131,14 +131,14 @@ def inductor_frozen(subject: Subject, work: Work) -> Denoiser:
     patched = inductor.patch(freezing=True)  # type: ignore[no-untyped-call]
 
     def call(*args: Any, **kwargs: Any) -> torch.Tensor:
-        with patched:  # it compiles at the first call
+        with patched:  # torch compiles at the first call
             return compiled_model(*args, **kwargs)  # type: ignore[no-any-return]
 
     return denoiser(_laid_out(call), _encoded(model, work) | work.pictures)
 
 
 class _WithConditioning(nn.Module):
-    """A model whose conditioning is part of it."""
+    """A model that holds its conditioning, for converters that accept tensors only."""
 
     def __init__(self, model: nn.Module, conditioning: dict[str, Any]) -> None:
         super().__init__()
@@ -203,11 +203,11 @@ BASELINES: tuple[Baseline, ...] = (
     Baseline("inductor-frozen", "frozen Inductor bf16", inductor_frozen, True),
     Baseline("openvino", "OpenVINO bf16", openvino, True),
 )
-"""The first is what speed-ups refer to."""
+"""Speed-ups are relative to the first."""
 
 
 def chosen(names: Sequence[str]) -> list[Baseline]:
-    """The baselines of these names; "default" are those that start at once, "all" and "none" say what they are.
+    """The baselines with these names. "default" stands for all that do not compile first, "all" for all, "none" for none.
 
     Raises:
         InvalidInputError: for an unknown name.

@@ -1,4 +1,4 @@
-"""A call of an op as something to compare: its results as tensors, and the same call in fp64."""
+"""Comparing calls of ops: a call's results as a list of tensors, and the same call in fp64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from glide_fast.ops.convolution.packed_weight import PackedWeight
 
 WRITTEN = ("out", "inputs", "out_dtype")
-"""Arguments that say where and in which type results are written; fp64 results go elsewhere."""
+"""Arguments that name the memory or the type for results; a call in fp64 must not have them."""
 
 
 def results(result: torch.Tensor | Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
@@ -21,7 +21,7 @@ def results(result: torch.Tensor | Iterable[torch.Tensor | None]) -> list[torch.
 
 
 def widened(value: Any) -> Any:
-    """An argument, a record or a mapping of arguments in fp64, weights unpacked, without memory for the results."""
+    """An argument, or a record or mapping of arguments, in fp64: weights are unpacked, arguments in :data:`WRITTEN` are None."""
     if isinstance(value, PackedWeight):
         value = value.dense()
     if isinstance(value, torch.Tensor):

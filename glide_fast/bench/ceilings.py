@@ -1,4 +1,4 @@
-"""What the device itself can do, measured: no op is faster than a copy of its bytes, a product of its FLOPs, or an empty call."""
+"""The device's measured limits: no op is faster than a copy of its bytes, a matrix product of its FLOPs, or an empty call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measured(
 
 
 def rows(found: Mapping[str, tuple[float, str]]) -> list[Row]:
-    """What :func:`measured` found, as rows of a CSV."""
+    """The results of :func:`measured`, as rows of a CSV."""
     return [{"ceiling": name, "value": f"{value:.3f}", "unit": unit} for name, (value, unit) in found.items()]
 
 

@@ -1,8 +1,8 @@
-"""A fresh process that makes a picture, and says when it had done what and how much memory it took.
+"""A fresh process that samples a picture, and reports the time of each phase and its peak memory.
 
 Its one argument is JSON: ``started`` (time.time() when the parent started it), ``name`` (of the pipeline), ``fast``, ``device``,
-``dtype``, ``steps``, ``threads``, ``pictures`` (to make after the first). It prints JSON: seconds since ``started`` by phase,
-those of each further picture, the peak in MiB, and how its threads were asked to wait.
+``dtype``, ``steps``, ``threads``, ``pictures`` (how many to sample after the first). It prints JSON: the seconds from ``started``
+to the end of each phase, the seconds of each further picture, the peak in MiB, and the wait policy of OpenMP's threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from glide_fast.openmp import WAIT_POLICY
 
 
 def run(asked: dict[str, Any]) -> dict[str, Any]:
-    """Import, load, accelerate, sample; the times when each was done, and how long more pictures took."""
+    """Import, load, accelerate and sample; returns the times at which each was done, and the time of each further picture."""
     started = float(asked["started"])
     phases = {"start of Python": time.time() - started}
     import torch

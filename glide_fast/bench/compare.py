@@ -52,7 +52,7 @@ def _quartiles(row: Row) -> tuple[float, float]:
 
 
 def differences(before: Sequence[Row], after: Sequence[Row]) -> list[Difference]:
-    """What both have a value of, in the order of the first."""
+    """The measurements that have a value in both files, in the order of the first."""
     later = {_name(row): row for row in after if row.get("value")}
     return [
         Difference(", ".join(filter(None, _name(row))), row, later[_name(row)])

@@ -2,8 +2,8 @@
 
 Everything is built, compiled and captured before anything is timed. A wrong result has no speed-up, and a contestant
 that only seems to work is wrong: one that returns an earlier call's result, leaves its work to another stream or thread, or
-returns the memory of its inputs. So inputs change between checks, results are spoilt once they have been read, and what is
-compared is the result as it is at the moment when the call returns.
+returns the memory of its inputs. So inputs change between checks, results are overwritten with NaN once they have been read, and
+a result is copied for the comparison at the moment when the call returns.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ PLAIN = "plain torch"
 COPY = "copy of the same bytes"
 Outputs = Callable[[], Iterable[torch.Tensor]]
 LATE = 0.2
-"""Of a sample's time: for so long may the device go on after the stream that was timed; and for this many microseconds:"""
+"""How long the device may go on after the timed stream has ended, as a fraction of the sample's time ..."""
 LATE_US = 100.0
+"""... or in microseconds, where that is more. Beyond that, the contestant has left work to another stream."""
 SURPRISING = 10.0
-"""Speed-ups beyond this are marked for somebody to look at."""
+"""Larger speed-ups are marked, so that somebody looks at them."""
 
 
 class Unable(Exception):
@@ -39,7 +40,7 @@ class Unable(Exception):
 
 
 class Competitor(NamedTuple):
-    """Who is ready to compete: ``call`` is timed, and ``outputs`` gives results to compare (None: those of ``call``)."""
+    """A contestant that is ready: ``call`` is timed, and ``outputs`` returns the results to compare (None: ``call`` does)."""
 
     call: Call
     outputs: Outputs | None = None
@@ -49,11 +50,11 @@ class Competitor(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """Who wants to compete.
+    """A contestant that has yet to be prepared.
 
     Attributes:
         make: builds, compiles or captures; raises one of ``excuses`` with the reason where it cannot.
-        guest: of another package: its errors are in the row, and are no fault of ours.
+        guest: whether it is another package: then its errors are recorded in the row but do not fail the run.
     """
 
     name: str
@@ -64,19 +65,19 @@ class Entry:
 
 @dataclass
 class Contest:
-    """One piece of work, and who does it.
+    """One piece of work, and the contestants that do it.
 
     Attributes:
         part, model, work: see :class:`~glide_fast.bench.measurement.Measurement`.
         device: "cpu" or "cuda".
-        truth: the right results for the inputs as they are now; None where nothing is compared.
-        allowed: the largest relative error of a contestant of a type, given the errors of all by name.
-        entries: the first that runs is what speed-ups refer to.
-        inputs: what contestants read; a result may not be in the same memory.
-        redraw: gives the inputs other values (1) or their first ones (0), in place; None where they cannot change.
-        cost: what the work moves and computes at least, overall or by contestant; with it rows have rates, and with ``copy`` a
-            copy of as many bytes competes.
-        wall: time by the wall clock on a GPU, too: of loops and pictures, whose Python counts.
+        truth: returns the right results for the present values of the inputs; None where nothing is compared.
+        allowed: returns the largest relative error that a contestant of a type may have, from the errors of all contestants.
+        entries: the contestants; speed-ups are relative to the first one that runs.
+        inputs: the tensors that contestants read; a result may not be in their memory.
+        redraw: writes other values (1) or the first ones (0) into the inputs; None where they cannot change.
+        cost: the least that the work moves and computes, overall or by contestant; with it rows have rates.
+        copy: whether a copy of as many bytes competes too.
+        wall: time by the wall clock on a GPU, too; for loops and pictures, where the time that Python takes counts.
     """
 
     part: str
@@ -105,7 +106,7 @@ class Contest:
 
     @property
     def names(self) -> set[str]:
-        """All that will have a row."""
+        """The contestants that will have a row."""
         return {entry.name for entry in self.entries} | ({COPY} if self.copy else set())
 
     @property
@@ -124,7 +125,7 @@ class Contest:
             timings = interleaved(calls, self.device, effort, wall=self.wall) if effort and calls else {}
             state = clocks(self.device) if timings else Clocks()
             if self.redraw is not None:
-                # What was kept from the timed calls is right for the first inputs only.
+                # With other inputs, a contestant that returns a result kept from the timed calls is wrong.
                 self.redraw(1)
                 judge.check(ready)
                 self.redraw(0)
@@ -166,7 +167,7 @@ class Contest:
 
 
 class _Judge:
-    """What is known of the contestants of one contest."""
+    """The errors, faults and reasons to decline of the contestants of one contest."""
 
     def __init__(self, contest: Contest) -> None:
         self._contest = contest
@@ -178,7 +179,7 @@ class _Judge:
         self.fault(name, f"CRASHED: {said(error, whole=True)}")
 
     def fault(self, name: str, reason: str) -> None:
-        """Note what a contestant does wrong; the first counts."""
+        """Record what a contestant does wrong; only the first fault of each is kept."""
         self.faults.setdefault(name, reason)
 
     def prepare(self) -> dict[str, Competitor]:
@@ -187,21 +188,21 @@ class _Judge:
         truth = self._truth()
         for entry in self._contest.entries:
             try:
-                made = entry.make()
+                competitor = entry.make()
                 if truth is None:
-                    made.call()
+                    competitor.call()
                 else:
-                    self.errors[entry.name] = self._error(entry.name, made, truth)
+                    self.errors[entry.name] = self._error(entry.name, competitor, truth)
             except entry.excuses as reason:
                 self.declined[entry.name] = said(reason)
             except Exception as crash:  # the others are still to be measured
                 self._crash(entry.name, crash)
             else:
-                ready[entry.name] = made
+                ready[entry.name] = competitor
         return ready
 
     def check(self, ready: Mapping[str, Competitor]) -> None:
-        """Compare everyone with the truth for the inputs as they are now; a contestant's largest error counts."""
+        """Compare all contestants with the truth for the present inputs; a contestant's largest error counts."""
         truth = self._truth()
         for name, one in ready.items() if truth is not None else ():
             try:
@@ -220,7 +221,7 @@ class _Judge:
         before = [tensor.clone() for tensor in inputs]
         threads = set(threading.enumerate())
         results = list((one.outputs or one.call)())  # type: ignore[call-overload]
-        # Copied at once: what another stream or thread writes later is not this call's result.
+        # Copied at once, so that writes by another stream or thread after the call do not count.
         kept = [result.clone() for result in results]
         if any(type(result) is not torch.Tensor for result in results):
             self.fault(name, "a result is not a plain torch.Tensor, which may not have been computed yet")
@@ -234,7 +235,7 @@ class _Judge:
             for old, new in zip(before, inputs, strict=True):
                 new.copy_(old)
         else:
-            # The next call has to write every value anew, and the next contestant may be given this memory.
+            # Otherwise a next call that writes nothing, or another contestant that gets this memory, would seem to be right.
             for result in results:
                 if result.is_floating_point() and result.untyped_storage().data_ptr() not in memory:
                     with contextlib.suppress(RuntimeError):  # an expanded tensor
@@ -242,11 +243,11 @@ class _Judge:
         return relative_error(kept, truth)
 
     def allowed(self, dtype: torch.dtype) -> float | None:
-        """The most that a contestant of this type may err."""
+        """The largest error that a contestant of this type may have; None where errors are not limited."""
         return None if self._contest.allowed is None else self._contest.allowed(dtype, self.errors)
 
     def wrong(self, name: str, dtype: torch.dtype) -> bool:
-        """Whether a contestant did something wrong."""
+        """Whether a contestant has a fault or too large an error."""
         allowed = self.allowed(dtype)
         error = self.errors.get(name, 0.0)
         return name in self.faults or (allowed is not None and not error <= allowed)
@@ -260,7 +261,7 @@ def copy_call(moved_bytes: int, device: str) -> Call:
 
 
 def said(reason: Exception, *, whole: bool = False) -> str:
-    """A reason in one line: its first line, or ``whole``; with its type, unless it was raised to give a reason."""
+    """An exception's message in one line: the first line, or all with ``whole``; with its type, unless that is Unable or ours."""
     lines = [line.strip() for line in str(reason).strip().splitlines() if line.strip()]
     text = " ".join(lines) if whole else next(iter(lines), "")
     if isinstance(reason, BackendError):

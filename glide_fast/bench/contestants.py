@@ -1,4 +1,4 @@
-"""Who is compared on a model's step or loop: glide_fast, with or without one of its features, and the baselines."""
+"""The contestants of a model's step or loop: glide_fast, glide_fast without one of its features, and the baselines."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Contestant:
     """A network for :class:`~glide_fast.diffusion.sampling.SamplingLoop`, and how the rest of the step is run.
 
     Attributes:
-        forced: backends of ops, by name (:func:`glide_fast.ops.backends.force`).
-        captured: its step is replayed on a GPU.
-        tabulated: the update's coefficients were computed before the loop.
-        drawn: the step's noise is torch's, drawn at each step, as the released loop does; else it comes of seeds.
+        forced: a backend for each of some ops (:func:`glide_fast.ops.backends.force`).
+        captured: whether the step is captured and replayed, on a GPU.
+        tabulated: whether the update's coefficients are computed before the loop.
+        drawn: whether torch draws the noise at each step, as in the released loop; otherwise the noise comes from seeds.
     """
 
     name: str
@@ -42,18 +42,18 @@ class Contestant:
 
     @property
     def ours(self) -> bool:
-        """Whether it is glide_fast's."""
+        """Whether this is glide_fast, perhaps without one of its features."""
         return self.name.startswith(OURS)
 
 
 class _TextAtEachStep:
-    """A bound model that encodes its prompt anew at every call."""
+    """A bound model that encodes its prompt again at every call."""
 
     def __init__(self, bound: Bound, work: Work) -> None:
         self._bound, self._work = bound, work
 
     def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
-        """The bound model's."""
+        """Memory for the network's inputs, from the bound model."""
         return self._bound.empty_inputs(count, shape)
 
     def __call__(
@@ -68,7 +68,7 @@ class _TextAtEachStep:
 def accelerated(
     subject: Subject, work: Work, dtype: torch.dtype, features: Features = ALL, *, take: bool = False
 ) -> Accelerated:
-    """The subject's model on the fast runtime."""
+    """The subject's model, accelerated."""
     model = accelerate(
         subject.model,
         dtype=dtype,
@@ -83,7 +83,7 @@ def accelerated(
 
 
 def bind(model: Accelerated, work: Work) -> Bound:
-    """The model with all that is known before the loop."""
+    """The model bound to the work's prompt, pictures and timesteps, as a loop uses it."""
     conditioning: dict[str, Any] = dict(work.pictures)
     if work.tokens is not None:
         with torch.inference_mode():
@@ -92,13 +92,13 @@ def bind(model: Accelerated, work: Work) -> Bound:
 
 
 def ours(subject: Subject, work: Work, dtype: torch.dtype) -> Contestant:
-    """glide_fast as it is."""
+    """glide_fast with all of its features."""
     bound = bind(accelerated(subject, work, dtype), work)
     return Contestant(OURS, bound, dtype, captured=True)
 
 
 class Ablation(NamedTuple):
-    """One thing to leave out."""
+    """One feature to leave out."""
 
     name: str
     features: Features = ALL
@@ -113,8 +113,8 @@ ABLATIONS = (
     Ablation("text encoded at each step", Features(cached_text=False)),
     Ablation("scales and shifts computed at each step", Features(tabulated_films=False)),
     Ablation("low-res picture read at each step", Features(share=False)),
-    # Those of all steps, which is more work than one row would be. What a host sends while it runs cannot be part of a graph:
-    # on a GPU the row to compare with is that of a step launched kernel by kernel.
+    # This computes the coefficients of all steps at each step. Values that the host sends cannot be part of a captured graph, so
+    # on a GPU this row is to be compared with that of a step launched kernel by kernel.
     Ablation("coefficients computed at each step", captured=False, tabulated=False),
     Ablation("weights not packed", Features(packed_weights=False)),
     Ablation("sums in passes of their own", Features(fused_sums=False)),
@@ -126,14 +126,14 @@ ABLATIONS = (
     Ablation("guided step in plain torch", forced={"guided_step": "reference"}),
     Ablation("step launched kernel by kernel", captured=False),
 )
-"""What a step is measured without."""
+"""The features that a step is measured without, one at a time."""
 
 
 def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Contestant:
-    """glide_fast without one thing of :data:`ABLATIONS`.
+    """glide_fast without the feature called ``name`` in :data:`ABLATIONS`.
 
     Raises:
-        Unable: where there is no such thing on this model or device.
+        Unable: for a feature that is not in use for this model, device or type.
     """
     left_out = next(ablation for ablation in ABLATIONS if ablation.name == name)
     features = left_out.features
@@ -152,7 +152,7 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
     if not features.winograd and (slow := winograd_weight.why_not_worth()) is not None:
         raise Unable(f"Winograd's kernel does not run here: {slow}")
     if work.device.type == "cuda" and not features.arena:
-        raise Unable("a GPU's step has memory of its own when it is captured")
+        raise Unable("a captured step on a GPU has separate memory")
     if not features.arena and (missing := arena.why_missing()) is not None:
         raise Unable(f"this build has no memory for steps: {missing}")
     if work.device.type != "cuda" and not left_out.captured and left_out.tabulated:
@@ -169,9 +169,9 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
     )
 
 
-def baseline(made: Baseline, subject: Subject, work: Work) -> Contestant:
-    """One of the baselines; Unable where it cannot run."""
-    half = made.name in ("eager-half", "compile-strong", "inductor-frozen", "openvino")
+def baseline(entry: Baseline, subject: Subject, work: Work) -> Contestant:
+    """A baseline as a contestant; raises Unable where it cannot run."""
+    half = entry.name in ("eager-half", "compile-strong", "inductor-frozen", "openvino")
     dtype = half_dtype(work.device) if half else released_dtype(work.device)
-    denoiser = PlainDenoiser(made.make(subject, work), work.device)
-    return Contestant(made.title, denoiser, dtype, {"guided_step": "reference"}, drawn=True)
+    denoiser = PlainDenoiser(entry.make(subject, work), work.device)
+    return Contestant(entry.title, denoiser, dtype, {"guided_step": "reference"}, drawn=True)

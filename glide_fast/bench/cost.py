@@ -1,6 +1,6 @@
-"""What a call costs at least: the op's own ``cases.cost``, and products that are no op's.
+"""The least cost of a call, from ``cost`` in the op's ``cases.py``, and of matrix products that are not an op.
 
-What caches keep from one op to the next is not taken off, so a step's sum of bytes is of ops that each read from memory.
+The sum over a step assumes that every op reads its operands from memory, although caches keep some from one op to the next.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from glide_fast.ops.case import Cost, cases_of
 
 
 def cost(choice: Choice) -> Cost:
-    """Of a call that :func:`glide_fast.ops.backends.listen` reported; Winograd's algorithm saves a third of the products."""
+    """The least cost of a call that :func:`glide_fast.ops.backends.listen` reported.
+
+    Winograd's algorithm needs a third fewer products.
+    """
     found: Cost = cases_of(choice.op.name).cost(choice.call)
     return found._replace(flops=found.flops * 2 // 3) if choice.backend.name == "winograd" else found
 
 
 def linear(rows: int, inputs: int, outputs: int, size: int, *, added: bool) -> Cost:
-    """A product of ``[rows, inputs]`` and ``[inputs, outputs]``, elements of ``size`` bytes; ``added``: onto what is there."""
+    """The product of ``[rows, inputs]`` and ``[inputs, outputs]``, with elements of ``size`` bytes.
+
+    ``added``: it is added to the values in the output.
+    """
     values = rows * inputs + inputs * outputs + rows * outputs * (2 if added else 1)
     return Cost(values * size, 2 * rows * inputs * outputs)

@@ -1,4 +1,4 @@
-"""Runs :mod:`glide_fast.bench.child` on a pipeline directory, which presets are written to first."""
+"""Runs :mod:`glide_fast.bench.child` in a fresh process, on a pipeline; presets are written to a temporary pipeline first."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from glide_fast.errors import GlideFastError
 from glide_fast.models.config import PRESETS
 
 STEPS = 2
-"""Of each stage: memory does not depend on their number, and the first picture's row names it."""
+"""Steps of each stage by default: memory does not depend on their number, and the row of the first picture names it."""
 
 
 @contextmanager
 def directories(names: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
-    """Title and name of each pipeline: presets, as fp32 weights, become one temporary directory."""
-    given = [(Path(name).name, name) for name in names if name not in PRESETS]
+    """A block with the title and name of each pipeline; presets become one temporary directory, with fp32 weights."""
+    pipelines = [(Path(name).name, name) for name in names if name not in PRESETS]
     presets = [name for name in names if name in PRESETS]
     if not presets:
-        yield given
+        yield pipelines
         return
     with tempfile.TemporaryDirectory(prefix="glide-fast-bench-") as folder:
         _write(presets, Path(folder) / "pipeline")
-        yield [(" + ".join(presets), str(Path(folder) / "pipeline")), *given]
+        yield [(" + ".join(presets), str(Path(folder) / "pipeline")), *pipelines]
 
 
 def _write(presets: Sequence[str], directory: Path) -> None:
@@ -57,14 +57,14 @@ def run(
     environment: Mapping[str, str] | None = None,
     pictures: int = 0,
 ) -> dict[str, Any]:
-    """What the child says.
+    """The JSON that a new child process prints.
 
     Args:
-        environment: variables of its environment that differ from this process's.
-        pictures: to make and time after the first.
+        environment: variables that the child's environment has besides this process's, or with other values.
+        pictures: how many to sample and time after the first.
 
     Raises:
-        GlideFastError: with its last line, where it failed.
+        GlideFastError: the child failed; the message has the last line that it wrote to stderr.
     """
     device = settings.target_device
     released = "fp16" if device.type == "cuda" else "fp32"

@@ -1,4 +1,4 @@
-"""What was measured of a contestant: a row of the table and of the CSV."""
+"""The measurement of a contestant: a row of the table and of the CSV."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ KEY = ("part", "model", "work", "contestant")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One value, or why there is none.
+    """A contestant's measured value, or the reason why it has none.
 
     Attributes:
-        part, model, work: what was measured; rows that agree in these are one comparison.
-        contestant: who.
+        part, model, work: the part of the benchmarks, the model and the piece of work; rows with the same ones are compared.
+        contestant: the name of the contestant.
         value, lower, upper, best: in ``unit``: the median, the quartiles and the least, or a single value.
-        from_python, cold: medians on a GPU: where Python launches each call, and where the L2 cache is cold.
-        samples: how many; 0 where there is no value.
+        from_python, cold: medians on a GPU when Python launches each call, and when the L2 cache is cold.
+        samples: how many were taken; 0 where there is no value.
         speedup: the first contestant's value over this one; None where there is none, or the gate is red.
-        error, allowed: relative L2 error, and the most that may be.
-        fault: what else is wrong: it crashed, or did not do the work at all.
-        guest: of another package, whose errors are no fault of ours.
-        cost: what the work moves and computes at least.
+        error, allowed: relative L2 error, and the largest that is allowed.
+        fault: a fault besides the error, in words: a crash, or work that was not done.
+        guest: whether the contestant is another package, whose errors do not fail the run.
+        cost: the least that the work moves and computes.
         over_copy: the value over the time of a copy of as many bytes.
-        clocks, throttled: of a GPU while it was measured (:mod:`glide_fast.bench.clocks`).
+        clocks, throttled: those of the GPU while it was measured (:mod:`glide_fast.bench.clocks`).
         note: anything else, such as why it declined.
     """
 
@@ -70,16 +70,16 @@ class Measurement:
 
     @property
     def failed(self) -> bool:
-        """Whether something is wrong here: a guest that errs, as one of 8 bits must, is only refused its speed-up."""
+        """Whether this row fails the run. A guest with too large an error (8-bit ones have it) only gets no speed-up."""
         return self.gate == "red" and not self.guest
 
     def with_speedup(self, speedup: float, surprising: float) -> Measurement:
-        """The same with a speed-up; one that is ``surprising`` or more has a note that asks for a look at it."""
+        """This measurement with a speed-up; from ``surprising`` on it also has a note that asks somebody to check it."""
         doubt = f"more than {surprising:g}x: look whether it does the work" if speedup >= surprising else ""
         return replace(self, speedup=speedup, note="; ".join(filter(None, (self.note, doubt))))
 
     def row(self) -> Row:
-        """Its columns in a CSV."""
+        """The measurement as a row of a CSV."""
         rates: tuple[float | None, float | None] = (None, None)
         if self.cost is not None and self.value:
             rates = (self.cost.bytes / self.value / 1e9, self.cost.flops / self.value / 1e9)

@@ -21,7 +21,7 @@ from glide_fast.errors import InvalidInputError, invalid
 FORMATS = (".png", ".svg", ".pdf")
 GROUP = 0.84  # of the distance between groups, taken by their bars
 FEW = 6
-"""Bars in a panel up to which each has its value written on it."""
+"""The most bars in a panel for which each bar has its value written on it."""
 OURS_COLOURS = ("#0b6e4f", "#3aa17e", "#7cc6a4", "#b5e0cd")
 OTHER_COLOURS = (
     "#8d99ae",
@@ -37,7 +37,7 @@ OTHER_COLOURS = (
 
 
 class Group(NamedTuple):
-    """A comparison: its label, who is the baseline, and the rows that have a value, by contestant."""
+    """A comparison: its label, the contestant that is the baseline, and the rows that have a value, by contestant."""
 
     label: str
     baseline: str
@@ -57,7 +57,7 @@ class Panel(NamedTuple):
 
 
 def check(file: Path) -> None:
-    """Raise InvalidInputError where a picture could not be drawn to this file."""
+    """Raise InvalidInputError for a file to which a picture cannot be drawn."""
     if file.suffix.lower() not in FORMATS:
         raise invalid("plot", str(file), f"a file ending in {', '.join(FORMATS)}")
     if importlib.util.find_spec("matplotlib") is None:
@@ -65,7 +65,7 @@ def check(file: Path) -> None:
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
-    """The comparisons in the order of the rows; rows without a value, and who competes with nobody, are left out."""
+    """The comparisons in the order of the rows, without rows that have no value and contestants without a competitor."""
     found: dict[str, dict[str, dict[str, Row]]] = {}
     for row in rows:
         if row["value"]:
@@ -81,19 +81,19 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def batch_of(work: str) -> tuple[str, str]:
-    """A piece of work as its batch, where one is in it, and the rest: "op 2 x 8x8" is ("2", "op 8x8")."""
+    """Split the text of a piece of work into its batch, or "", and the rest: "op 2 x 8x8" is ("2", "op 8x8")."""
     match = re.match(r"(\w+ )?(\d+) ?x ?(.+)", work)
     return (match[2], f"{match[1] or ''}{match[3]}") if match else ("", work)
 
 
 def contestants(made: Sequence[Panel]) -> list[str]:
-    """All but the copy, glide_fast's first."""
+    """The contestants without the copy, those of glide_fast first."""
     found = dict.fromkeys(name for panel in made for group in panel.groups for name in group.rows)
     return sorted((name for name in found if name != COPY), key=lambda name: not name.startswith(OURS))
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """Greens for glide_fast, others for others."""
+    """A colour for each contestant: greens for glide_fast, other colours for the others."""
     ours = [name for name in names if name.startswith(OURS)]
     others = [name for name in names if name not in ours]
     return {name: OURS_COLOURS[i % len(OURS_COLOURS)] for i, name in enumerate(ours)} | {
@@ -102,7 +102,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def limits(made: Sequence[Panel]) -> tuple[float, float]:
-    """The axis' ends: all medians are on it, with some space around 1; a quartile may be beyond."""
+    """The ends of the axis: it holds all medians, with some space around 1; quartiles may lie outside."""
     ratios = [group.ratio(name) for panel in made for group in panel.groups for name in group.rows]
     return min(0.5, *ratios) / 1.3, max(2.0, *ratios) * 1.3
 

@@ -26,19 +26,19 @@ from glide_fast.ops.described import described, first_tensor
 
 _EFFORT = Effort(warm=1, samples=5, sample_seconds=1e-3, seconds=5, least=3)
 COPY_MEGABYTES = 256
-"""Of the copy that bandwidth is measured by; larger than caches."""
+"""The size of the copy that measures bandwidth; larger than any cache."""
 GAP = 0.03
-"""Of a step: so far may the sum of its parts be from it, on a GPU, before there is a warning."""
+"""On a GPU the sum of the parts may differ from the step's time by this fraction of it; beyond, there is a warning."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """All calls of a step that are alike.
+    """All calls in a step of one op with the same shapes, type and backend.
 
     Attributes:
-        seconds: of one step; on a GPU those of the device.
-        cost: of one step.
-        least: seconds at the ceilings.
+        seconds: the time of these calls in one step; on a GPU that of the device.
+        cost: the least cost of these calls in one step.
+        least: the seconds that this cost takes at the device's measured limits.
     """
 
     op: str
@@ -51,33 +51,33 @@ class Item:
     least: float = 0.0
 
     def divided(self, steps: int) -> Item:
-        """What one step has of what so many alike had."""
+        """The item of one step, from that of ``steps`` equal steps."""
         spent = Cost(self.cost.bytes // steps, self.cost.flops // steps)
         return replace(self, calls=self.calls // steps, cost=spent)
 
 
 class Limits(NamedTuple):
-    """What the device does at best, measured in this run."""
+    """The device's best rates, measured in this run."""
 
     bandwidth: float  # bytes a second, of a copy
     peaks: dict[torch.dtype, float]  # FLOPs a second, of the best matrix product
 
     def seconds(self, spent: Cost, dtype: torch.dtype) -> float:
-        """The least time that this takes."""
+        """The least time for this cost."""
         return spent.seconds(self.bandwidth, self.peaks.get(dtype, self.peaks[torch.float32]))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A step, taken apart; ``str()`` is a table, :meth:`rows` the same for a CSV.
+    """The time of a step by op calls; ``str()`` is a table, :meth:`rows` the same for a CSV.
 
     Attributes:
         step: seconds of the whole step, as it runs outside the profiler (replayed, on a GPU).
-        profiled: seconds of the step under the profiler, which shares refer to; on a GPU the sum of all that it ran.
+        profiled: seconds of the step under the profiler, to which shares refer; on a GPU the sum of all that it ran.
         items: by time, longest first.
-        kernels: on a GPU what it ran in a step, longest first.
-        unlaunched: of a GPU's seconds those whose launch the profiler missed, so that no op has them.
-        elsewhere: what a GPU ran in a step for other threads of the process; no part of ``profiled``.
+        kernels: the kernels of a step on a GPU, longest first.
+        unlaunched: seconds of kernels on a GPU whose launch the profiler missed, so that they belong to no op.
+        elsewhere: kernels that a GPU ran in a step for other threads of the process; not part of ``profiled``.
     """
 
     title: str
@@ -91,12 +91,12 @@ class Profile:
 
     @property
     def gap(self) -> float | None:
-        """How much longer the sum of the parts is than the step, as a part of it. None on a CPU, which the profiler slows."""
+        """The excess of the parts' sum over the step's time, as a fraction of it. None on a CPU, which the profiler slows."""
         return self.profiled / self.step - 1 if self.kernels else None
 
     @property
     def warning(self) -> str:
-        """What to know before leaning on these times; "" where nothing is."""
+        """Reasons not to rely on these times; "" if there are none."""
         warnings = []
         if self.gap is not None and self.gap > GAP:
             warnings.append(
@@ -116,7 +116,7 @@ class Profile:
 
     @property
     def _with_elsewhere(self) -> str:
-        """What becomes of a gap when other threads' kernels, which take the device's time as well, are added to the parts."""
+        """The gap, in words, with the kernels of other threads added to the parts, since they take the device's time as well."""
         if not self.elsewhere.launches:
             return ""
         gap = (self.profiled + self.elsewhere.seconds) / self.step - 1
@@ -126,7 +126,7 @@ class Profile:
 
     @property
     def least(self) -> float:
-        """Seconds of the step if every op ran at its ceiling and nothing else took time."""
+        """Seconds of the step if every op ran at the device's limits and nothing else took time."""
         return sum(item.least for item in self.items)
 
     @property
@@ -164,7 +164,7 @@ class Profile:
         return self.table()
 
     def table(self, most: int = 25) -> str:
-        """For people; the ``most`` longest items, then the ops, then the step."""
+        """A table for people: the ``most`` longest items, then the sum of each op, then the step."""
         peaks = ", ".join(
             f"{rate / 1e12:.3g} TFLOP/s {str(dtype).removeprefix('torch.')}"
             for dtype, rate in self.limits.peaks.items()
@@ -225,7 +225,7 @@ class Profile:
 
 
 class _Ledger:
-    """Marks every op call for the profiler, and adds up what they cost."""
+    """Marks every op call for the profiler, and adds up the costs of the calls."""
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
@@ -297,8 +297,8 @@ def profile(
 
     Args:
         trace: write a trace of one step here, for chrome://tracing or ui.perfetto.dev.
-        megabytes, side: of the copy and the matrix products that are the ceilings; 0 for :data:`COPY_MEGABYTES`, and for the best
-            of several sides.
+        megabytes, side: the sizes of the copy and of the matrix products that measure the device's limits; 0 stands for
+            :data:`COPY_MEGABYTES`, and for the best of several sides.
     """
     work = Work(subject, settings.batch, settings.target_device)
     contestant = contestants.ours(subject, work, settings.target_dtype)

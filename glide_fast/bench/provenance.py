@@ -1,4 +1,4 @@
-"""What a result was measured on: device, versions, and the code itself."""
+"""The origin of a result: the device, the versions and the code that it was measured with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 
 
 def device_name(device: str) -> str:
-    """The device as its maker calls it, with the cores or the part of it that torch uses."""
+    """The device's name, such as that of the GPU; for a CPU its model and instruction sets."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpu = environment()["cpu"]
@@ -44,7 +44,7 @@ def _git(*arguments: str) -> str:
 
 @functools.cache
 def code() -> str:
-    """A hash of the sources: unlike a commit it tells uncommitted states apart, and stays when results are committed."""
+    """A hash of the sources. Unlike a commit it differs between uncommitted changes, and stays when results are committed."""
     root, total = ROOT, hashlib.sha256()
     folders = SOURCES if _in_repository() else SOURCES[:1]
     files = (path for folder in folders for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
@@ -84,5 +84,5 @@ def provenance(device: str) -> dict[str, str]:
 
 
 def same_run(row: dict[str, str], facts: dict[str, str]) -> bool:
-    """Whether an earlier run's row may stand beside this one's: all but the time and the commit's name is equal."""
+    """Whether a row of an earlier run has the device, versions and code of this run, so that its result still holds."""
     return all(row.get(name) == value for name, value in facts.items() if name not in ("when", "commit"))

@@ -1,4 +1,4 @@
-"""Rows of results in a CSV: read, written at once, or added one by one so that a run that is killed loses none."""
+"""Rows of results in a CSV file: reading them, writing them all, and adding one by one, so that a killed run loses none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(file: Path) -> list[Row]:
 
 
 def write(file: Path, rows: Sequence[Row]) -> None:
-    """Replace ``file`` by these rows; a row without one of the columns has it empty."""
+    """Replace ``file`` by these rows; a row that lacks a column of another row has an empty value there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     columns = dict.fromkeys(column for row in rows for column in row)
     partial = file.with_suffix(".partial")
@@ -32,17 +32,17 @@ def write(file: Path, rows: Sequence[Row]) -> None:
 
 
 class Table:
-    """Rows of one run's code and device in a file; each is on the disk when :meth:`add` returns.
+    """Rows in a file, all measured with one code on one device; a row is on the disk when :meth:`add` returns.
 
     Args:
-        key: the columns that name a row; a later row replaces an earlier one of the same name.
-        facts: columns that all rows of this run have (:func:`~glide_fast.bench.provenance.provenance`). Rows of the file that
-            another code, device or version wrote are dropped at the first write.
-        fixed: columns that tell this table's rows from those of other tables in the same file.
+        key: the columns whose values are the name of a row; a later row replaces an earlier one of the same name.
+        facts: columns that are the same in all rows of this run (:func:`~glide_fast.bench.provenance.provenance`). Rows in the
+            file that were written by another code, device or version are dropped at the first write.
+        fixed: columns and values that only this table's rows have, where several tables share the file.
         again: forget this table's earlier rows.
 
     Attributes:
-        rows: the table's own, the oldest first.
+        rows: the rows of this table, the oldest first.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Table:
         self.rows = [] if again else [row for row in self._of_this_run() if self._own(row)]
 
     def find(self, *key: str) -> Row | None:
-        """The row of this name, or None."""
+        """The row whose key columns have these values, or None."""
         return next((row for row in self.rows if self._name(row) == key), None)
 
     def add(self, *rows: Row) -> None:
-        """Write rows, each in place of the one with the same name."""
+        """Write rows; each replaces the row with the same name, if there is one."""
         new = {self._name(row) for row in rows}
         self.rows = [row for row in self.rows if self._name(row) not in new]
         self.rows += [self.facts | self.fixed | row for row in rows]
@@ -70,7 +70,7 @@ class Table:
         write(self.file, [*others, *self.rows])
 
     def red(self) -> list[str]:
-        """The names of the rows whose gate is red, each with its note."""
+        """The names of the rows whose result is wrong (gate "red"), each with its note."""
         wrong = [row for row in self.rows if row.get("gate") == "red"]
         return [": ".join(filter(None, (" ".join(self._name(row)), row.get("note")))) for row in wrong]
 

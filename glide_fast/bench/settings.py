@@ -1,4 +1,4 @@
-"""What a run of the benchmarks is asked for."""
+"""The options of a run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from glide_fast.runtime.precision import fastest_dtype
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of ``glide-fast bench``; None is each part's or the device's own choice."""
+    """Options of ``glide-fast bench``; None leaves the choice to the part of the benchmarks, or to the device."""
 
     models: tuple[str, ...] = ("small",)
     device: str | None = None
-    dtype: str | None = None  # of glide_fast's contestants
+    dtype: str | None = None  # the type that glide_fast runs in
     batch: int | None = None
     steps: int | None = None
     baselines: tuple[str, ...] = ("default",)
     ablate: bool = False
     samples: int = 7
-    seconds: float = 120.0  # of one comparison; three samples are taken in any case
+    seconds: float = 120.0  # the longest time of one comparison; three samples are taken in any case
 
     @property
     def target_device(self) -> torch.device:

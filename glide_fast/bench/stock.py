@@ -1,6 +1,6 @@
-"""A model whose layers are torch's own, as the released code has them: what glide_fast is measured against.
+"""A model built of torch's layers, as in the released code: the baseline that glide_fast is measured against.
 
-The plain models of :mod:`glide_fast.models` run glide_fast's ops, so they are no baseline.
+The plain models of :mod:`glide_fast.models` run glide_fast's ops, so they cannot be a baseline.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ReleasedNorm(GroupNorm32):
     """Group norm in fp32, between two conversions."""
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
-        """The norm alone."""
+        """The norm, without FiLM and activation."""
         return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
 
     def forward(
@@ -89,12 +89,12 @@ def sdpa(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | None) -> torc
 def stock(
     model: Text2ImUNet, *, dtype: torch.dtype, device: torch.device, tuned: bool = False
 ) -> Text2ImUNet:
-    """``model`` of torch's layers, sharing its weights where neither type nor device differ.
+    """``model`` rebuilt of torch's layers; it shares the weights of ``model`` where neither type nor device differ.
 
     Args:
         tuned: channels-last, group norm in the activations' type and fused attention; otherwise as released.
     """
-    kinds: dict[type[nn.Module], type[nn.Module]] = {
+    replacements: dict[type[nn.Module], type[nn.Module]] = {
         GroupNorm32: OwnTypeNorm if tuned else ReleasedNorm,
         LayerNorm: ReleasedLayerNorm,
         QKVAttention: SdpaAttention if tuned else ReleasedAttention,
@@ -102,8 +102,8 @@ def stock(
     }
     twin: Any = structure_of(model)
     for module in twin.modules():
-        if type(module) in kinds:
-            module.__class__ = kinds[type(module)]
+        if type(module) in replacements:
+            module.__class__ = replacements[type(module)]
     twin.to(device)
     if tuned:
         twin.to(memory_format=torch.channels_last)

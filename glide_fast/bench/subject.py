@@ -1,4 +1,4 @@
-"""The models that are measured: by a preset's name with random weights, or from a pipeline."""
+"""The models that are measured: a preset with random weights, or the models of a pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Subject:
     """A plain fp32 model on the CPU, in evaluation mode, with the options it was built from.
 
     Attributes:
-        settings: of the pipeline it is from.
+        settings: the settings of the pipeline that the model is from.
     """
 
     name: str
@@ -41,9 +41,10 @@ class Subject:
 
 
 def random_model(options: Options, seed: int = 0) -> Text2ImUNet:
-    """A model whose every layer matters and whose activations stay of order one, without the seconds that a proper start takes.
+    """A model with random weights whose activations stay of order one, so that errors and times are like those of a trained one.
 
-    Matrices are uniform with variance 1 / fan-in, biases are zero, norms' weights one: the work is that of trained weights.
+    Matrices are uniform with variance 1 / fan-in, biases are zero, weights of norms are one. GLIDE's own initialisation sets
+    whole layers to zero, and takes seconds longer.
     """
     with Uninitialised():
         model, _ = build(complete(options) | {"use_fp16": False})
@@ -59,7 +60,7 @@ def random_model(options: Options, seed: int = 0) -> Text2ImUNet:
 
 
 def subjects(names: Sequence[str]) -> list[Subject]:
-    """The models behind these names: a preset is one with random weights, a pipeline or its directory has one or two.
+    """The models with these names: a preset is one model with random weights, a pipeline (by name or directory) has one or two.
 
     Raises:
         InvalidInputError: for a name that is none of them.

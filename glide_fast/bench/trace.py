@@ -1,9 +1,9 @@
-"""What torch's profiler recorded of some steps: how long each marked call took, on the host and on the device.
+"""The recording of some steps by torch's profiler: how long each marked call took, on the host and on the device.
 
-A kernel belongs to the call that launched it. The profiler's trace has each launch (a call of CUDA's runtime or driver, made
-on a thread of the host) and each kernel, copy and fill of the device, and both have the same correlation number. So the mark
-that was open on the launching thread, while it launched, is the one that the kernel belongs to. Names, and the times at which
-the device was at work, decide nothing, and it makes no difference whether torch, Triton or a library of our own launched it.
+A kernel belongs to the call that launched it. The profiler's trace has each launch (a call of CUDA's runtime or driver by a
+thread of the host) and each kernel, copy and fill of the device; a launch and its kernel have the same correlation number. So a
+kernel belongs to the mark that was open on the launching thread at the time of the launch. Names of kernels and the times at
+which they ran are not used, and torch, Triton and glide_fast's libraries are treated alike.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 PREFIX = "glide_fast::"
-"""Of every mark."""
+"""The beginning of every mark's name."""
 STEP = f"{PREFIX}step"
 """The mark around a step."""
 _LAUNCHES = ("cuda_runtime", "cuda_driver")
@@ -31,7 +31,7 @@ Event = Mapping[str, Any]
 
 
 class Kernel(NamedTuple):
-    """What the device ran under one name, in a step."""
+    """All kernels of one name that the device ran in a step."""
 
     name: str
     launches: int
@@ -53,12 +53,12 @@ class Trace:
     """Seconds in a step, each the median over the recorded steps.
 
     Attributes:
-        host: of each mark, its calls' time on the host; what is marked inside a marked call counts for both.
-        device: of each mark, the time of all that was launched inside it, but not inside a mark within it;
-            :data:`STEP` has all that was launched in a step. Things that ran side by side count in full.
+        host: for each mark, the time of its calls on the host; the time of a mark inside another counts for both.
+        device: for each mark, the device's time for all that was launched inside it, but not inside a mark within it;
+            :data:`STEP` has all that was launched in a step. Kernels that ran at the same time count in full.
         kernels: of the device, longest first.
-        unlaunched: device time, a step, whose launch is not in the trace; part of the step's.
-        elsewhere: what threads without a mark launched while a step was under way; no part of the step's, nor of the kernels.
+        unlaunched: the device's time in a step for kernels whose launch is not in the trace; it is part of the step's time.
+        elsewhere: kernels launched during a step by threads without a mark; not part of the step's time, nor of ``kernels``.
     """
 
     host: Mapping[str, float]
@@ -69,7 +69,7 @@ class Trace:
 
     @classmethod
     def of(cls, profiler: torch.profiler.profile) -> Trace:
-        """What a profiler recorded, which must have stopped. (It writes its trace once only.)"""
+        """The trace of a profiler that has stopped. (A profiler can write its trace only once.)"""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(file))
@@ -129,7 +129,7 @@ class Trace:
 
 
 class _Inside(NamedTuple):
-    """The innermost mark around something, and the number of its step; None outside of any."""
+    """The innermost mark around a mark or launch, and the number of its step; None outside of any step."""
 
     name: str
     step: int | None
@@ -150,7 +150,7 @@ class _Sums:
         self._sums.setdefault(name, [0.0] * self._steps)[step] += seconds
 
     def medians(self) -> dict[str, float]:
-        """Of each name over the steps."""
+        """For each name the median over the steps."""
         return {name: statistics.median(sums) for name, sums in self._sums.items()}
 
 
@@ -167,9 +167,9 @@ def _by_threads_without_marks(marks: Sequence[Event], launches: Sequence[Event])
 
 
 def _open_marks(marks: Sequence[Event], launches: Sequence[Event]) -> dict[int, _Inside]:
-    """For each mark and launch (both by time), by its ``id``, what it is inside of; a mark is inside itself.
+    """The innermost mark around each mark and each launch, by the ``id`` of the event; a mark is inside itself.
 
-    A launch is where its middle is: its own clock and that of the marks may disagree by a little.
+    The middle of a launch decides: the clocks of launches and marks may differ by a little. Both lists are sorted by time.
     """
     # By thread: (time, 0 for marks, so that one that begins with a launch contains it, longer marks first, the event).
     threads: dict[Any, list[tuple[float, int, float, Event]]] = defaultdict(list)

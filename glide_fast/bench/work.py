@@ -1,4 +1,4 @@
-"""One step's inputs, the same for all who are compared."""
+"""The inputs of one step, the same for all contestants."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from glide_fast.text import get_encoder, tokenize
 
 PROMPT = "a red circle"
 STEPS = 100
-"""Of the process that a single step is taken from."""
+"""Steps of the process from which a single step is taken."""
 
 
 class Work:
-    """What the network is given.
+    """The arguments of the network's call in one step of a loop.
 
     Args:
-        subject: what model it is for.
-        batch: rows of the network's call; None is what one picture takes: 2 for guided base models, 1 for upsamplers.
-        steps: of the respaced process; the step in its middle is taken.
+        subject: the model that is called.
+        batch: rows of the network's call; None is the number for one picture: 2 for guided base models, 1 for upsamplers.
+        steps: how many steps the respaced process has; the one in the middle is measured.
 
     Attributes:
-        guided: the first half of an even batch is conditional, the second not, as in classifier-free guidance; upsamplers
-            are not guided.
+        guided: whether the first half of the batch is conditional and the second is not, as in classifier-free guidance. True
+            for even batches, except those of upsamplers.
         x: ``[batch, 3, S, S]`` fp32.
-        timesteps, rows: int64 ``[batch]``, of the original and of the respaced process.
+        timesteps, rows: int64 ``[batch]``, the step in the original and in the respaced process.
         tokens, mask: ``[batch, text_ctx]``; None for models without text.
-        pictures: those that the model reads beside x.
-        count: states, ``batch`` or half of it.
+        pictures: further pictures that the model reads, by the names of its arguments.
+        count: the number of states: ``batch``, or half of it where guided.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Work:
             self.pictures["inpaint_mask"] = (self._picture(generator, 1, subject.image_size) > 0).float()
 
     def redraw(self, number: int) -> None:
-        """Give ``x`` other values, in place; 0 brings back those that it had at first."""
+        """Write other values into ``x``, drawn for ``number``; 0 writes the first ones again."""
         state = self._state
         if number:
             state = torch.randn(state.shape, generator=torch.Generator().manual_seed(1000 + number))

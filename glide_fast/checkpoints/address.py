@@ -16,11 +16,11 @@ _NAME_LIMIT = 255 - LONGEST  # bytes; what file systems hold, less what a sideca
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where a file is downloaded from.
+    """The address that a file is downloaded from.
 
-    url: as given, user and password included; for the request alone. shown: for people and records, without user, password
-    and query, any of which may be a secret. name: of the file. digest: SHA-256 of the address without user and
-    password; tells two addresses apart that are shown alike.
+    url: the caller's, with user and password; only for the request. shown: for people and records, without user, password
+    and query, any of which may be a secret. name: of the file. digest: SHA-256 of the address without user and password; it
+    differs for two addresses that have the same `shown`.
     """
 
     url: str = dataclasses.field(repr=False)
@@ -30,7 +30,7 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Raises InvalidInputError for what is no address of a file, and for one whose file name cannot be used in the cache."""
+    """Raises InvalidInputError if `url` is not the address of a file, or its file name cannot be used in the cache."""
     if not isinstance(url, str):
         raise invalid("url", url, _ACCEPTED)
     shown = without_secrets(url)

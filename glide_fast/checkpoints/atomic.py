@@ -1,9 +1,9 @@
-"""Writing a file or a directory so that its final name only ever holds something whole.
+"""Writing a file or a directory so that it is never found half-written under its final name.
 
-Everything is built in a hidden scratch directory beside the target, flushed to the disk, and renamed into
-place. A kill or a full disk leaves the target as it was. A scratch directory that a killed process left
-behind is removed by the next write to the same target; a lock that dies with its process tells it from one
-still in use.
+Everything is built in a hidden scratch directory beside the target, flushed to the disk, and renamed to the
+target. A kill or a full disk leaves the target unchanged. A scratch directory that a killed process left
+behind is removed by the next write to the same target. A lock shows whether one is still in use: the
+system releases it when its process dies.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _sync_entries(directory: Path) -> None:
 
 
 def _resolved(path: str | os.PathLike[str]) -> Path:
-    """The place a write to `path` would reach: links are followed, so a link stays a link."""
+    """The path that a write to `path` reaches: links are followed, so that a link stays a link."""
     return Path(os.path.realpath(checked_path(path)))
 
 
@@ -207,10 +207,10 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Put `temporary` in the place of `target`; one process at a time, so that two writers cannot mix.
+    """Replace `target` by `temporary`; one process at a time does it, so that two writers cannot mix.
 
-    Where the file system can, they are exchanged, and readers find one or the other at any time. Elsewhere two renames leave the
-    name empty for an instant, in which :func:`current_directory` finds the previous content.
+    Where the file system can exchange two names, readers find one or the other at any time. Elsewhere there are two renames, and
+    between them nothing has the name for an instant; :func:`current_directory` finds the previous content then.
     """
     previous = _set_aside(target)
     with _opened(target.parent) as fd:
@@ -235,15 +235,15 @@ def _rename_both(temporary: Path, target: Path, previous: Path) -> None:
 
 
 def read_unchanged(path: str | os.PathLike[str], read: Callable[[], Found]) -> Found:
-    """What `read` makes of the directory `path`; it is called again where the directory was replaced meanwhile.
+    """The result of `read` for the directory `path`; if the directory was replaced meanwhile, `read` is called again.
 
-    So what was read is of one version. Raises what `read` raises of a directory that was not replaced, and CheckpointError where
-    it is replaced again and again.
+    So all that was read is of one version. Errors of `read` are raised if the directory was not replaced; CheckpointError is
+    raised if it is replaced again and again.
     """
     for _ in range(_READINGS):
         folder = current_directory(path)
         with contextlib.ExitStack() as stack:
-            # An open directory keeps its number: what comes in its place has another.
+            # While the directory is open its inode number is not used again, so that a replacement has another one.
             with contextlib.suppress(OSError):
                 stack.enter_context(_opened(folder))
             before = _identity(folder)

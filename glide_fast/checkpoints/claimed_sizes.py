@@ -19,9 +19,9 @@ _SMALL = 1 << 20
 
 
 def why_no_torch_zip(stream: BinaryIO) -> str | None:
-    """What of an open zip file torch has not written; None where nothing is. The position in the stream moves.
+    """Why an open zip file cannot have been written by torch; None if it can. The position in the stream moves.
 
-    Torch stores its records as they are; a compressed one, or two that overlap, become more bytes than the file has.
+    Torch does not compress its records. A compressed record, or two that overlap, would expand to more bytes than the file has.
 
     Raises:
         zipfile.BadZipFile: it is no zip file, or not a whole one.
@@ -36,7 +36,7 @@ def why_no_torch_zip(stream: BinaryIO) -> str | None:
 
 
 def why_too_large(content: object, length: int) -> str | None:
-    """Why the tensors in what was read of a file of ``length`` bytes cannot be its own; None where they can."""
+    """Why ``content`` cannot be that of a file of ``length`` bytes: its tensors are larger. None if they are not."""
     total = 0
     largest: tuple[str, int, tuple[int, ...]] = ("", 0, ())
     for name, tensor in tensors(content):

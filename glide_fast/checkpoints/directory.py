@@ -30,7 +30,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PIPELINE_NAME = "pipeline.json"
 RUN_CHECKPOINT_NAME, RUN_LOCK_NAME, RUN_MODEL_NAME = "checkpoint.pt", "train.lock", "model"
-"""What a training run's directory holds besides a config.json of its own; the last, its model, once the run has ended."""
+"""Names in the directory of a training run, besides a config.json; RUN_MODEL_NAME only once the run has ended."""
 
 _COMPONENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -40,9 +40,8 @@ def save_directory(
 ) -> None:
     """Write a model as `<path>/config.json` and `<path>/model.safetensors`, whole or not at all.
 
-    kind: what the model is ("unet", "clip_text", ...). options: JSON values by name; tuples come back as
-    lists.
-    state_dict: as :func:`write_state_dict` takes it.
+    kind: the type of model ("unet", "clip_text", ...). options: JSON values by name; tuples come back as
+    lists. state_dict: see :func:`write_state_dict`.
 
     A directory that this function wrote before is replaced; any other non-empty directory, or one to which
     files have been added, is refused. Raises InvalidInputError before anything is written, and
@@ -56,7 +55,7 @@ def save_directory(
 
 @dataclasses.dataclass(frozen=True)
 class ModelDirectory:
-    """An opened model directory, of whose weights nothing has been read. `kind` and `options` are what was saved."""
+    """An opened model directory, whose weights have not been read. `kind` and `options`: the arguments of `save_directory`."""
 
     path: Path
     kind: str
@@ -64,7 +63,7 @@ class ModelDirectory:
 
     @property
     def config_file(self) -> Path:
-        """Where kind and options are."""
+        """The file that holds kind and options."""
         return self.path / CONFIG_NAME
 
     @property
@@ -167,8 +166,8 @@ def save_pipeline_directory(
     """Write a pipeline as `<path>/pipeline.json` and one model directory a component, whole or not at all.
 
     settings: free-form JSON values (defaults for steps, scales and so on). components: name -> (kind,
-    options, state dict); the name is its sub directory's too. Replaces and refuses as :func:`save_directory`
-    does.
+    options, state dict); the sub directory has the same name. Existing directories are replaced or refused as
+    in :func:`save_directory`.
     """
     if not components:
         raise invalid("components", {}, "at least one component")
@@ -214,18 +213,18 @@ def _read_pipeline_directory(path: str | os.PathLike[str]) -> PipelineDirectory:
     if not isinstance(settings, dict) or not isinstance(named, dict) or not named:
         raise CheckpointError(f"{folder / PIPELINE_NAME} lacks 'settings' or 'components' (mappings)")
     components = {}
-    for name, place in named.items():
+    for name, subdirectory in named.items():
         # The file may come from anyone: it must not point out of its own directory.
-        if not isinstance(place, str) or not _COMPONENT_NAME.fullmatch(place):
+        if not isinstance(subdirectory, str) or not _COMPONENT_NAME.fullmatch(subdirectory):
             raise CheckpointError(
-                f"{folder / PIPELINE_NAME} puts component {reprlib.repr(name)} in {reprlib.repr(place)}, not a sub "
+                f"{folder / PIPELINE_NAME} puts component {reprlib.repr(name)} in {reprlib.repr(subdirectory)}, not a sub "
                 "directory"
             )
-        if not os.path.isdir(folder / place):
+        if not os.path.isdir(folder / subdirectory):
             raise CheckpointError(
-                f"{folder / PIPELINE_NAME}: the sub directory {place!r} of component {reprlib.repr(name)} is missing"
+                f"{folder / PIPELINE_NAME}: the sub directory {subdirectory!r} of component {reprlib.repr(name)} is missing"
             )
-        components[name] = folder / place
+        components[name] = folder / subdirectory
     return PipelineDirectory(path=folder, settings=settings, components=components)
 
 
@@ -293,7 +292,7 @@ def _json_values(argument: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str):
             raise invalid(argument, name, "names that are str")
         try:
-            # Two levels less than a file may have, as its own stand around the value.
+            # Two levels less than a file may have, since two levels of the file are around the value.
             plain[name] = parse_json(_encoded({name: value}), depth=MAX_DEPTH - 2)[name]
         except (TypeError, ValueError, RecursionError) as error:
             accepted = (

@@ -71,8 +71,8 @@ def fetch_file_cached(
         backoff: seconds.
 
     Raises:
-        InvalidInputError: for arguments outside what is accepted.
-        DownloadError: where the file cannot be had or is not what it should be.
+        InvalidInputError: for an argument that is not accepted.
+        DownloadError: the download failed, or the file does not have the expected hash.
     """
     address = parse_address(url)
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
@@ -113,11 +113,11 @@ def fetch_file_cached(
 
 def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     argument = "cache_dir" if cache_dir is not None else "GLIDE_FAST_CACHE"
-    given = cache_dir if cache_dir is not None else default_cache_dir()
+    directory = cache_dir if cache_dir is not None else default_cache_dir()
     try:
-        return checked_path(given, argument).expanduser().absolute()
+        return checked_path(directory, argument).expanduser().absolute()
     except (RuntimeError, OSError) as error:  # no such user, or no working directory any more
-        raise invalid(argument, os.fspath(given), f"a directory ({error})") from None
+        raise invalid(argument, os.fspath(directory), f"a directory ({error})") from None
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _cached(file: Path, address: Address, wanted: str | None) -> bool:
-    """Whether `file` is there and is what was downloaded; one put there by hand is taken as it is."""
+    """Whether `file` exists and is the downloaded one; a file put there by hand, without a record, is accepted."""
     with _reading(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return _serves(file, address, wanted)
     return False
@@ -183,7 +183,7 @@ def _serves(file: Path, address: Address, wanted: str | None) -> bool:
     else:
         found = file_sha256(file)
         if found != record.sha256 and found != wanted:
-            # What was recorded is what the caller wants, and the file has been damaged since; else it is another file.
+            # If the recorded hash is the wanted one, the file was damaged after the download; else it is another file.
             if wanted in (None, record.sha256):
                 return False
         elif found != record.sha256 or not record.still_describes(file):
@@ -286,7 +286,7 @@ def load_checkpoint(
     """
     if checkpoint_name not in MODEL_PATHS:
         raise invalid("checkpoint_name", checkpoint_name, "one of " + ", ".join(map(repr, MODEL_PATHS)))
-    place = _checked_device(device)
+    target_device = _checked_device(device)
     path = fetch_file_cached(
         MODEL_PATHS[checkpoint_name],
         progress=progress,
@@ -301,14 +301,14 @@ def load_checkpoint(
         raise CheckpointError(
             f"{error}. It is the cached {checkpoint_name!r}; force=True downloads it again"
         ) from error
-    return {name: tensor.to(place) for name, tensor in state.items()}
+    return {name: tensor.to(target_device) for name, tensor in state.items()}
 
 
 def _checked_device(device: torch.device | str) -> torch.device:
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        checked = torch.device(device)
+        torch.empty(0, device=checked)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise invalid("device", device, f"a device that torch can use here ({reason})") from error
-    return place
+    return checked

@@ -39,12 +39,12 @@ def nested_state_dicts(state: Mapping[str, object]) -> list[str]:
 def read_state_dict(
     path: str | os.PathLike[str], *, key: str | None = None, mmap: bool = True
 ) -> dict[str, Tensor]:
-    """Read a state dict onto the CPU from a torch (.pt) or safetensors file, told apart by content.
+    """Read a state dict onto the CPU from a torch (.pt) or safetensors file; the content shows which of them it is.
 
     Torch files are read with ``weights_only=True``: a file that would run code is refused. `key` picks the
     state dict out of a checkpoint that holds several things (``{"ema": {...}, "step": 10}``). With `mmap` tensors are
-    paged in as they are used (copy on write: changing one does not change the file), and the file stays in
-    memory as long as any of them; without it each has memory of its own, which dropping it gives back.
+    paged in as they are used (copy on write: changing one does not change the file), and the file stays mapped
+    as long as any of them exists; without `mmap` each tensor has separate memory, which is freed with the tensor.
 
     Returns {name: tensor} with the file's shapes and dtypes, gradients off. Raises CheckpointError for a file
     that is missing, empty, truncated, an error page, a pipe or a device, unsafe, or not a state dict.
@@ -122,7 +122,7 @@ def _read_safetensors(file: Path, mmap: bool) -> dict[str, Tensor]:
 def _read_torch(file: Path, head: bytes, mmap: bool) -> object:
     # Only torch's zip container can be mapped; files older than torch 1.6 are one pickle after another.
     in_zip = head.startswith(ZIP)
-    # Given a name that ends in .safetensors, torch.load goes by the suffix; and it maps only what it opens by name.
+    # torch.load takes a file whose name ends in .safetensors for one; and it maps only files that it opens by name.
     mapped = mmap and in_zip and file.suffix != ".safetensors"
     content: object = None
     try:
@@ -205,7 +205,7 @@ def write_state_dict(
     in the file's header.
 
     Raises InvalidInputError for what safetensors cannot hold (before anything is written) and CheckpointError
-    where writing failed (a full disk, no permission, no such directory); `path` is then as it was before.
+    where writing failed (a full disk, no permission, no such directory); `path` is then not changed.
     """
     plain = storable(tensors)
     header = _checked_metadata(metadata)
@@ -237,8 +237,8 @@ def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor):
             raise invalid(f"tensors[{name!r}]", type(tensor).__name__, "a torch.Tensor")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
-            raise invalid(f"tensors[{name!r}]", f"a {kind} tensor", "a dense tensor that holds its values")
+            found = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
+            raise invalid(f"tensors[{name!r}]", f"a {found} tensor", "a dense tensor that holds its values")
         if tensor.dtype not in _STORABLE_DTYPES:
             raise invalid(f"tensors[{name!r}]", tensor.dtype, "a dtype that safetensors can hold")
         dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
@@ -277,9 +277,9 @@ def reporting_failed_writes(path: str | os.PathLike[str]) -> Iterator[None]:
     except (OSError, safetensors.SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else None
         if number is None:
-            # safetensors words the operating system's number into its own error.
-            said = re.search(r"os error (\d+)", str(error))
-            number = int(said[1]) if said else None
+            # safetensors has the operating system's error number only in its message.
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else None
         reason = os.strerror(number) if number else _first_line(error)
         if number == errno.ENOSPC:
             reason = "the disk is full"

@@ -82,15 +82,15 @@ def compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misf
     shapes: list[str] = []
     dtypes: list[str] = []
     for name in expected.keys() & state.keys():
-        wanted, given = expected[name], state[name]
+        wanted, found = expected[name], state[name]
         if not isinstance(wanted, Tensor):
             continue
-        if not isinstance(given, Tensor):
-            dtypes.append(f"{name}: {type(given).__name__}, the model has a tensor")
-        elif given.shape != wanted.shape:
-            shapes.append(f"{name}: {tuple(given.shape)}, the model has {tuple(wanted.shape)}")
-        elif _dtype_kind(given.dtype) != _dtype_kind(wanted.dtype):
-            dtypes.append(f"{name}: {given.dtype}, the model has {wanted.dtype}")
+        if not isinstance(found, Tensor):
+            dtypes.append(f"{name}: {type(found).__name__}, the model has a tensor")
+        elif found.shape != wanted.shape:
+            shapes.append(f"{name}: {tuple(found.shape)}, the model has {tuple(wanted.shape)}")
+        elif _dtype_kind(found.dtype) != _dtype_kind(wanted.dtype):
+            dtypes.append(f"{name}: {found.dtype}, the model has {wanted.dtype}")
     return Misfit(
         missing=tuple(name for name in expected if name not in state),
         unexpected=tuple(str(name) for name in state if name not in expected),
@@ -138,14 +138,14 @@ def _hint(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], misfit: M
         return f"every key starts with {wrapper!r}, as a wrapped model saves it; remove that prefix"
     kinds = infer_kind(state), infer_kind(expected)
     if None not in kinds and kinds[0] != kinds[1]:
-        given_kind, wanted_kind = (_KIND_WORDS[str(kind)] for kind in kinds)
-        return f"this is the checkpoint of {given_kind}, the model is {wanted_kind}"
+        found_kind, wanted_kind = (_KIND_WORDS[str(kind)] for kind in kinds)
+        return f"this is the checkpoint of {found_kind}, the model is {wanted_kind}"
     if kinds != ("unet", "unet"):
         return None
-    given, wanted = (_in_channels(tensors) for tensors in (state, expected))
-    if given != wanted:
+    found, wanted = (_in_channels(tensors) for tensors in (state, expected))
+    if found != wanted:
         return (
-            f"this is a checkpoint of GLIDE's {describe_role(given)} ({given} input channels), the model is "
+            f"this is a checkpoint of GLIDE's {describe_role(found)} ({found} input channels), the model is "
             f"GLIDE's {describe_role(wanted)} ({wanted}); see the options inpaint and super_res"
         )
     return _differing_options(expected, state)
@@ -175,13 +175,13 @@ def _in_channels(tensors: Mapping[str, Tensor]) -> int:
 def _differing_options(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
     """The options by which two UNets differ, where both have whole state dicts."""
     try:
-        given, wanted = infer_options(state), infer_options(expected)
+        found, wanted = infer_options(state), infer_options(expected)
     except CheckpointError as error:
         return f"the checkpoint is incomplete ({re.sub('^.*shapes: ', '', str(error))})"
-    differing = [name for name in given | wanted if given.get(name) != wanted.get(name)]
+    differing = [name for name in found | wanted if found.get(name) != wanted.get(name)]
     if not differing:
         return None
     pairs = ", ".join(
-        f"{name} is {given.get(name)!r}, the model's {wanted.get(name)!r}" for name in differing
+        f"{name} is {found.get(name)!r}, the model's {wanted.get(name)!r}" for name in differing
     )
     return f"the model was built with other options than the checkpoint's: {pairs}"

@@ -137,8 +137,8 @@ def _depth(shapes: Shapes) -> tuple[int, int]:
     blocks = _count(shapes, "output_blocks.")
     for index in range(blocks):
         enlarging = (
-            f"output_blocks.{index}.{place}.{layer}.weight"
-            for place in (1, 2)
+            f"output_blocks.{index}.{position}.{layer}.weight"
+            for position in (1, 2)
             for layer in ("conv", "in_layers.2")
         )
         if any(name in shapes for name in enlarging):

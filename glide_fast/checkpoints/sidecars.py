@@ -16,7 +16,11 @@ LONGEST = max(map(len, _ENDINGS.values()))
 
 
 def sidecar(file: Path, purpose: Literal["record", "part", "identity", "lock"]) -> Path:
-    """Where something about the download `file` is kept: what it had, its first part, which file that is a part of, its lock."""
+    """The path of a file beside the download `file`, by its `purpose`.
+
+    "record": the hash of the complete download; "part": the part that has arrived; "identity": the remote file that the part is
+    of; "lock": a lock for other processes.
+    """
     return file.with_name(file.name + _ENDINGS[purpose])
 
 

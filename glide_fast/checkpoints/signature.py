@@ -32,13 +32,13 @@ _PAGE_NAMES = {
         ".yml",
     ),
 }
-"""Files that may well be what is an error in place of another."""
+"""File names whose content may be a page or JSON, for which such content is therefore no sign of an error."""
 
 _WEIGHT_NAMES = (".pt", ".safetensors")
-"""Files that are no text, so that any tag at their start is a page's."""
+"""Endings of files that are not text, so that a tag at their start means a web page."""
 
 _LONGEST_HEADER = (
-    100_000_000  # bytes that safetensors files may use for it; text in that place is a far larger number
+    100_000_000  # bytes of a safetensors file's header; text read as this number would be far larger
 )
 
 _MARKUP = (
@@ -69,7 +69,10 @@ def looks_like_json(head: bytes) -> bool:
 
 
 def error_page(head: bytes, name: str = "") -> str | None:
-    """What a file that starts with `head` is, where that is neither weights nor what its `name` says; else None."""
+    """The sort of page that a file is, judged by its first bytes `head`, if a server sent one instead of the file; else None.
+
+    `name`: the file's name, which may allow such content.
+    """
     # The length at the start of a safetensors file may begin with the byte of a bracket too; it ends with zeros.
     tag = name.lower().endswith(_WEIGHT_NAMES) and b"\0" not in head and _text(head).startswith(b"<")
     page = (
@@ -99,10 +102,10 @@ def _text(head: bytes) -> bytes:
 
 
 def missing_end(file: Path) -> str | None:
-    """Why a file of weights is not whole, as its own structure shows; None where it is, or shows nothing.
+    """Why a file of weights is incomplete, judged by its structure; None if it is complete, or its format does not show it.
 
-    Torch files end with a directory of their parts, safetensors files begin with the length and places of theirs: both cost no
-    more than a look. A torch file older than 1.6 is read once. Raises OSError.
+    Torch files end with a directory of their parts, safetensors files begin with the lengths and positions of theirs; only these
+    are read. A file of a torch before 1.6 is read whole. Raises OSError.
     """
     with file.open("rb") as stream:
         head = stream.read(HEAD)

@@ -36,7 +36,7 @@ _LENGTH_LIMIT = 200  # characters of a library's own words that an error quotes
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What tells one version of a remote file from another. `length`: bytes, None where not stated.
+    """The properties that differ between versions of a remote file. `length`: bytes, None where the server does not state it.
 
     `address` is the digest of the file's :class:`~glide_fast.checkpoints.address.Address`.
     """
@@ -76,7 +76,7 @@ def _read_identity(file: Path) -> Identity | None:
 
 
 def discard(file: Path) -> None:
-    """Remove the first part of a download and what was noted about it."""
+    """Remove the part of a download that has arrived, and the record of the remote file that it is of."""
     sidecar(file, "part").unlink(missing_ok=True)
     forget_identity(file)
 
@@ -96,9 +96,8 @@ def transfer(
     connection, time-out, 5xx, short body) it tries again, at most `retries` times in a row without a byte
     gained, waiting `backoff` seconds, then twice as long each time.
 
-    Returns the identity of what was fetched. Raises DownloadError, which names no user, password or query; except
-    where the answer was not the file at all, what has arrived and can be continued stays for the next attempt, also on
-    KeyboardInterrupt.
+    Returns the identity of the fetched file. Raises DownloadError, which names no user, password or query. A part that can be
+    continued is kept for the next attempt, also after KeyboardInterrupt, unless the answer was not the file at all.
     """
     failures = 0
     furthest = _size(file)
@@ -127,7 +126,7 @@ def _size(file: Path) -> int:
 
 
 def _keep(address: Address, file: Path) -> str:
-    """Words for what is kept of a download that has stopped; nothing is that could not be continued."""
+    """Keep the part of a stopped download if it can be continued, else remove it; returns words for the message."""
     known = _read_identity(file)
     if known is not None and known.address != address.digest:
         return ""  # a part of another file, which has not been touched
@@ -250,7 +249,7 @@ def _complete_length(response: requests.Response) -> int | None:
 
 
 def _same(known: Identity, response: requests.Response) -> bool:
-    """Whether no header of a partial answer contradicts what is known of the file."""
+    """Whether a partial answer is of the same version of the file: no header contradicts its known properties."""
     etag = response.headers.get("ETag", known.etag)
     modified = response.headers.get("Last-Modified", known.last_modified)
     lengths = {_complete_length(response), known.length} - {None}

@@ -85,11 +85,11 @@ def describe(error: BaseException, options: Mapping[str, str]) -> tuple[int, str
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         where = f"{error.filename}: " if error.filename else ""
         return GlideFastError.exit_code, f"error: {where}{reason}"
-    kind, text = type(error).__name__, str(error).strip()
+    name, text = type(error).__name__, str(error).strip()
     first = text.splitlines()[0] if text else "no message"
     if _ran_out_of_memory(error):
         return OutOfMemoryError.exit_code, f"error: out of memory; accepted: less at once ({first})"
-    return GlideFastError.exit_code, f"error: {kind}: {first} (glide-fast --debug shows where)"
+    return GlideFastError.exit_code, f"error: {name}: {first} (glide-fast --debug shows where)"
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ def explain(
 ) -> None:
     """Say which backend runs each operation of a step, and why not another.
 
-    One step is run on made-up values, on the device that is asked about.
+    Runs one step on arbitrary values, on the device of ``--device``.
     """
     from glide_fast.bench.contestants import accelerated
     from glide_fast.bench.settings import Settings

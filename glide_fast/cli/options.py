@@ -97,7 +97,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 
 
 Sampling = dict[str, Any]
-"""The options of a pipeline's call that were given; the others are left to the model's settings."""
+"""The options of a pipeline's call that are set on the command line; the model's settings decide the others."""
 
 
 def takes_sampling_options(*stages: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -135,7 +135,7 @@ def _decides(name: str, stages: Sequence[str]) -> bool:
 
 
 def _parameter(field: Field[Any]) -> inspect.Parameter:
-    """A command's parameter for an option of a call; None is not given."""
+    """A command's parameter for an option of a call; its default None means that the option is not set."""
     declared = DECLARED[field.name]
     described = typer.Option(
         declared.flag,
@@ -161,5 +161,5 @@ def interval(text: str) -> tuple[float, float]:
 
 
 def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
+    """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}

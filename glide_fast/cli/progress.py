@@ -1,4 +1,4 @@
-"""A progress bar that counts pictures, which are made several at once and step by step."""
+"""A progress bar that counts pictures, although several are sampled at once and step by step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PictureBar:
         self._stages = stages
         self._finished = self._batch = 0
         self.done = 0.0
-        """How many pictures are done, with fractions for those that are not finished."""
+        """How many pictures are done; an unfinished picture counts as a fraction."""
         self._bar = tqdm(total=total, unit=" images", bar_format=_FORMAT, disable=not enabled)
 
     def __enter__(self) -> PictureBar:

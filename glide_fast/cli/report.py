@@ -30,14 +30,14 @@ class Report:
     peak_memory: int | None
 
     @property
-    def made(self) -> list[Picture]:
-        """The pictures of this run, without those that were there already."""
+    def sampled(self) -> list[Picture]:
+        """The pictures that this run sampled, without skipped ones, whose files existed already."""
         return [picture for picture in self.pictures if not picture.skipped]
 
     @property
     def images_per_second(self) -> float | None:
-        """None if no picture was made."""
-        return len(self.made) / self.sample_seconds if self.made else None
+        """Sampled pictures for each second; None if no picture was sampled."""
+        return len(self.sampled) / self.sample_seconds if self.sampled else None
 
     def as_json(self) -> dict[str, Any]:
         """Files, seeds, settings, steps taken, words that the model does not know, timings, and memory in bytes."""
@@ -68,13 +68,13 @@ class Report:
 
     def as_line(self) -> str:
         """The same in one line for people."""
-        made, speed = self.made, self.images_per_second
-        skipped = len(self.pictures) - len(made)
-        parts = [f"{len(made)} made" + (f", {skipped} there already" if skipped else "")]
+        sampled, speed = self.sampled, self.images_per_second
+        skipped = len(self.pictures) - len(sampled)
+        parts = [f"{len(sampled)} made" + (f", {skipped} there already" if skipped else "")]
         if speed is not None:
             parts[0] += f" in {self.sample_seconds:.1f} s ({speed:.2g} images/s)"
-            seeds = ", ".join(str(picture.seed) for picture in made[:_SHOWN_SEEDS])
-            parts.append(f"seeds {seeds}" + (", ..." if len(made) > _SHOWN_SEEDS else ""))
+            seeds = ", ".join(str(picture.seed) for picture in sampled[:_SHOWN_SEEDS])
+            parts.append(f"seeds {seeds}" + (", ..." if len(sampled) > _SHOWN_SEEDS else ""))
         machine = f"{self.device}, {self.settings['dtype']}"
         if self.peak_memory is not None:
             machine += f", {self.peak_memory / 1e9:.2g} GB at the peak"

@@ -20,11 +20,11 @@ Call = Callable[..., "PipelineOutput"]
 
 @dataclass(frozen=True)
 class Request:
-    """Which pictures to make, how, and where to write them.
+    """Which pictures to sample, how, and where to write them.
 
     prompts: one for each picture. each: how many pictures in a row have the same prompt. seed: of the first picture; None draws
-    one. options: of the pipeline's call, those that were given. stages: which of "base" and "upsampler" run. about: further
-    entries for the recorded settings. resume: keep pictures that exist and were made with the same settings.
+    one. options: the options of the pipeline's call that the command line sets. stages: which of "base" and "upsampler" run.
+    about: further entries for the recorded settings. resume: keep files of pictures that have the same settings.
     """
 
     model: str
@@ -50,7 +50,7 @@ class Picture:
     """One picture of a run.
 
     texts: the prompt and the negative prompt. unknown_words: words in them that the model does not know. image: None until it is
-    made. skipped: whether it exists and is kept.
+    sampled. skipped: whether its file exists already and is kept.
     """
 
     prompt: str

@@ -1,4 +1,4 @@
-"""Resuming a run that was interrupted: pictures that exist and were made with the same settings are kept."""
+"""Resuming an interrupted run: files of pictures that were sampled with the same settings are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def resume(request: Request, pictures: list[Picture], settings: dict[str, Any]) 
     """Mark the pictures that exist as skipped. A grid that exists is written again, but only if it is of these pictures.
 
     Raises:
-        InvalidInputError: for a file that was made with another prompt, seed or other settings; the message names them.
+        InvalidInputError: for a file whose picture has another prompt, seed or other settings; the message names them.
     """
     for picture in pictures:
         _resume_picture(request, picture, settings)
@@ -35,7 +35,7 @@ def _resume_picture(request: Request, picture: Picture, settings: dict[str, Any]
         return
     text = read_text(file)
     if request.seed is None and text.get("seed", "").isdecimal():
-        picture.seed = int(text["seed"])  # none was asked for, so keep the one that it was made with
+        picture.seed = int(text["seed"])  # the request names no seed, so keep that of the existing picture
     _require_same(file, text, record([picture.prompt], [picture.seed], settings))
     # A run that was killed between the two files has left no low-res file: make both again.
     picture.skipped = not request.low_res or low_res_file(file).exists()

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def run(request: Request, *, as_json: bool, quiet: bool) -> None:
-    """Make the pictures, write each batch when it is ready, and print a report.
+    """Sample the pictures, write each batch when it is ready, and print a report.
 
-    Raises InvalidInputError before any work, and what the pipeline raises.
+    Raises InvalidInputError before any work; errors of the pipeline pass through.
     """
     _check(request)
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
 
 
 def _check(request: Request) -> None:
-    """InvalidInputError for what is wrong with a request, as far as it shows without a model, whose download may take long."""
+    """Raise InvalidInputError for a wrong request, as far as this can be seen before the model is loaded or downloaded."""
     require_free_files("output", request.layout.all(request.low_res), request.overwrite or request.resume)
     from glide_fast.diffusion.rules import get_rule
     from glide_fast.text import validate_prompts
@@ -167,7 +167,7 @@ def _make(request: Request, pipeline: GlidePipeline, batch: list[Picture], bar: 
 
 
 def _write(request: Request, picture: Picture, settings: dict[str, Any]) -> None:
-    """Write a picture that has a file of its own, and free its memory unless a grid needs it."""
+    """Write a picture to its file, if it has one, and free its memory unless a grid needs it."""
     if picture.file is None:
         return
     assert picture.image is not None and picture.low_res is not None

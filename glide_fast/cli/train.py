@@ -129,7 +129,7 @@ def _config(
     options: dict[str, Any] | None,
     extends: bool,
 ) -> TrainConfig:
-    """The settings of the run in ``directory``, updated by the options that were given; or those of a new run."""
+    """The settings of the run in ``directory``, updated by the options of the command line; or those of a new run."""
     from glide_fast.train import TrainConfig, presets
     from glide_fast.train.state import RunDirectory
 

@@ -40,7 +40,7 @@ class SceneDataset:
         images: uint8 [N, S, S, 3], memory-mapped, read-only.
         captions: N strings.
         records: N dicts with "seed", "caption" and "attributes".
-        meta: what the set was built with.
+        meta: the settings that the set was built with.
 
     Raises InvalidInputError about ``argument``, the caller's name for the directory.
     """

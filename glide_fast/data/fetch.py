@@ -42,7 +42,7 @@ def fetch_archive(vendor: Vendor, directory: Path) -> Path:
     """Download a vendor's npm archive into ``directory`` unless it is there already.
 
     Raises:
-        DownloadError: npm is not installed, or it failed; the message holds what it said.
+        DownloadError: npm is not installed, or it failed; the message holds npm's output.
     """
     path = directory / archive_name(vendor)
     if path.is_file():

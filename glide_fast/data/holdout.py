@@ -35,7 +35,7 @@ def emoji_key(noun: str, background: str) -> str:
 
 
 def relation_key(first: tuple[str, str], relation: str, second: tuple[str, str]) -> str:
-    """Key of two related solids, each given as (shape, colour), whichever of its two phrasings is given."""
+    """Key of two related solids, each as (shape, colour); equal for both phrasings ("a above b" and "b below a")."""
     if relation in _MIRROR:
         first, relation, second = second, _MIRROR[relation], first
     return f"relation|{first[0]}|{first[1]}|{relation}|{second[0]}|{second[1]}"

@@ -49,7 +49,7 @@ class SceneConfig:
         relation: weight of two related solids.
         emoji: weight of one emoji; 0 needs no sprites.
         name_background: chance that a caption of the training split names the background. Held-out captions
-            of lone objects always do, because the background is part of what was held out.
+            of lone objects always do, because the background is part of the held-out combination.
         name_size: chance that a lone solid or emoji is small or large and called so.
         name_style: chance that an emoji's caption names its vendor.
         colour_jitter: largest change of a solid's colour, per channel, in sRGB steps.
@@ -100,12 +100,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows and says.
+    """The content of a picture, and its caption.
 
     Attributes:
         kind: "solid", "relation" or "emoji".
-        caption: the text a model is given.
-        background: its colour's name, said in the caption or not.
+        caption: the text that a model reads.
+        background: the name of the background's colour, which the caption may leave out.
         things: one object, or two for a relation, in the caption's order.
         size_word: "small", "large" or empty.
         relation: one of RELATIONS, or empty.
@@ -126,7 +126,7 @@ class Scene:
         return is_held_out(self.key)
 
     def attributes(self) -> dict[str, Any]:
-        """What a judge needs, as plain JSON: kind, background, size, relation and the objects' names."""
+        """The attributes by which a picture is judged, as plain JSON: kind, background, size, relation and the objects' names."""
         return {
             "kind": self.kind,
             "background": self.background,

@@ -241,5 +241,5 @@ def draw_solid(
             factor += share * np.float32(face.shade)
     surface = factor[..., None] * np.asarray(colour, dtype=np.float32) + 255.0 * white[..., None]
     patch = canvas[y0:y1, x0:x1]
-    # Clamped to what the covered share can be at most, so that a bright edge does not glow.
+    # Clamped to full brightness of the covered part of the pixel, so that a bright edge does not glow.
     patch[...] = patch * (1.0 - covered[..., None]) + np.minimum(surface, 255.0 * covered[..., None])

@@ -49,7 +49,7 @@ class Sprites:
             object.__setattr__(self, "sha256", hashlib.sha256(self.rgba.tobytes()).hexdigest())
 
     def image(self, noun: str, style: str) -> Image.Image:
-        """One sprite cut to what it shows (square around it), alpha premultiplied: pillow mode "RGBa"."""
+        """One sprite, cropped to the square around its visible part, alpha premultiplied: pillow mode "RGBa"."""
         if noun not in self.nouns:
             raise invalid("noun", noun, ", ".join(self.nouns))
         if style not in self.styles:

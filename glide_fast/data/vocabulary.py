@@ -126,7 +126,7 @@ def _words() -> tuple[str, ...]:
 
 
 WORDS: tuple[str, ...] = _words()
-"""Every word of every caption, each once: what is drawn first, then the words around it."""
+"""Every word of every caption, each once: first the words for drawn objects, then the words around them."""
 
 
 def with_article(phrase: str) -> str:

@@ -1,4 +1,4 @@
-"""What predicts the noise inside a sampling loop."""
+"""The interfaces of the network that predicts the noise inside a sampling loop."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Protocol, runtime_checkable
 import torch
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""``denoiser(x, timesteps)``: fp32 states ``[B, C, H, W]`` and the original process's timesteps, int64 ``[B]``, to
-``[B, 2 C, H, W]``."""
+"""``denoiser(x, timesteps)`` takes fp32 states ``[B, C, H, W]`` and timesteps of the original process, int64 ``[B]``; it returns
+the network's output ``[B, 2 C, H, W]``."""
 
 
 @runtime_checkable
 class LoopDenoiser(Protocol):
-    """A denoiser made for one loop, which knew all timesteps before it (:class:`glide_fast.runtime.bound.Bound`)."""
+    """A denoiser for one loop, prepared for its timesteps beforehand (such as :class:`glide_fast.runtime.bound.Bound`)."""
 
     def empty_inputs(self, count: int, shape: tuple[int, int, int]) -> torch.Tensor:
-        """Memory for ``count`` states as the network reads them, of its type and layout; the loop fills it at every step."""
+        """Memory for ``count`` states in the network's type and memory layout; the loop fills it at every step."""
 
     def __call__(
         self,
@@ -27,9 +27,9 @@ class LoopDenoiser(Protocol):
         *,
         shallow: bool = False,
     ) -> torch.Tensor:
-        """As a :data:`Denoiser`; ``rows`` int64 ``[B]`` are the places of the timesteps in the respaced process.
+        """Predict, like a :data:`Denoiser`. ``rows``: int64 ``[B]``, the indices of the timesteps in the respaced process.
 
-        ``inputs`` may be the first part of a doubled batch. With ``shallow``, deep features of an earlier step may be used again.
+        ``inputs`` may be the first half of a doubled batch. With ``shallow``, deep features of an earlier step may be used again.
         """
 
 
@@ -51,5 +51,5 @@ class PlainDenoiser:
         *,
         shallow: bool = False,
     ) -> torch.Tensor:
-        """The function's own result; every step is a full one."""
+        """The function's result; ``shallow`` is ignored, so every step is a full one."""
         return self._denoiser(inputs, timesteps)

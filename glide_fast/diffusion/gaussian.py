@@ -40,7 +40,7 @@ class GaussianDiffusion(Process):
         self._tables: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def _rows(self, rule: Callable[..., Array], t: torch.Tensor, *options: float) -> torch.Tensor:
-        """Rows ``t`` of a rule's table on the device of ``t``; tables are made once for each device."""
+        """Rows ``t`` of a rule's table on the device of ``t``; each table is copied to a device only once."""
         key = (rule, options, t.device)
         if key not in self._tables:
             table = rule(self, *options)
@@ -68,7 +68,7 @@ class GaussianDiffusion(Process):
     def q_sample(
         self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Noise ``x_start`` ``[N, C, ...]`` to steps ``t`` ``[N]`` (0 is one step of noise); fresh noise unless given."""
+        """Noise ``x_start`` ``[N, C, ...]`` to steps ``t`` ``[N]`` (0 is one step of noise); new noise if ``noise`` is None."""
         if noise is None:
             noise = torch.randn_like(x_start)
         if noise.shape != x_start.shape:
@@ -292,7 +292,7 @@ class GaussianDiffusion(Process):
         """Sample a batch with DDPM.
 
         Args:
-            model: the network; its parameters' device is used unless ``device`` is given.
+            model: the network; if ``device`` is None the loop runs on the device of its parameters.
             shape: ``(N, C, H, W)``.
             noise: starting state of that shape; drawn if None.
             clip_denoised, denoised_fn, cond_fn, model_kwargs: of :meth:`p_sample`.

@@ -1,6 +1,7 @@
-"""Which steps of a loop are guided, and which are shallow: the ways to spend less on a picture than all steps in full.
+"""Which steps of a loop are guided, and which are shallow.
 
-Both are off by default; both change the picture.
+To guide only some steps, or to compute some steps without the deep levels of the network, takes less time than all steps in
+full. Both are off by default; both change the picture.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from glide_fast.errors import invalid
 class StepKind(NamedTuple):
     """How one step is computed."""
 
-    guided: bool  # over a doubled batch; otherwise the conditional half alone
-    shallow: bool  # with the deep features of the last full step
+    guided: bool  # with guidance, over a doubled batch; otherwise only the conditional half is computed
+    shallow: bool  # reuses the deep features of the last full step
 
 
 Interval = tuple[float, float]
@@ -42,16 +43,16 @@ def plan_steps(
     guidance_interval: Interval | None = None,
     cache_interval: int = 1,
 ) -> list[StepKind]:
-    """The kind of every step, in the order they are taken.
+    """How every step of a loop is computed, in the order of the steps.
 
     Args:
-        timesteps: the original process's, in the order taken (falling).
-        process_steps: of the original process.
+        timesteps: of the original process, in the order of the steps (falling).
+        process_steps: how many timesteps the original process has.
         guided: whether there is guidance at all.
         guidance_interval: guide only where ``timestep / process_steps`` lies in [low, high]; elsewhere guidance mostly costs
             variety (Kynkäänniemi et al. 2024, in noise levels). None guides everywhere.
-        cache_interval: take every n-th step in full and reuse its deep features in those between (Ma et al. 2023, DeepCache); 1
-            takes all in full. The first step and those after a change from plain to guided are full in any case.
+        cache_interval: compute every n-th step in full and reuse its deep features in the steps between (Ma et al. 2023,
+            DeepCache); 1 computes all in full. The first step and the first guided one are full in any case.
 
     Raises:
         InvalidInputError: for an interval out of order, or a cache interval below 1.

@@ -35,7 +35,7 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
     Raises:
         InvalidInputError (a ValueError): for counts that do not fit.
     """
-    given = section_counts
+    argument = section_counts
     if isinstance(section_counts, str):
         if section_counts == "fast27":
             return (space_timesteps(num_timesteps, "10,10,3,2,2") - {num_timesteps - 1}) | {num_timesteps - 3}
@@ -47,10 +47,10 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
             raise
         except ValueError:
             raise invalid(
-                "timestep_respacing", given, "counts like '100' or '10,10,3,2,2', 'ddimN' or 'fast27'"
+                "timestep_respacing", argument, "counts like '100' or '10,10,3,2,2', 'ddimN' or 'fast27'"
             ) from None
     if any(count < 0 for count in section_counts) or sum(section_counts) < 1:
-        raise invalid("timestep_respacing", given, "counts of at least 0, one of them above 0")
+        raise invalid("timestep_respacing", argument, "counts of at least 0, one of them above 0")
 
     size_per, extra = divmod(num_timesteps, len(section_counts))
     kept: set[int] = set()
@@ -60,7 +60,7 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
         if size < count:
             raise invalid(
                 "timestep_respacing",
-                given,
+                argument,
                 f"at most {size} steps in section {i}; cannot divide {size} into {count}",
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0

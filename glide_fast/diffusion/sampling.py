@@ -1,8 +1,8 @@
 """The sampling loop that pipelines use: a denoiser, a step rule and seeds in, pictures out.
 
-Everything that can be known before the first step is made before it: the rule's table, what the network is told at each
-step, the buffers. One step (:meth:`SamplingLoop.advance`) then only reads and writes those buffers and takes its index from the
-device, so that the same launches serve every step and nothing waits for the host.
+Everything that can be known before the first step is computed before it: the rule's table, the network's timesteps, the
+buffers. One step (:meth:`SamplingLoop.advance`) then only reads and writes those buffers and takes its index from the device, so
+that the same launches serve every step and nothing waits for the host.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class SamplingLoop:
 
     Args:
         denoiser: the network, as a :data:`~glide_fast.diffusion.denoiser.Denoiser` or a
-            :class:`~glide_fast.diffusion.denoiser.LoopDenoiser`. Its batch is N, or 2 N with a guidance scale: the same states
-            twice, the half to be conditioned on the prompt first.
+            :class:`~glide_fast.diffusion.denoiser.LoopDenoiser`. Its batch is N; with a guidance scale it is 2 N, the same states
+            twice, of which the first half is conditioned on the prompt.
         diffusion: the process on the steps to take.
         seeds: int64 ``[N]``, on the device to run on; an image depends on its own seed only.
         shape: ``(C, H, W)`` of one image.
         rule: a name in :data:`glide_fast.diffusion.rules.RULES`.
         streams: which of a seed's noise streams to use; stages of one pipeline use different ones.
-        guidance_scale: classifier-free guidance; None for one that is not doubled.
-        known, known_mask: ``[N, C, H, W]`` in [-1, 1] and ``[N, 1, H, W]``, 1 where every prediction is overwritten by it.
+        guidance_scale: classifier-free guidance; None for a batch that is not doubled.
+        known, known_mask: ``[N, C, H, W]`` in [-1, 1] and ``[N, 1, H, W]``; where the mask is 1, ``known`` overwrites every
+            prediction.
         score: ``score(x, timesteps)``, a scaled gradient of a log probability, ``[N, C, H, W]`` (CLIP guidance); called
             outside inference mode, so it may differentiate.
         noise_scale: multiplies the starting noise.
@@ -81,7 +82,7 @@ class SamplingLoop:
             denoiser if isinstance(denoiser, LoopDenoiser) else PlainDenoiser(denoiser, device)
         )
         self.score, self.streams, self.clip = score, streams, clip
-        self._forced_backends = backends.read_environment()  # for all that the steps run
+        self._forced_backends = backends.read_environment()  # for every op of a step
         self.rule = get_rule(rule, argument="rule")
         self.total = first + 1
         """Steps of a run."""
@@ -93,7 +94,7 @@ class SamplingLoop:
             guidance_interval=guidance_interval,
             cache_interval=cache_interval,
         )
-        """How each step is computed, in the order they are taken."""
+        """How each step is computed, in the order of the steps."""
 
         table = self.rule.build(diffusion, first)
         self._table = torch.from_numpy(table).to(device, torch.float32)
@@ -144,12 +145,13 @@ class SamplingLoop:
         known_mask: torch.Tensor | None = None,
         image: torch.Tensor | None = None,
     ) -> None:
-        """Write the values of another run into the loop's buffers, which keep their places in memory.
+        """Write the values of another run into the loop's buffers, whose addresses stay the same.
 
-        Arguments as the constructor's; those that it had, and no others. (What the denoiser is told is renewed there.)
+        The arguments are those of the constructor; exactly those that it got must be passed. The denoiser's conditioning is
+        renewed by the denoiser.
 
         Raises:
-            InvalidInputError: for an argument more or less than the constructor had, or of another shape.
+            InvalidInputError: for an argument more or less than the constructor got, or of another shape.
         """
         if (known is None) != (known_mask is None):
             raise invalid(
@@ -180,16 +182,16 @@ class SamplingLoop:
 
     @property
     def x(self) -> torch.Tensor:
-        """The state, fp32 ``[N, C, H, W]``; the loop's own buffer, which the next step overwrites."""
+        """The state, fp32 ``[N, C, H, W]``; a buffer of the loop, which the next step overwrites."""
         return self._x
 
     @property
     def x0(self) -> torch.Tensor:
-        """The last step's prediction of the clean images, fp32 ``[N, C, H, W]``; the loop's own buffer."""
+        """The last step's prediction of the clean images, fp32 ``[N, C, H, W]``; a buffer that the next step overwrites."""
         return self._x0
 
     def reset(self) -> None:
-        """Fill the buffers for a run from the first step; ``seeds`` may have been changed in place."""
+        """Fill the buffers for a run from the first step, for the present values of ``seeds``."""
         noise = philox_normal(self.seeds, 0, self._full[1:], stream=self.streams.start)
         if self._image is None:
             self._x.copy_(noise * self._noise_scale)
@@ -216,9 +218,9 @@ class SamplingLoop:
                 self._advance(kind, None if self.score is None else torch.empty_like(self._x))
 
     def advance(self, kind: StepKind | None = None) -> torch.Tensor:
-        """Take one step of the given kind; None for a full one, guided where the loop is.
+        """Compute one step, guided or not, full or shallow, as ``kind`` says; None: a full one, guided if the loop is.
 
-        Returns its prediction of the clean images, ``[N, C, H, W]``: the loop's own buffer, which the next step overwrites.
+        Returns the step's prediction of the clean images, ``[N, C, H, W]``: a buffer that the next step overwrites.
         """
         score = None
         if self.score is not None:
@@ -261,11 +263,11 @@ class SamplingLoop:
         """Sample from the first step to the last.
 
         Args:
-            callback: called after each step as ``callback(index, total, x0)``, index from 0, with the step's prediction of the
-                clean images ``[N, C, H, W]``, a tensor of its own; what it raises stops the run and reaches the caller.
+            callback: called after each step as ``callback(index, total, x0)``, index from 0, with a copy of the step's
+                prediction of the clean images ``[N, C, H, W]``; an exception in it stops the run and reaches the caller.
 
         Returns:
-            fp32 ``[N, C, H, W]``, a tensor of its own.
+            A new tensor, fp32 ``[N, C, H, W]``.
         """
         with torch.inference_mode() if self.score is None else torch.no_grad():
             self.reset()

@@ -1,3 +1,3 @@
-"""Judging generated pictures: what they show, against what their captions asked for."""
+"""Judging generated pictures: whether they show the objects, colours and relations that their captions name."""
 
 from __future__ import annotations

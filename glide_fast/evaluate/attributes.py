@@ -224,7 +224,7 @@ def judge_command(
     classifier: Annotated[Path, typer.Option(help="File written by `train`.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print how often the pictures show what their captions name."""
+    """Print how often the pictures show the attributes that their captions name."""
     try:
         report = judge(load_classifier(classifier), load_pictures(images), load_records(captions))
     except GlideFastError as error:

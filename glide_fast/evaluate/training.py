@@ -20,7 +20,7 @@ from glide_fast.evaluate.targets import ABSENT, Target, labels
 
 
 def reduced(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pictures shrunk to ``size`` by an exact mean; those that are no larger come back as they are."""
+    """Pictures shrunk to ``size`` by an exact mean; pictures that are not larger are returned unchanged."""
     return pictures if pictures.shape[1] <= size else area_mean(pictures, pictures.shape[1] // size)
 
 
@@ -63,10 +63,10 @@ def train_classifier(
     seed: int = 0,
     progress: bool = True,
 ) -> AttributeClassifier:
-    """Train a classifier on real renders; Ctrl-C ends the training early and keeps what it has.
+    """Train a classifier on real renders; Ctrl-C ends the training early and keeps the weights trained so far.
 
     Args:
-        pictures: uint8 [N, S, S, 3], at least 64 px so that both resolutions can be made from them.
+        pictures: uint8 [N, S, S, 3], at least 64 px, since both resolutions are scaled from them.
         targets: N targets.
         spec: the names to tell apart.
         epochs, batch, learning_rate: AdamW with a one-cycle schedule.

@@ -35,8 +35,8 @@ def compare(pipeline: GlidePipeline, data: SceneDataset, count: int) -> dict[str
         ("from noise", {"upsample_strength": 1.0}),
         ("from noise, ddpm", {"upsample_strength": 1.0, "upsample_sampler": "ddpm"}),
     ):
-        made = pipeline.upsample(low_res, data.captions[:count], seed=0, output_type="pt", **options)
-        result[name] = psnr(torch.as_tensor(made.images), originals)
+        upsampled = pipeline.upsample(low_res, data.captions[:count], seed=0, output_type="pt", **options)
+        result[name] = psnr(torch.as_tensor(upsampled.images), originals)
     return result
 
 

@@ -25,7 +25,7 @@ CondFn = Callable[..., torch.Tensor]
 
 @dataclass(eq=False)
 class CLIPModel:
-    """Both encoders and what goes around them.
+    """CLIP's two encoders, its tokenizer and its scale.
 
     Attributes:
         config: complete configuration; see :func:`glide_fast.models.clip_config.clip_defaults`.
@@ -127,7 +127,8 @@ def create_clip_model(
     """Build a noise-aware CLIP with fresh fp32 weights.
 
     Args:
-        config_path: a YAML file, or a mapping of the same names; what it leaves out, and None, are the released values.
+        config_path: a YAML file, or a mapping of the same names. A value that it leaves out is that of the released model; None
+            leaves out all.
         device: None takes the GPU where there is one.
         tokenizer: None takes the one that ships with the package.
 

@@ -47,8 +47,8 @@ class LayerNorm(nn.Module):
 class Affine(nn.Module):
     """``x @ w.T + b`` in the type of ``x``; weights start normal with ``std`` (Glorot's by default), the bias at zero.
 
-    The official weights start uninitialised, so torch's generator is not drawn from: ``generator`` is, a CPU one, and None is one
-    of its own, seeded by torch's seed.
+    Weights are drawn from ``generator``, on the CPU; None is a new one with torch's seed. Torch's global generator is not used,
+    since the official code leaves the weights uninitialised and draws nothing from it.
 
     Weights of another type than ``x`` are converted at every call, as officially; :func:`convert_matrices` makes types agree.
     """
@@ -95,7 +95,7 @@ def convert_matrices(encoder: nn.Module, dtype: torch.dtype) -> None:
 
 @dataclass(frozen=True)
 class AttentionInfo:
-    """How a stack of blocks attends: the number of heads, and whether a position sees only itself and what is before it."""
+    """The attention of a stack of blocks: the number of heads, and whether a position sees only itself and earlier ones."""
 
     n_heads: int
     causal: bool

@@ -1,4 +1,4 @@
-"""Configuration of the noise-aware CLIP: the released model's values and how others are given."""
+"""Configuration of the noise-aware CLIP: the values of the released model, and reading others from a file or mapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP's image encoder: a vision transformer told how noisy its image is (Nichol et al. 2021, section 4.4)."""
+"""CLIP's image encoder: a vision transformer that also reads the image's noise level (Nichol et al. 2021, section 4.4)."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class ImageEmbedding(nn.Module):
                 )
             return self.pred_state.expand(batch, -1)
         if t is None or tuple(t.shape) != (batch,):
-            given = None if t is None else tuple(t.shape)
-            raise invalid("timesteps", given, f"{batch} integers below {self.n_timestep}, one an image")
+            shape = None if t is None else tuple(t.shape)
+            raise invalid("timesteps", shape, f"{batch} integers below {self.n_timestep}, one an image")
         return F.embedding(t, self.w_t)
 
 

@@ -24,7 +24,7 @@ def resized_low_res(x: torch.Tensor, low_res: torch.Tensor | None) -> torch.Tens
 def masked_image(
     x: torch.Tensor, inpaint_image: torch.Tensor | None, inpaint_mask: torch.Tensor | None
 ) -> list[torch.Tensor]:
-    """``[image * mask, mask]`` with mask 1 where the image is kept; what is missing counts as zeros."""
+    """``[image * mask, mask]`` with mask 1 where the image is kept; an argument that is None counts as zeros."""
     if inpaint_image is None:
         inpaint_image = torch.zeros_like(x)
     if inpaint_mask is None:
@@ -42,15 +42,15 @@ def masked_image(
 
 
 class WiderInput(nn.Module):
-    """Before a UNet class: its ``in_channels`` argument counts the picture's channels, not those put beside them."""
+    """A base class of UNets that read further pictures: their ``in_channels`` counts only the channels of the state ``x``."""
 
     pictures: ClassVar[int]
     masks: ClassVar[int]
     in_channels_position: ClassVar[int] = 0
     picture_names: ClassVar[tuple[str, ...]]
-    """Arguments of ``forward`` that hold them, in order; each may be left out."""
+    """The arguments of ``forward`` that hold the further pictures, in order; each may be left out."""
     beside: ClassVar[Callable[..., list[torch.Tensor]]]
-    """``beside(x, *pictures)``: what is laid beside ``x`` ``[N, C, H, W]``, in order."""
+    """``beside(x, *pictures)``: the tensors to concatenate to ``x`` ``[N, C, H, W]`` along the channels, in order."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "in_channels" in kwargs:

@@ -135,7 +135,7 @@ def preset(name: str) -> Options:
 
 
 def complete(options: Mapping[str, Any]) -> Options:
-    """Fill what ``options`` leaves out from the defaults of its kind; unknown names are an error."""
+    """Add the options that ``options`` leaves out, with the defaults for this type of model; unknown names are an error."""
     super_res = bool(options.get("super_res", False))
     defaults = model_and_diffusion_defaults_upsampler() if super_res else model_and_diffusion_defaults()
     known = defaults | EXTENSIONS
@@ -146,7 +146,7 @@ def complete(options: Mapping[str, Any]) -> Options:
 
 
 def _small(digits: str) -> int:
-    """An entry of a comma list; ValueError for what is none, or absurdly large."""
+    """An entry of a comma list as a number; ValueError for one that is not a number, or is absurdly large."""
     value = int(digits)
     if value > 10_000:
         raise ValueError
@@ -211,7 +211,7 @@ def check_diffusion_options(options: Mapping[str, Any]) -> None:
 
 
 def check_model_options(options: Mapping[str, Any]) -> None:
-    """:func:`check_options` of what the network is built from."""
+    """Check the options that the network is built from; :func:`check_options` checks all options."""
     check_fields(MODEL_FIELDS, options)
     width, groups = options["num_channels"], options["norm_groups"]
     if options["xf_width"] % options["xf_heads"]:

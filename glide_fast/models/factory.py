@@ -55,7 +55,7 @@ def create_model(
     xf_ar: float = 0.0,
     share_unemb: bool = False,
 ) -> Text2ImUNet:
-    """Build the UNet of the kind that ``inpaint`` and ``super_res`` say, with fresh fp32 weights on the CPU.
+    """Build the UNet of the class for ``inpaint`` and ``super_res``, with new random fp32 weights on the CPU.
 
     Arguments as in the official function; the last four are :data:`glide_fast.models.config.EXTENSIONS`. ``channel_mult`` is a
     comma list or empty for the default of image sizes 64, 128 and 256; ``attention_resolutions`` lists image resolutions.
@@ -64,8 +64,8 @@ def create_model(
     Raises:
         InvalidInputError: before anything is built, as :func:`glide_fast.models.config.check_model_options` does.
     """
-    given = dict(locals())
-    check_model_options(given)
+    options = dict(locals())
+    check_model_options(options)
     return _CLASSES[inpaint, super_res](
         text_ctx=text_ctx,
         xf_width=xf_width,
@@ -123,5 +123,5 @@ def create_model_and_diffusion(
 
 
 def build(options: Options) -> tuple[Text2ImUNet, SpacedDiffusion]:
-    """:func:`create_model_and_diffusion` of options completed with the defaults of their kind."""
+    """:func:`create_model_and_diffusion` of options that are completed first; those left out have their defaults."""
     return create_model_and_diffusion(**complete(options))

@@ -115,7 +115,7 @@ class CompactEmbedding(nn.Module):
         self.register_buffer("index", torch.zeros(vocabulary, dtype=torch.int32))
 
     def assign(self, token_ids: list[int]) -> None:
-        """Give each token id its own row, in order, starting at row 1."""
+        """Assign a separate row to each token id, in order, starting at row 1."""
         if len(token_ids) + 1 != self.weight.shape[0]:
             raise ValueError(f"{len(token_ids)} token ids do not fit {self.weight.shape[0] - 1} rows")
         self.index.zero_()
@@ -124,7 +124,7 @@ class CompactEmbedding(nn.Module):
         )
 
     def known(self) -> list[int]:
-        """The token ids that have a row of their own, in ascending order."""
+        """The token ids that have a separate row, in ascending order."""
         ids: list[int] = self.index.nonzero().flatten().tolist()
         return ids
 

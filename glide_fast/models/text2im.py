@@ -185,7 +185,7 @@ class Text2ImUNet(UNetModel):
         """Predict eps and v.
 
         Args:
-            x: ``[N, in_channels, H, W]`` fp32 state, with the extra channels of the model's kind behind it.
+            x: ``[N, in_channels, H, W]``: the fp32 state, followed by the further channels that this class of model reads.
             timesteps: ``[N]``, of the original 1000-step process.
             tokens, mask: ``[N, text_ctx]``; or else
             text: a prompt already encoded by :meth:`encode_text`.
@@ -220,6 +220,6 @@ class InpaintText2ImUNet(InpaintInput, Text2ImUNet):  # type: ignore[misc]  # th
 
 
 class SuperResInpaintText2ImUnet(SuperResInpaintInput, Text2ImUNet):  # type: ignore[misc]  # the inputs come before the rest
-    """Inpainting upsampler: beside x, the masked picture and the mask at its own size, then the resized low-resolution one."""
+    """Inpainting upsampler: beside x, the masked picture and the mask at the size of x, then the resized low-resolution one."""
 
     in_channels_position = IN_CHANNELS_POSITION

@@ -1,8 +1,8 @@
-"""Memory for a step on the CPU: what the first step's tensors took, every later one takes again.
+"""Memory for the steps of a loop on the CPU: the first step allocates it, and every later step uses it again.
 
-oneDNN's operators in torch make their results, and their scratch memory, themselves. Within :func:`scope` all of it comes out of
-one range of addresses, which is asked of the system when the first step runs, is held in large pages where there are any, and is
-shared by all models and loops of the process.
+oneDNN's operators in torch allocate their results and their scratch memory themselves. Within :func:`scope` all of it comes from
+one range of addresses, for which memory is asked of the system when the first step runs, in large pages where there are any. All
+models and loops of the process share this range.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from glide_fast.ops import native
 
 
 class State(NamedTuple):
-    """Of the process's range; ``outside`` of the calling thread."""
+    """Figures of the process's arena; ``outside`` is of the calling thread alone."""
 
     held: int
     """Bytes asked of the system."""
     live: int
-    """Bytes that tensors hold now."""
+    """Bytes that tensors use now."""
     grown: int
-    """Times that more was asked of the system."""
+    """How often more was asked of the system."""
     outside: int
-    """Requests within scopes that torch's own allocator had to serve."""
+    """Requests within scopes that torch's allocator had to serve, because the arena could not."""
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if built_for is None:
         return None, f"it was not built: {record.get('torch_why_not', native.why_missing())}"
     try:
-        # A library for another torch is not even loaded: it would call what is not there.
+        # A library for another torch is not even loaded: it would call functions that this torch does not have.
         library = importlib.import_module("glide_fast._arena") if built_for == torch.__version__ else None
     except ImportError as error:
         return None, f"it does not load: {error}"
@@ -54,7 +54,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 
 def why_missing() -> str | None:
-    """Why :func:`scope` has no effect here; None where it has."""
+    """Why :func:`scope` has no effect in this process; None if it has."""
     library, reason = _load()
     if library is not None and not library.install():
         return "the system sets no addresses aside, or another library has replaced torch's allocator"
@@ -62,28 +62,28 @@ def why_missing() -> str | None:
 
 
 def scope(device: torch.device) -> AbstractContextManager[None]:
-    """While it lasts, this thread's new tensors on the CPU lie in the arena; elsewhere than on the CPU it does nothing.
+    """A block in which this thread's new tensors on the CPU lie in the arena; for another ``device`` it has no effect.
 
-    A tensor may outlive it, but keeps its memory from the next step meanwhile.
+    A tensor may be used after the block, but the next step cannot use its memory meanwhile.
     """
     library = _load()[0] if device.type == "cpu" else None
     return nullcontext() if library is None else library.Scope()  # type: ignore[no-any-return]
 
 
 def outside() -> AbstractContextManager[None]:
-    """For what is made within a scope and kept for longer than a step: it is allocated as it would be without the scope."""
+    """A block within a :func:`scope` whose tensors do not lie in the arena; for tensors that are kept for longer than a step."""
     library = _load()[0]
     return nullcontext() if library is None else library.Outside()  # type: ignore[no-any-return]
 
 
 def state() -> State:
-    """What the arena holds; zeros where there is none."""
+    """The arena's figures; zeros where :func:`scope` has no effect."""
     library = _load()[0]
     return State(0, 0, 0, 0) if library is None else State(**library.state())
 
 
 def trim() -> None:
-    """Give all memory back to the system that no tensor holds; the next step asks for it again."""
+    """Return all memory that no tensor uses to the system; the next step asks for it again."""
     library = _load()[0]
     if library is not None:
         library.trim()

@@ -1,13 +1,14 @@
-"""What an op's ``cases.py`` consists of: the calls that GLIDE makes, what such a call costs at least, and how far it may err.
+"""The records in an op's ``cases.py``: the calls that GLIDE makes, their least cost, and how far their results may err.
 
-Tests, benchmarks, the profiler, the static reports and tuning all read these records, so that what is tested and timed is what
-the runtime launches. Each op's ``cases.py`` has
+Tests, benchmarks, the profiler, the static reports and tuning all read these records, so that they test and time the very calls
+that the runtime makes. Each op's ``cases.py`` has
 
 - ``CASES``: a tuple of :class:`Case`;
-- ``cost(call)``: the :class:`Cost` of any call of the op, from its ``arguments.Call``;
-- ``FLOOR``: the least relative error that is allowed (see :func:`allowed_error`);
+- ``cost(call)``: the :class:`Cost` of any ``arguments.Call`` of the op;
+- ``FLOOR``: a relative error that is allowed in any case (see :func:`allowed_error`);
 - ``describe(call)``: the call in a few words, for people, such as ``2x192x64x64 + FiLM, SiLU`` (:func:`sizes`, :func:`fused`);
-- where backends want arguments prepared once, ``prepared(arguments, backend)``: the arguments as that backend holds them.
+- where backends want some arguments converted once, before all calls (such as a packed weight), ``prepared(arguments, backend)``:
+  the arguments after that.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ROUNDING = {
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
 }
-"""Half the distance of neighbouring numbers, relative to them: the error of rounding once."""
+"""The largest relative error of rounding once: half the distance between neighbouring numbers, relative to them."""
 
 
 class Cost(NamedTuple):
@@ -56,9 +57,9 @@ def sizes(tensor: torch.Tensor) -> str:
 
 
 def fused(**parts: object) -> str:
-    """What a call does besides, as `` + bias, residual``: the names of ``parts`` that are neither None nor False."""
+    """The parts fused into a call, as `` + bias, residual``: the names of ``parts`` that are neither None nor False."""
     present = [
-        name.replace("_", " ") for name, given in parts.items() if given is not None and given is not False
+        name.replace("_", " ") for name, part in parts.items() if part is not None and part is not False
     ]
     return f" + {', '.join(present)}" if present else ""
 
@@ -75,10 +76,10 @@ class Case:
         model: "base", "upsampler", "clip text" or "clip image".
         name: what distinguishes it from the model's other calls of this op, such as "64px 192 FiLM SiLU"; unique with ``model``.
         batches: the batch sizes to measure; the first is that of one guided prompt.
-        draw: the public function's arguments by name, given batch size, type of the activations, and a generator on the CPU;
-            tensors are on the CPU, in the memory layout that the runtime uses.
-        small: the same for tests, of a smaller picture or of fewer tokens and otherwise alike; None where ``draw`` is quick.
-        devices: where the runtime makes this call; what it fuses differs from a CPU to a GPU.
+        draw: returns the public function's arguments by name, for a batch size, a type of the activations and a generator on the
+            CPU; tensors are on the CPU, in the memory layout that the runtime uses.
+        small: like ``draw``, with a smaller picture or fewer tokens, for tests; None where ``draw`` is quick.
+        devices: the types of devices on which the runtime makes this call; it fuses other parts on a CPU than on a GPU.
     """
 
     op: str
@@ -103,7 +104,7 @@ class Case:
         *,
         small: bool = False,
     ) -> dict[str, Any]:
-        """The arguments of one call by name; equal for equal parameters, on every device. ``small``: by ``self.small``."""
+        """The arguments of one call by name; equal for equal parameters, on every device. ``small``: those of ``self.small``."""
         draw = self.small if small and self.small is not None else self.draw
         drawn = draw(batch, dtype, torch.Generator().manual_seed(seed))
         return {name: _on(value, device) for name, value in drawn.items()}
@@ -116,9 +117,9 @@ def cases_of(op: str) -> ModuleType:
 
 @functools.cache
 def fake_calls(op: str, dtype: torch.dtype, device: str, *, one_prompt: bool = False) -> tuple[Any, ...]:
-    """The ``arguments.Call`` of every case that the runtime makes on ``device``, at each of its batch sizes or for one prompt.
+    """The ``arguments.Call`` of every case for ``device``, at each batch size, or only at that of one prompt.
 
-    Their tensors have shapes, strides and types, but no memory: for what can be said of a call without making it.
+    Their tensors have shapes, strides and types, but no memory: enough to compute a cost or a plan, not to run the call.
     """
     call = importlib.import_module(f"glide_fast.ops.{op}.arguments").Call
     cases = [case for case in cases_of(op).CASES if device in case.devices]
@@ -131,7 +132,7 @@ def fake_calls(op: str, dtype: torch.dtype, device: str, *, one_prompt: bool = F
 
 
 def _on(value: Any, device: torch.device | str) -> Any:
-    """A tensor, or those of a tuple or list, on a device, in the layout that it has."""
+    """``value`` with its tensors (itself, or those in a tuple or list) on a device, in their present memory layout."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, list | tuple):
@@ -147,7 +148,7 @@ def activation_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def relative_error(result: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]) -> float:
-    """The largest relative L2 error among the outputs; infinite for NaN where the truth has none, or another shape."""
+    """The largest relative L2 error of any output; infinite if an output has NaN where the truth has none, or another shape."""
     worst = 0.0
     for got, wanted in zip(list(result), list(truth), strict=True):
         if got.shape != wanted.shape:
@@ -159,12 +160,12 @@ def relative_error(result: Iterable[torch.Tensor], truth: Iterable[torch.Tensor]
 
 
 class Tolerance(NamedTuple):
-    """How far a result may be from the truth, where plain torch computes the same in the same type; relative errors.
+    """How large the relative error of a result may be, beside that of plain torch, which computes the same in the same type.
 
     Attributes:
-        margin: times plain torch's error;
-        floor: but this in any case.
-        sane: a plain result that errs by more is wrong itself, and excuses nobody.
+        margin: the result may err this many times as much as plain torch.
+        floor: an error that is allowed in any case.
+        sane: where plain torch errs by more than this, plain torch is wrong, and only ``floor`` is allowed.
     """
 
     margin: float
@@ -173,7 +174,10 @@ class Tolerance(NamedTuple):
 
     @classmethod
     def of_op(cls, dtype: torch.dtype, floor: float = 0.0) -> Tolerance:
-        """An op's: twice plain torch's error, at least one rounding of the type and ``floor``; 32 roundings are sane."""
+        """The tolerance of an op: twice plain torch's error, or ``floor`` or one rounding of the type where that is more.
+
+        Plain torch is trusted up to 32 roundings of the type.
+        """
         return cls(2.0, max(ROUNDING[dtype], floor), max(32 * ROUNDING[dtype], floor))
 
     def allowed(self, plain: float) -> float:

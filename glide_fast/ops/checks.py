@@ -1,4 +1,4 @@
-"""Checks that the ops' arguments share. Each costs some tens of nanoseconds: ops are called hundreds of times a step."""
+"""Checks of arguments, shared by the ops. Ops are called hundreds of times a step, so each takes only tens of nanoseconds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MOST = 2**31 - 1
 """The largest whole number that the ops take where nothing else bounds it."""
 
 
-def tensors(names: Sequence[str], given: Sequence[object], needed: int) -> None:
-    """Refuse what is no dense tensor; the first ``needed`` may not be None either."""
+def tensors(names: Sequence[str], values: Sequence[object], needed: int) -> None:
+    """Refuse values that are neither dense tensors nor None; the first ``needed`` must not be None."""
     strided, own = torch.strided, torch.Tensor
-    for position, tensor in enumerate(given):
+    for position, tensor in enumerate(values):
         if tensor is None:
             if position < needed:
                 break
@@ -33,26 +33,26 @@ def tensors(names: Sequence[str], given: Sequence[object], needed: int) -> None:
             break
     else:
         return
-    for position, tensor in enumerate(given):
+    for position, tensor in enumerate(values):
         if isinstance(tensor, torch.Tensor):
             if tensor.layout is torch.strided and not tensor.is_nested:
                 continue
-            raise invalid(names[position], _kind(tensor), "a dense tensor (of layout torch.strided)")
+            raise invalid(names[position], _layout(tensor), "a dense tensor (of layout torch.strided)")
         if tensor is not None or position < needed:
             raise invalid(
                 names[position], tensor, "a torch.Tensor" if position < needed else "a torch.Tensor or None"
             )
 
 
-def _kind(tensor: torch.Tensor) -> str:
+def _layout(tensor: torch.Tensor) -> str:
     return f"a nested tensor, {tensor.layout}" if tensor.is_nested else f"a tensor of layout {tensor.layout}"
 
 
-def gradients(given: Sequence[torch.Tensor | None]) -> bool:
-    """Whether autograd is to differentiate a result of these tensors."""
+def gradients(tensors: Sequence[torch.Tensor | None]) -> bool:
+    """Whether autograd will differentiate a result that is computed from these tensors now."""
     if not torch.is_grad_enabled():
         return False
-    return any(tensor is not None and tensor.requires_grad for tensor in given)
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def floating(name: str, tensor: torch.Tensor) -> None:
@@ -61,40 +61,40 @@ def floating(name: str, tensor: torch.Tensor) -> None:
         raise invalid(name, tensor.dtype, f"a tensor of {_NAMES}")
 
 
-def any_floating(names: Sequence[str], given: Sequence[torch.Tensor | None]) -> None:
-    """Refuse parameters that are no real numbers; they are read in fp32, from any floating type."""
-    for position, tensor in enumerate(given):
+def any_floating(names: Sequence[str], tensors: Sequence[torch.Tensor | None]) -> None:
+    """Refuse tensors that are not of a floating type. For biases and the like, which ops convert to fp32 from any such type."""
+    for position, tensor in enumerate(tensors):
         if tensor is not None and not tensor.dtype.is_floating_point:
             raise invalid(names[position], tensor.dtype, "a tensor of a floating type")
 
 
-def together(names: Sequence[str], given: Sequence[torch.Tensor | None], device: torch.device) -> None:
-    """Refuse tensors on other devices than x's."""
-    for position, tensor in enumerate(given):
+def together(names: Sequence[str], tensors: Sequence[torch.Tensor | None], device: torch.device) -> None:
+    """Refuse tensors that are not on ``device``, which is that of x."""
+    for position, tensor in enumerate(tensors):
         if tensor is not None and tensor.device != device:
             raise invalid(names[position], f"a tensor on {tensor.device}", f"a tensor on {device}, beside x")
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is a whole number, of Python, numpy or a trace, and no truth value."""
+    """Whether ``value`` is an integer (Python's, numpy's or a symbolic one of torch), and not a bool."""
     if type(value) is int:
         return True
     return isinstance(value, int | numbers.Integral | torch.SymInt) and not isinstance(value, bool)
 
 
 def as_int(value: int) -> int:
-    """A whole number of numpy as one of Python, which torch and the kernels want; others as they are."""
+    """An integer of numpy as an int of Python, which torch and the kernels need; any other value unchanged."""
     return value if isinstance(value, int | torch.SymInt) else int(value)
 
 
 def integer(name: str, value: object, least: int, most: int = MOST) -> None:
-    """Refuse what is no whole number from ``least`` to ``most``."""
+    """Refuse a value that is not an integer from ``least`` to ``most``."""
     if not is_integer(value) or not least <= value <= most:  # type: ignore[operator]
         raise invalid(name, value, f"an integer from {least} to {most}")
 
 
 def number(name: str, value: object, accepted: str = "a number") -> float:
-    """The value as a float; refuse what is none, or too large for one."""
+    """The value as a float; refuse one that is not a number, or too large for a float."""
     if type(value) is float:
         return value
     try:
@@ -106,7 +106,7 @@ def number(name: str, value: object, accepted: str = "a number") -> float:
 
 
 def epsilon(name: str, value: object) -> float:
-    """The value as a float; refuse what cannot be added to a variance."""
+    """The value as a float; refuse one that is negative or not finite, and so cannot be added to a variance."""
     accepted = "a finite number >= 0"
     found = number(name, value, accepted)
     if not 0 <= found < math.inf:
@@ -115,13 +115,13 @@ def epsilon(name: str, value: object) -> float:
 
 
 def flag(name: str, value: object) -> None:
-    """Refuse what is neither True nor False."""
+    """Refuse a value that is neither True nor False."""
     if value is not True and value is not False:
         raise invalid(name, value, "True or False")
 
 
 def overlapping(name: str, tensor: torch.Tensor) -> InvalidInputError | None:
-    """The error for a result whose elements share memory; None where each has its own."""
+    """The error for an output tensor whose elements share memory (a stride of 0); None where they do not."""
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
         return invalid(
             name, f"strides {tensor.stride()}", "a tensor whose elements each have memory of their own"

@@ -1,4 +1,4 @@
-"""An op as one operator of torch's, for what records operators instead of running them: torch.compile, export, make_fx.
+"""An op as one operator registered with torch, for tools that record operators instead of running them, such as torch.compile.
 
 The backend is chosen when the operator runs. Its gradients are those of the reference, computed again from the inputs.
 """
@@ -19,12 +19,12 @@ class CustomOp:
 
     Args:
         name: of the op, and of its :class:`~glide_fast.ops.backends.Op`.
-        call: its record of arguments. It has ``facts()``, and ``empty_result()``: uninitialised memory of the shape, type and
+        call: the op's class of arguments. It has ``facts()``, and ``empty_result()``: uninitialised memory of the shape, type and
             strides that the operator promises.
-        reference: the maths in plain torch, from such a record; what is differentiated.
+        reference: the maths in plain torch, as a function of a ``call``; gradients are taken of this function.
         operator: the operator's name where it is not the op's.
-        returns: what the operator returns, as a schema has it.
-        fixed: arguments that the operator does not take, with the values that they have in it.
+        returns: the type that the operator returns, in the notation of torch's schemas.
+        fixed: arguments that the operator does not take, and the value of each.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class CustomOp:
         self.operator.register_autograd(self._backward, setup_context=self._save)
 
     def __call__(self, call: Any) -> Any:
-        """The result of a call, by the operator."""
+        """Run the operator on the arguments in ``call``."""
         return self.operator(*[getattr(call, name) for name in self.names])
 
     def compiled(self, call: Any) -> Any:
-        """The call under ``torch.compile``: on a CPU the reference, which the compiler fuses; on a device one operator."""
+        """The result under ``torch.compile``: on a GPU by this operator, elsewhere by the reference, which the compiler fuses."""
         return self(call) if call.tensors[0].is_cuda else self._reference(call)
 
     def empty(self, call: Any) -> Any:
-        """Memory as the operator promises it for what it returns."""
+        """Uninitialised memory of the shape, type and strides that the operator promises for its result."""
         return call.empty_result()
 
     def returned(self, call: Any, result: Any) -> Any:
-        """What the operator returns, of what a backend returned."""
+        """The backend's ``result`` in the strides that the operator promises."""
         return laid_out_as(self.empty(call), result)
 
     def _call_with(self, arguments: tuple[Any, ...]) -> Any:
@@ -74,9 +74,9 @@ class CustomOp:
         return self.returned(call, backends.named(self._name).run_chosen(call))
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        given = dict(zip(self.names, inputs, strict=True))
-        ctx.save_for_backward(*(given.pop(name) for name in self._tensors))
-        ctx.options = {**given, **self._fixed}
+        options = dict(zip(self.names, inputs, strict=True))
+        ctx.save_for_backward(*(options.pop(name) for name in self._tensors))
+        ctx.options = {**options, **self._fixed}
 
     def _backward(self, ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         saved: dict[str, torch.Tensor | None] = dict(zip(self._tensors, ctx.saved_tensors, strict=True))

@@ -6,15 +6,15 @@ import torch
 
 
 def channel_rows(x: torch.Tensor) -> tuple[int, int] | None:
-    """Strides from sample to sample and from position to position, where a position's channels lie side by side.
+    """Strides from sample to sample and from position to position of a tensor whose channels lie side by side.
 
     ``x`` is ``[N, C, ...]``, strides are in elements, and all spatial dimensions together must be one evenly strided
-    axis. None for any other shape or layout, so for contiguous (channels-first) tensors of several channels and positions.
+    axis. None for any other layout, such as contiguous (channels-first) tensors of several channels and positions.
     """
     shape, stride = x.shape, x.stride()
     if len(shape) < 3 or (stride[1] != 1 and shape[1] != 1):
         return None
-    if len(shape) == 4:  # pictures, at half the time of the general way
+    if len(shape) == 4:  # pictures: the general way below takes twice as long
         _, channels, height, width = shape
         if width == 1:
             return stride[0], channels if height == 1 else stride[2]
@@ -50,8 +50,9 @@ def empty_pixels(x: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Ten
 
 
 def laid_out_as(promised: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """``result`` in the strides of ``promised``, which lends its memory where they differ.
+    """``result`` if it has the strides of ``promised``; else its values, copied into ``promised``.
 
-    With one channel, say, the same memory has two descriptions, and torch.compile holds an operator to the one that it was told.
+    A tensor with one channel, say, can be described by different strides, and torch.compile insists on those that an operator's
+    fake implementation returned.
     """
     return result if result.stride() == promised.stride() else promised.copy_(result)

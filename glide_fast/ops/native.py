@@ -1,4 +1,4 @@
-"""The C++ library `glide_fast._C`: loaded when first asked for, and what its build recorded."""
+"""The C++ library `glide_fast._C`, loaded at its first use, and the record that its build left."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401  its OpenMP runtime is loaded first, and the library's threads are then the same ones
+import torch  # noqa: F401  loads torch's OpenMP runtime first, so that the library shares torch's threads
 
 RECORD = Path(__file__).resolve().parents[1] / "_build.json"
 
 
 @functools.cache
 def build_record() -> dict[str, Any] | None:
-    """What setup.py wrote of the build (compilers, targets, or why there is none); None if glide_fast was never installed."""
+    """setup.py's record of the build: compilers, targets, or why there is no library; None if glide_fast was never installed."""
     try:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -46,14 +46,14 @@ def load() -> ModuleType | None:
 
 
 def why_missing() -> str | None:
-    """Why :func:`load` gives None; None when it gives the module."""
+    """Why :func:`load` returns None; None if it returns the module."""
     return _load()[1]
 
 
 def why_without(name: str) -> str | None:
-    """Why the library cannot be asked for ``name``; None where it has it.
+    """Why the library has no function or class ``name``; None if it has.
 
-    An editable install keeps its library when the sources change.
+    An editable install keeps its old library when the sources change.
     """
     if (reason := why_missing()) is not None or hasattr(load(), name):
         return reason

@@ -1,8 +1,8 @@
-"""Tensors that are more than the values at their address, and what must leave them to torch's own operators.
+"""Whether a tensor is just the values at its address; any other must be left to torch's operators.
 
-A kernel outside of torch reads ``data_ptr()``. That is not the whole tensor where a bit says that its values are to be negated,
-where a tangent of forward-mode differentiation or a batch dimension of ``torch.vmap`` hides behind it, where a subclass gives it
-another meaning, or where torch records what happens instead of doing it.
+A kernel outside of torch reads ``data_ptr()``. The values there are not the whole tensor if a flag says that they are to be
+negated, if the tensor has a tangent of forward-mode differentiation or a batch dimension of ``torch.vmap``, if a subclass gives
+them another meaning, or if torch records operators at present instead of running them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from torch import nn
 from torch.autograd import forward_ad
 
 
-@functools.lru_cache(maxsize=256)  # classes made in a loop must not stay for ever
-def _is_plain(kind: type[torch.Tensor]) -> bool:
-    """Whether tensors of this class are torch's own but for their name: a parameter, or a class of parameters without hooks."""
-    if kind is torch.Tensor or kind is nn.Parameter:
+@functools.lru_cache(
+    maxsize=256
+)  # bounded: a program may create classes in a loop, and the cache would keep them all
+def _is_plain(cls: type[torch.Tensor]) -> bool:
+    """Whether tensors of this class behave as ordinary ones: torch's classes, and subclasses of Parameter without torch hooks."""
+    if cls is torch.Tensor or cls is nn.Parameter:
         return True
     return (
-        issubclass(kind, nn.Parameter)
-        and kind.__torch_function__ is nn.Parameter.__torch_function__
-        and kind.__torch_dispatch__ is nn.Parameter.__torch_dispatch__
+        issubclass(cls, nn.Parameter)
+        and cls.__torch_function__ is nn.Parameter.__torch_function__
+        and cls.__torch_dispatch__ is nn.Parameter.__torch_dispatch__
     )
 
 
@@ -55,7 +57,7 @@ def why_not(names: Sequence[str], tensors: Tensors) -> str | None:
         ):
             break
     else:
-        # What only the whole process's state tells; nothing is asked of the tensors while torch does nothing out of the ordinary.
+        # A plain tensor carries more than its values only while a transform is active; the tensors are examined one by one then.
         if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
             return _why_recording()
     for name, tensor in zip(names, tensors, strict=True):
@@ -66,7 +68,7 @@ def why_not(names: Sequence[str], tensors: Tensors) -> str | None:
 
 
 def _more_than_memory(tensor: torch.Tensor) -> str | None:
-    """What the tensor is besides its memory, behind its name."""
+    """Why the tensor is more than its memory, as a phrase that follows its name; None if it is not."""
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return "belongs to torch.vmap or another transform of torch.func"
     if not _is_plain(type(tensor)):
@@ -111,10 +113,10 @@ def outside_of_traces(make: Callable[[], torch.Tensor]) -> torch.Tensor:
 
 
 def as_one_node(tensors: Iterable[torch.Tensor | None]) -> bool:
-    """Whether torch is to see the op as one registered operator: its values do not exist yet, or it goes into a graph.
+    """Whether to run the op as one registered operator: the tensors have no values yet, or torch records operators in a graph.
 
-    To be asked only where :func:`why_not` has a reason. A transform of torch.func or forward-mode differentiation wants the
-    reference instead, which it can differentiate and batch.
+    Call it only where :func:`why_not` has a reason. Transforms of torch.func and forward-mode differentiation need the reference
+    instead, since they must see its operators to differentiate and batch them.
     """
     present = [tensor for tensor in tensors if tensor is not None]
     if torch._C._get_tracing_state() is not None or any(map(_transformed, present)):
@@ -128,6 +130,6 @@ def _transformed(tensor: torch.Tensor) -> bool:
 
 
 def _is_fake(tensor: torch.Tensor) -> bool:
-    # Its module takes long to import, and where nobody has imported it there is no such tensor.
+    # The module of FakeTensor takes long to import; where nothing has imported it no such tensor exists.
     module = sys.modules.get("torch._subclasses.fake_tensor")
     return module is not None and isinstance(tensor, module.FakeTensor)

@@ -15,8 +15,8 @@ def gradients(
 ) -> tuple[torch.Tensor, ...]:
     """The product of ``upstream`` with the Jacobian of ``function(*inputs)``, one tensor for each input.
 
-    Through ``torch.func``, which ``torch.compile`` can trace inside a backward pass, unlike a nested ``autograd.grad``.
-    ``upstream`` is a tensor, or a tuple of them, as the function's result is.
+    ``upstream`` is a tensor, or a tuple of tensors, like the result of ``function``. This uses ``torch.func``, which
+    ``torch.compile`` can trace inside a backward pass; a nested ``autograd.grad`` it cannot.
     """
     pull_back = torch.func.vjp(function, *inputs)[1]
     products: tuple[torch.Tensor, ...] = pull_back(upstream)

@@ -1,4 +1,4 @@
-"""What an op's ``arguments.Call`` says of its arguments, read from the dataclass so that they are declared there alone."""
+"""An op's arguments, and torch's schema of them, read from the dataclass ``arguments.Call``, the only declaration of them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _TORCH = {
     "int | Sequence[int]": "int[2]",
     "int | Sequence[int] | None": "int[2]?",
 }
-"""A field's annotation, as written, and the type that an operator's schema has for it."""
+"""The annotation of a field, as written, and its type in an operator's schema."""
 
 
 def arguments(call: type) -> tuple[str, ...]:
-    """The names of the arguments, in the order of the fields; not of fields that are computed from others."""
+    """The names of the arguments, in the order of the fields, without fields that are computed from others."""
     return tuple(field.name for field in dataclasses.fields(call) if field.init)
 
 
 def tensors(call: type) -> tuple[str, ...]:
-    """The names of those arguments that are tensors, or may be."""
+    """The names of the arguments that are, or may be, tensors."""
     return tuple(
         field.name for field in dataclasses.fields(call) if field.init and "torch.Tensor" in str(field.type)
     )
 
 
 def options(call: type) -> tuple[str, ...]:
-    """The names of the other arguments."""
+    """The names of the arguments that are never tensors."""
     named = tensors(call)
     return tuple(name for name in arguments(call) if name not in named)
 
@@ -47,10 +47,10 @@ def of_operator(
     Args:
         call: a dataclass whose annotations are strings (``from __future__ import annotations``).
         without: arguments to leave out.
-        replaced: what stands in the schema for arguments of a type that torch has not, or that the operator writes to.
+        replaced: the text in the schema for arguments whose type torch does not know, or that the operator writes to.
 
     Raises:
-        KeyError: an argument's type has none of torch's beside it in this module.
+        KeyError: for an argument whose annotation this module does not know.
     """
     types, special = {field.name: str(field.type) for field in dataclasses.fields(call)}, replaced or {}
     return ", ".join(

@@ -11,7 +11,10 @@ from typing import TypeVar
 
 import torch
 
-OLDEST = (8, 0)  # compute capability: the kernels are compiled, and their registers counted, from here on
+OLDEST = (
+    8,
+    0,
+)  # the lowest compute capability for which the kernels are compiled and their registers counted
 
 
 Cut = TypeVar("Cut")

@@ -25,7 +25,7 @@ UNET, CLIP = "unet", "clip"
 """Kinds of models in a pipeline directory."""
 
 ENCODERS = {"text_encoder": "clip_text", "image_encoder": "clip_image"}
-"""The prefix of the tensors of each of a CLIP's encoders, with the kind of model that the encoder is."""
+"""The two encoders of a CLIP: the prefix of the names of their tensors, and the ``kind`` in their config files."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -1,4 +1,4 @@
-"""What a pipeline is made of."""
+"""The models and settings of a pipeline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Components:
         clip: a noise-aware CLIP, as loaded in fp32 on the CPU.
         settings: defaults of a call (the keys of :data:`glide_fast.pipelines.options.DEFAULTS`), and anything else that is saved
             with the pipeline.
-        name: what was loaded, without the directories it lies in; None for a pipeline that was put together in Python.
+        name: the name that was loaded, or that of the directory without its parents; None for a pipeline built in Python.
     """
 
     base: Stage | None

@@ -181,10 +181,10 @@ def quantise(x: torch.Tensor) -> torch.Tensor:
 
 
 def write_images(x: torch.Tensor, output_type: str) -> Any:
-    """Pictures ``[N, 3, H, W]`` in [-1, 1] as the caller wants them.
+    """Convert pictures ``[N, 3, H, W]`` in [-1, 1] to an output type.
 
     ``pil``: a list of RGB images. ``np``: fp32 ``[N, H, W, 3]`` in [0, 1]. ``pt``: fp32 ``[N, 3, H, W]`` in [0, 1] on the
-    device that made them.
+    device of ``x``.
     """
     pictures = (x.float().clamp(-1, 1) + 1) / 2
     if output_type == "pt":

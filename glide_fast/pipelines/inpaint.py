@@ -1,4 +1,4 @@
-"""Inpainting and editing: part of a picture is kept, the rest is made from the prompt, in both stages."""
+"""Inpainting and editing: part of a picture is kept, the rest is sampled for the prompt, in both stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def known_pictures(
 def _keep(
     pictures: torch.Tensor, keep_mask: ImageInput | None, repaint_mask: ImageInput | None
 ) -> torch.Tensor:
-    """One mask a picture, 1 = keep, from whichever polarity was given."""
+    """One mask for each picture, 1 where it is kept, from the one of the two masks that is not None."""
     if (keep_mask is None) == (repaint_mask is None):
         received = "neither" if keep_mask is None else "both"
         raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Loading what a pipeline is made of: from a directory, the models that ship, or the released checkpoints."""
+"""Loading the models and settings of a pipeline: from a directory, the shipped models, or the released checkpoints."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def load_parts(
     progress: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Components:
-    """Load what a pipeline is made of.
+    """Load the models and settings of a pipeline.
 
     Args:
-        name: one of :func:`names`, or a directory: a pipeline's; a UNet's, which makes a pipeline of one stage; or a training
-            run's, ended or not, of which the averaged weights of the newest checkpoint are taken. A name wins over a directory
-            of the same name in the working directory; write ``./name`` for that one.
+        name: one of :func:`names`, or a directory: of a pipeline; of a UNet, which becomes a pipeline of one stage; or of a
+            training run, ended or not, for the averaged weights of its newest checkpoint. A name wins over a directory of the
+            same name in the working directory; write ``./name`` for that one.
         ready: called with each stage before the next one is read; with None stages stay in fp32 on the CPU.
         progress: show download bars.
         cache_dir: where downloads are kept.
 
     Raises:
-        InvalidInputError: for a name that is neither.
+        InvalidInputError: for a name that is neither a known name nor a directory.
         CheckpointError, DownloadError.
     """
     if isinstance(name, str) and name in _OFFICIAL:

@@ -28,7 +28,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def _peak_resident() -> int | None:
-    # getrusage counts what the program that started this one used, where that was more; the status file does not.
+    # Not by getrusage, which reports the peak of the program that started this one if that was higher.
     try:
         found = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     except OSError:

@@ -45,7 +45,7 @@ class Clip(Protocol):
 
 
 class Loop(Enum):
-    """What another value of an option means for a sampling loop that is kept from call to call."""
+    """Whether a sampling loop that is kept from call to call can be used for another value of an option."""
 
     FIXED = "another value needs a loop of its own: it decides which steps are taken and how"
     RENEWED = "a kept loop serves any value: it is written into the loop's buffers before each run"
@@ -61,19 +61,19 @@ class Recorded(Enum):
 
 @dataclass(frozen=True)
 class Declared:
-    """What is declared of an option besides its name, type and usual value.
+    """The declaration of an option, besides its name, type and usual value.
 
     Attributes:
         help: a sentence for the command line and for Python.
         more: further sentences for Python alone.
         loop: see :class:`Loop`.
-        stages: whose pictures it decides.
-        argument: the argument of :class:`~glide_fast.diffusion.sampling.SamplingLoop` that a fixed option is.
+        stages: the stages whose pictures depend on the option.
+        argument: for a fixed option, its name as an argument of :class:`~glide_fast.diffusion.sampling.SamplingLoop`.
         check: see :data:`Check`; None where the check needs more than the value (:mod:`glide_fast.pipelines.plan`).
-        setting: for an option that a pipeline's settings may give another default, which a call's None then stands for: when its
-            value is recorded. None for others; :mod:`glide_fast.pipelines.settings` records some of those, too.
-        flag: what the command line calls it; None where it has no such option, or one of its own.
-        metavar: what the command line calls its value; None is the type.
+        setting: for an option whose default a pipeline's settings may change (a call's None stands for that default): when its
+            value is recorded. None for other options; :mod:`glide_fast.pipelines.settings` records some of those, too.
+        flag: the option's name on the command line; None where there is no such option, or the command declares it itself.
+        metavar: the name of the option's value on the command line; None shows the type.
     """
 
     help: str
@@ -396,12 +396,12 @@ def share_of_steps(strength: float, steps: int) -> int:
 def checked(
     arguments: Mapping[str, Any], settings: Mapping[str, Any], stricter: Mapping[str, Check]
 ) -> dict[str, Any]:
-    """A value for each option: the one given, or else the pipeline's setting, or else the usual one; each checked by itself.
+    """The value of each option, checked: that of the call, or else of the pipeline's settings, or else the usual one.
 
     Args:
-        arguments: a call's keyword arguments; None counts as not given for options that settings may hold.
-        settings: of the pipeline; what is no option is ignored.
-        stricter: checks that take the place of those declared, by option.
+        arguments: a call's keyword arguments; for options that settings may hold, None stands for the setting.
+        settings: of the pipeline; entries that are not options are ignored.
+        stricter: checks to use instead of the declared ones, by option.
 
     Raises:
         TypeError: for a keyword that is no option.

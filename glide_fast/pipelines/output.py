@@ -1,4 +1,4 @@
-"""What a pipeline's call returns, and what it passes to a callback after each step."""
+"""The result of a pipeline's call, and the argument of the callback after each step."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ class PipelineOutput:
 
 @dataclass(frozen=True)
 class StepEnd:
-    """Handed to ``callback_on_step_end`` after each step.
+    """The argument of ``callback_on_step_end``, which is called after each step.
 
-    Images that do not fit into memory at once are made in parts (:mod:`glide_fast.pipelines.parts`), one after the other in each
-    stage. Then ``index`` runs from 0 to ``total - 1`` for each part, and ``x0`` holds that part's images. Before that, the
+    Images that do not fit into memory at once are sampled in parts (:mod:`glide_fast.pipelines.parts`), one after the other in
+    each stage. Then ``index`` runs from 0 to ``total - 1`` for each part, and ``x0`` holds that part's images. Before that, the
     callback may have been called for steps of a larger part that turned out not to fit.
 
     Attributes:

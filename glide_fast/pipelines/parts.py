@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SmallerBatchWarning(UserWarning):
-    """A batch did not fit into memory and is made in parts. The images are the same."""
+    """A batch did not fit into memory and is sampled in parts. The images are the same."""
 
 
 _ALLOCATORS = (
@@ -25,7 +25,7 @@ _ALLOCATORS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""In the messages of plain RuntimeErrors that libraries raise when they get no memory."""
+"""Texts in the messages of the plain RuntimeErrors that libraries raise when they get no memory."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -36,15 +36,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 class Attempt:
-    """A ``with`` block that makes images of a stage at once, and is left quietly where they do not fit into memory.
+    """A ``with`` block that samples some images of a stage at once, and suppresses the error if they do not fit into memory.
 
-    ``stage.part_size`` is then half as many, with a :class:`SmallerBatchWarning`. An image depends on its own seed only, so
-    images made in parts are those of the whole.
+    It then sets ``stage.part_size`` to half as many images, with a :class:`SmallerBatchWarning`. An image depends on no seed but
+    its own, so images are the same whether they are sampled in parts or all at once.
 
     Args:
-        stage: which makes them.
-        name: of the stage, for people.
-        count: images to make.
+        stage: the stage that samples.
+        name: the stage's name, for people.
+        count: how many images the block samples.
 
     Raises:
         OutOfMemoryError: where one image alone does not fit.

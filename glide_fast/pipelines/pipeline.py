@@ -71,9 +71,9 @@ class GlidePipeline:
     >>> pipe = GlidePipeline.from_pretrained("small")           # doctest: +SKIP
     >>> pipe("a red cube", seed=7).images[0].save("out.png")  # doctest: +SKIP
 
-    An image depends on its prompt, its seed and the settings, and not on the batch it was made in: the seeds in a result,
-    passed back one by one, give the same pictures: bit for bit from an accelerated pipeline on a CPU (fp32, or bf16 with
-    AVX-512), up to rounding otherwise, as on another device or in another precision.
+    An image depends on its prompt, its seed and the settings, and not on the other images of its batch: the seeds in a result,
+    passed back one by one, give the same pictures. They are equal bit for bit from an accelerated pipeline on a CPU (fp32, or
+    bf16 with AVX-512); otherwise, as on another device or in another precision, up to rounding.
 
     Threads may share a pipeline: its calls take turns, in the order they came, and so do the methods that move, convert, release
     or save it. In a callback of a running call they raise :class:`~glide_fast.errors.ReentrantCallError` (saving does not).
@@ -86,7 +86,7 @@ class GlidePipeline:
             saved with the pipeline.
 
     Raises:
-        InvalidInputError: for neither stage, or a stage given as the other one.
+        InvalidInputError: if both stages are None, or an upsampler is passed as ``base``, or a base model as ``upsampler``.
     """
 
     def __init__(
@@ -204,17 +204,17 @@ class GlidePipeline:
 
     @property
     def components(self) -> Components:
-        """What the pipeline is made of at present."""
+        """The pipeline's present models and settings."""
         return Components(self.base, self.upsampler, self.clip, self.settings, self.name)
 
     @property
     def known_words(self) -> tuple[str, ...] | None:
-        """The words that a pipeline of small vocabulary was trained on; None where every stage reads any word there is."""
+        """The words that a pipeline with a small vocabulary was trained on; None if every stage reads any word."""
         known = vocabulary(self.stages)
         return None if known is None else known.words
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt, as typed, that :attr:`known_words` does not cover: those that a call would warn about."""
+        """The words of a prompt, as typed, that are not in :attr:`known_words`; a call would warn about these."""
         return unknown_words(self.stages, require_utf8(prompt, "prompt"))
 
     @_alone
@@ -390,7 +390,7 @@ class GlidePipeline:
 
         Raises:
             InvalidInputError: before any work.
-            OutOfMemoryError: where not even one image fits. (Batches that do not fit are made in parts, with a warning.)
+            OutOfMemoryError: where not even one image fits. (Batches that do not fit are sampled in parts, with a warning.)
         """
         self.require_base()
         return self._make(prompt, Pictures, options)

@@ -38,9 +38,9 @@ class Plan:
     negative_prompts: list[str]
     seeds: list[int]
     sources: list[int]
-    """Which of the caller's pictures each image is made from."""
+    """For each image, the index of the caller's picture that it starts from."""
     first: int = 0
-    """Number of the first image in the call that this is a part of."""
+    """Index of the plan's first image among all images of the call."""
 
     def part(self, chosen: slice) -> Plan:
         """The plan for some of the images."""
@@ -64,7 +64,7 @@ def make_plan(
         pictures: how many the caller gives.
 
     Raises:
-        InvalidInputError: naming the argument, what was given and what is accepted.
+        InvalidInputError: naming the argument, its value and the accepted values.
         TypeError: for an option that there is not.
     """
     prompts = validate_prompts(prompt)
@@ -106,7 +106,7 @@ def make_plan(
 
 
 def _steps_of(role: str, stage: Stage | None) -> Check:
-    """The check for a number of steps, at most what the stage was trained on."""
+    """The check for a number of steps: at most as many as the stage was trained on."""
     limit = None if stage is None else stage.steps
     return lambda name, value: require_integer(
         name, value, 1, limit, why=f", the steps the {role} was trained on"

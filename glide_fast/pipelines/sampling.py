@@ -28,14 +28,14 @@ _FAST27 = 27
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a stage starts from besides noise: fp32 tensors ``[N, C, H, W]``, one picture an image, or None.
+    """The pictures that a stage reads besides noise: fp32 tensors ``[N, C, H, W]``, one for each image, or None.
 
     Attributes:
         known: the pictures whose part is kept, in [-1, 1], of any size.
-        known_mask: as large, one channel, 1 where ``known`` is kept.
-        start: in [-1, 1] and of the stage's size; noised, and sampled from there.
-        strength: the share of the process that is run from ``start``.
-        low_res: what the upsampler enlarges, in [-1, 1].
+        known_mask: the size of ``known``, one channel, 1 where ``known`` is kept.
+        start: in [-1, 1] and of the stage's size; noise is added to it, and sampling begins there.
+        strength: the fraction of the process that is run from ``start``.
+        low_res: the pictures that the upsampler enlarges, in [-1, 1].
     """
 
     known: torch.Tensor | None = None
@@ -60,15 +60,15 @@ class Pictures:
 
 @dataclass(frozen=True)
 class LoopInputs:
-    """What the loop of one stage is made of and run with.
+    """The arguments to build and to run the loop of one stage.
 
     Attributes:
-        process: on the steps that may be taken.
-        fixed: arguments of :class:`~glide_fast.diffusion.sampling.SamplingLoop` that a loop keeps.
-        renewed: arguments of it that each run may change, though not whether they are there.
-        conditioning: what the network reads besides state and timestep, for a batch that is doubled where there is guidance;
-            may change as ``renewed`` may.
-        score: CLIP guidance of this run's prompts.
+        process: the diffusion process, respaced to the loop's steps.
+        fixed: arguments of :class:`~glide_fast.diffusion.sampling.SamplingLoop` that stay the same for all runs of a loop.
+        renewed: arguments of ``SamplingLoop`` whose values each run may change; it cannot add or leave out one.
+        conditioning: the network's inputs besides state and timestep, for a batch that is doubled with guidance; each run may
+            change the values.
+        score: the score function of CLIP guidance for the prompts of this run, or None.
     """
 
     process: SpacedDiffusion
@@ -204,7 +204,7 @@ def _copies(inputs: LoopInputs) -> int:
 def _loop(
     stage: Stage, inputs: LoopInputs, seeds: torch.Tensor, options: tuple[Any, ...]
 ) -> SamplingLoop | CapturedLoop:
-    """A loop that is ready to run: kept from an earlier call and renewed, or made now.
+    """A loop that is ready to run: one kept from an earlier call, with new values, or a new one.
 
     Args:
         options: the values that a kept loop cannot change

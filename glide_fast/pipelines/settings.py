@@ -1,4 +1,4 @@
-"""What decides a call's pictures besides prompt and seed, as it is written into their files."""
+"""The record, written into the files of pictures, of all settings besides prompt and seed that decide how they look."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Stage:
     """A text-conditional UNet with the options it was built from.
 
     Args:
-        model: the network; it is put into evaluation mode, now and whenever it is sampled from.
-        options: of :mod:`glide_fast.models.config`; what is left out has its default.
+        model: the network; it is put into evaluation mode, now and before every sampling.
+        options: of :mod:`glide_fast.models.config`; an option that is left out has its default.
     """
 
     def __init__(self, model: Text2ImUNet, options: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Stage:
         _sharers.setdefault(model, WeakSet()).add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but loops, recordings and what was computed from the weights: a copy makes its own."""
+        """The stage without loops, recordings and values computed from the weights, which a copy computes again."""
         kept = vars(self).copy()
         kept["model"] = kept.pop("_model")
         for name in ("prompts", "loops", "recorder", "_processes"):
@@ -120,16 +120,16 @@ class Stage:
     def from_state(
         cls, options: Mapping[str, Any], state: dict[str, Tensor], *, source: str, ready: Ready | None = None
     ) -> Stage:
-        """A stage made of given weights, of which nothing is held twice.
+        """A stage with the weights in ``state``, without holding any of them twice.
 
         Args:
-            options: of the model.
-            state: emptied: its tensors become the model's own.
-            source: names the checkpoint in errors.
-            ready: puts the new stage where it is to run; None is in fp32 on the CPU.
+            options: the options of the model.
+            state: becomes empty: its tensors become the model's parameters.
+            source: the name of the checkpoint in errors.
+            ready: moves the new stage to its device and type; None leaves it in fp32 on the CPU.
 
         Raises:
-            CheckpointError: where the weights do not fit; ``state`` is then as it was.
+            CheckpointError: where the weights do not fit; ``state`` is then not changed.
         """
         with Uninitialised():  # every value is replaced
             model, _ = build(complete(options))
@@ -209,7 +209,7 @@ class Stage:
     def move(self, device: torch.device) -> None:
         """Move the model's weights without changing their layout, and release its loops.
 
-        On another kind of device an accelerated model can then only wait; to run there it needs another layout (:meth:`to`).
+        An accelerated model cannot run on another type of device with this layout; :meth:`to` lays it out for that.
         """
         if self.device == device:
             return

@@ -36,7 +36,7 @@ def vocabulary(stages: Iterable[Stage]) -> Vocabulary | None:
 
 
 def unknown_words(stages: Sequence[Stage], prompt: str) -> list[str]:
-    """The words of a prompt that some stage does not know, among those that the stages read."""
+    """The words of a prompt that the stages read and at least one of them does not know."""
     known = vocabulary(stages)
     return [] if known is None else known.unknown(prompt, _length(stages))
 

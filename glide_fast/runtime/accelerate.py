@@ -43,15 +43,16 @@ def accelerate(
             changed, unless ``take`` is True.
         dtype: the type of the torso's and the text transformer's weights and activations; None is fp16 on a GPU, bf16 on CPUs
             with AVX-512 BF16 or AMX, and fp32 on others. Norm statistics, softmax, sums and the embeddings are always fp32.
-        device: where to run; None is where the model is.
+        device: the device to run on; None is that of the model.
         batch, image_size: the sizes that weights are packed for on a CPU; others work as well, perhaps a little slower. None is
             GLIDE's: 2 rows (guidance) of 64 pixels, or 1 of 256 for upsamplers.
         take: take the weights out of ``model``, which cannot be used afterwards, instead of copying them; this saves memory.
-        features: switches parts of the runtime off, for measurements; None is all on.
+        features: switches parts of the runtime off, for measurements; None leaves all on.
 
     Returns:
-        A model of a subclass of glide_fast's class, and of the official one where ``model`` is of that, in evaluation mode.
-        It recognises prompts and pictures by their tensors, so a loop that passes the same tensors encodes them once.
+        A model in evaluation mode. Its class is a subclass of glide_fast's class, and of the official class where ``model`` is an
+        instance of that. It recognises prompts and pictures by their tensors, so a loop that passes the same tensors at each step
+        encodes them once.
 
     Raises:
         InvalidInputError: for a model that is not a GLIDE UNet, or has layers without a fused form (replaced, wrapped or
@@ -109,7 +110,7 @@ def _again(
     image_size: int | None,
     features: Features | None,
 ) -> Accelerated:
-    """``model`` itself if it has what is wanted, else one laid out again; None keeps what the model has."""
+    """``model`` itself if it has the wanted device, type, sizes and features, else a new one; None keeps those of the model."""
     current_device = next(model.parameters()).device
     target_device = current_device if device is None else resolve_device(device)
     target_dtype = model.dtype if dtype is None else resolve_dtype(dtype, target_device)
@@ -151,7 +152,7 @@ def restored(
 
 
 def official_class(model: nn.Module) -> type[nn.Module] | None:
-    """The class of a model if it is the official package's, else None; for an accelerated model, of that it was made from."""
+    """The official package's class of ``model``, or of the model that was accelerated; None if it was of glide_fast's classes."""
     if isinstance(model, Accelerated):
         return model.official_class
     return None if isinstance(model, UNetModel) else type(model)
@@ -159,9 +160,9 @@ def official_class(model: nn.Module) -> type[nn.Module] | None:
 
 @functools.cache
 def _accelerated_class(plain: Any, official: Any) -> type[UNetModel]:
-    # The official class comes last, for isinstance alone: every method is found in our classes before.
+    # The official class comes last and serves isinstance only: Python finds every method in our classes first.
     bases = (Accelerated, plain) if official is None else (Accelerated, plain, official)
-    made: type[UNetModel] = types.new_class(
+    accelerated: type[UNetModel] = types.new_class(
         f"Accelerated{plain.__name__}",
         bases,
         exec_body=lambda body: body.update(
@@ -171,7 +172,7 @@ def _accelerated_class(plain: Any, official: Any) -> type[UNetModel]:
             restored=staticmethod(restored),
         ),
     )
-    return made
+    return accelerated
 
 
 def _check(model: UNetModel) -> None:

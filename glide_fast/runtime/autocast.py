@@ -1,6 +1,6 @@
 """Methods that compute in the types of their weights, also within a caller's ``torch.autocast``.
 
-Later callers, without autocast, use what these methods keep; and fused operations are made for certain types.
+These methods keep results that later callers use without autocast; and the fused operations support certain types only.
 """
 
 from __future__ import annotations

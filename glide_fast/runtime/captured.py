@@ -20,22 +20,22 @@ class EagerLoopWarning(UserWarning):
 
 
 WARM_UP = 2
-"""How many steps of each kind run before it is captured: libraries choose their algorithms and take memory in the first."""
+"""How many steps run before one is captured: in the first ones libraries choose their algorithms and take memory."""
 
 
 class CapturedLoop:
     """A :class:`~glide_fast.diffusion.sampling.SamplingLoop`, with its steps recorded.
 
     A step reads all that it needs from buffers whose addresses never change; the number of the step is in one of them. So one
-    recording serves every step of its kind (guided or not, full or shallow). It also serves later runs: :meth:`renew` writes
-    other prompts, seeds and scales into the buffers, and what other weights make of them.
+    recording serves every step that is computed the same way (guided or not, full or shallow). It also serves later runs:
+    :meth:`renew` writes other prompts, seeds and scales into the buffers, and all values computed from them or from the weights.
 
     Args:
         loop: what to run, over a denoiser whose buffers keep their addresses (:class:`~glide_fast.runtime.bound.Bound`).
         recorder: makes the recordings; None launches every kernel at every step.
-        addresses: returns the addresses of all weights. A recording reads weights at the addresses of its time, so it is made
-            anew when they have changed.
-        whole_loop: also record all steps as one, for runs without a callback. This saves the gaps between replays; to record it
+        addresses: returns the addresses of all weights. A recording reads the weights at the addresses that they had when it was
+            recorded, so the steps are recorded again when these have changed.
+        whole_loop: also record all steps as one, for runs without a callback. This saves the gaps between replays; recording
             takes about as long as a run.
 
     Raises:
@@ -70,7 +70,7 @@ class CapturedLoop:
         return bool(self._steps) or self._whole is not None
 
     def renew(self, conditioning: Mapping[str, Any], seeds: torch.Tensor, values: Mapping[str, Any]) -> None:
-        """Write another run's values into the buffers, with all that the present weights make of them.
+        """Write the values of another run into the buffers, with all that is computed from them by the present weights.
 
         Args:
             conditioning: arguments of :meth:`glide_fast.runtime.bound.Bound.renew`.
@@ -102,7 +102,7 @@ class CapturedLoop:
         return loop.x.clone()
 
     def _prepare(self, whole: bool) -> None:
-        """Record what a run needs, and anew if weights have moved; a loop that cannot be recorded runs launch by launch."""
+        """Record what a run needs, again if weights have moved; a loop that cannot be recorded runs launch by launch."""
         if self.captured and self._addresses() != self._recorded_at:
             self.release()
         try:
@@ -113,7 +113,7 @@ class CapturedLoop:
                 raise  # launch by launch it would fit no better; a smaller batch might
             self.why_eager = f"capturing failed: {error}"
             self._warn()
-        except BaseException:  # Ctrl-C: the next run records again, all kinds of steps
+        except BaseException:  # Ctrl-C: the next run records all steps again
             self.release()
             raise
 
@@ -130,11 +130,11 @@ class CapturedLoop:
             self._warm_up()
             for kind in dict.fromkeys(loop.kinds):
                 loop.reset()
-                self._steps[kind] = self._recorder.record(lambda kind=kind: loop.advance(kind))  # type: ignore[misc]
+                self._steps[kind] = self._recorder.record(lambda one=kind: loop.advance(one))  # type: ignore[misc]
         self._recorded_at = self._addresses()
 
     def _warm_up(self) -> None:
-        # In the order taken: a shallow step needs a full one before it.
+        # In the order of the loop: a shallow step needs a full one before it.
         for kind in dict.fromkeys(self.loop.kinds):
             for _ in range(WARM_UP):
                 self.loop.reset()
@@ -146,7 +146,7 @@ class CapturedLoop:
         )
 
     def release(self) -> None:
-        """Free the memory of the recordings, and on a CPU the memory that steps share; the next run takes it again."""
+        """Free the memory of the recordings, and on a CPU the memory that all steps use; the next run asks for it again."""
         for recording in (*self._steps.values(), *([self._whole] if self._whole else [])):
             recording.release()
         self._steps.clear()

@@ -1,4 +1,4 @@
-"""Tensors computed from a parameter, and computed again when the parameter was replaced or written to."""
+"""Tensors that are computed from a parameter, and computed again after the parameter was replaced or written to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from glide_fast.runtime.watched import Watched, watched
 
 
 def written(parameter: torch.Tensor) -> tuple[int, int, int]:
-    """A value that changes whenever ``parameter`` is another tensor, or was written to in place.
+    """A value that differs after ``parameter`` was replaced by another tensor, or was written to in place.
 
-    It does not show writes through raw memory (numpy, DLPack, storages), nor those through ``.data`` unless the parameter is
-    :class:`~glide_fast.runtime.watched.Watched`; :func:`~glide_fast.runtime.fingerprint.fingerprint` does.
+    Writes through raw memory (numpy, DLPack, storages) do not change it, nor do writes through ``.data`` unless the parameter is
+    :class:`~glide_fast.runtime.watched.Watched`; :func:`~glide_fast.runtime.fingerprint.fingerprint` shows those.
     """
     if isinstance(parameter, PackedWeight):
         return id(parameter), 0, parameter.version
@@ -46,7 +46,7 @@ class Derived:
         watched(source())
 
     def get(self, input_shape: Sequence[int]) -> torch.Tensor:
-        """The derived tensor for the parameter's present values; packed, if it has to be computed, for inputs of this shape."""
+        """The derived tensor for the parameter's present values. ``input_shape``: the convolution's inputs to pack it for."""
         source = watched(self._source())
         now = written(source)
         if self._result is None or now != self._source_version:

@@ -42,9 +42,9 @@ class Explained:
     rows: tuple[Row, ...]
     head: str
     memory: str
-    """Which memory a step's tensors are in."""
+    """Where the tensors of a step are allocated, in words."""
     plans: tuple[str, ...] = ()
-    """The files of measured plans for the device, and what of them is used; or why there is none."""
+    """The files of measured plans for the device, and which of their rows are used; or why there is none."""
 
     def __str__(self) -> str:
         lines = [self.head, f"A step's tensors: {self.memory}"]
@@ -66,7 +66,7 @@ class Calls:
 
     @contextmanager
     def during(self, when: str) -> Iterator[None]:
-        """A block whose calls are counted as of ``when``."""
+        """A block that counts the calls within it under ``when``."""
         with listen(lambda choice: self._count(when, choice)):
             yield
 
@@ -76,7 +76,7 @@ class Calls:
         self._counts[row] += 1
 
     def rows(self) -> tuple[Row, ...]:
-        """The counted calls: those before the loop first, and those of one op, backend and reason together."""
+        """The counted calls, those before the loop first; calls of one op, backend and reason are neighbours."""
         rows = [row._replace(calls=calls) for row, calls in self._counts.items()]
         positions: dict[tuple[str, ...], int] = {}
         for row in rows:
@@ -103,10 +103,10 @@ def why(choice: Choice) -> str:
 
 
 def explain(model: Engine, batch: int | None = None) -> Explained:
-    """Run one step of ``model`` on made-up values and return which backend ran each op, and why.
+    """Run one step of ``model`` on arbitrary values and return which backend ran each op, and why.
 
     Args:
-        batch: rows of the network's call; None is what the weights are laid out for.
+        batch: rows of the network's call; None is the batch that the weights are laid out for.
 
     Returns:
         :class:`Explained`; ``str()`` of it is a table, ``rows`` the same for programs.
@@ -121,7 +121,7 @@ def explain(model: Engine, batch: int | None = None) -> Explained:
     with torch.inference_mode():
         with calls.during(BEFORE):
             if getattr(model, "xf_width", 0):
-                # New tensors, for which the model remembers no result.
+                # New tensors: for those of an earlier call the model would remember the result and run nothing.
                 tokens = torch.zeros(batch, model.text_ctx, dtype=torch.long, device=device)
                 conditioning["text"] = model.encode_text(tokens, torch.ones_like(tokens, dtype=torch.bool))
             bound = model.bind([0], batch, shape, **conditioning)

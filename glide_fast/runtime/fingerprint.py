@@ -1,4 +1,4 @@
-"""Noticing changed values in memory, however they were written; version counters do not see writes through raw memory."""
+"""A hash of a tensor's values, which shows every change; version counters do not show writes through raw memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _sum(tensor: torch.Tensor) -> torch.Tensor:
     sums = []
     for piece in pieces:
         width = piece.shape[1]
-        # A product modulo 2**64 hardly depends on a word's high bits (signs, in fp64), so the high half has its own factor.
+        # A product modulo 2**64 hardly depends on a word's high bits (signs, in fp64), so the high half has a factor besides.
         halves = buffer[: len(piece), :width]
         torch.bitwise_right_shift(piece, 32, out=halves)
         sums.append(_products(piece, low[:width]) + _products(halves, high[:width]))

@@ -11,8 +11,8 @@ from glide_fast.runtime.captured import CapturedLoop
 class LoopCache:
     """The captured loops that were used last.
 
-    Each has a key of all that is fixed in it: number of images, steps, sampler, which inputs there are. A call with the same
-    key can use the loop again, with values of its own.
+    A loop's key holds all that is fixed in it: number of images, steps, sampler, which inputs there are. A call with the same key
+    can use the loop again, with other values.
 
     Args:
         capacity: how many loops to keep; the one that was used longest ago is released for a new one.
@@ -26,7 +26,7 @@ class LoopCache:
         return len(self._loops)
 
     def get(self, key: Hashable, make: Callable[[], CapturedLoop]) -> tuple[CapturedLoop, bool]:
-        """The loop of this key, made by ``make`` if there is none, and whether it was."""
+        """The loop with this key, and whether it is new: if there is none, ``make`` builds it."""
         if key in self._loops:
             self._loops.move_to_end(key)
             return self._loops[key], False

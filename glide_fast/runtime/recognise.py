@@ -1,4 +1,4 @@
-"""Making models of glide_fast of the official package's models, which are recognised by their structure."""
+"""Recognising the official package's models by their structure, and building the same models of glide_fast's classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from glide_fast.runtime.structure import refuse_unusual
 
 _TEXT = (Text2ImUNet, SuperResText2ImUNet, InpaintText2ImUNet, SuperResInpaintText2ImUnet)
 _PLAIN = (UNetModel, SuperResUNetModel, InpaintUNetModel, SuperResInpaintUNetModel)
-# Channels of the first convolution as multiples of x's, plus masks: plain, upsampler, inpainting, both.
+# The index in _TEXT and _PLAIN, by the input of the first convolution: how many pictures of 3 channels, how many masks.
 _WIDTHS = {(1, 0): 0, (2, 0): 1, (2, 1): 2, (3, 1): 3}
 _FACTS = (
     "model_channels",
@@ -40,13 +40,13 @@ _FACTS = (
     "num_heads_upsample",
 )
 _INPUTS = (SuperResInput, InpaintInput, SuperResInpaintInput, WiderInput)
-_OFFICIAL = frozenset(kind.__name__ for kind in (*_TEXT, *_PLAIN, *_INPUTS))
+_OFFICIAL = frozenset(cls.__name__ for cls in (*_TEXT, *_PLAIN, *_INPUTS))
 """Names of the classes, the official package's and ours, whose ``forward`` is known."""
 _PARTS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 
 
 def as_ours(model: nn.Module) -> UNetModel:
-    """``model`` itself if it is of glide_fast; else a model of glide_fast, on the meta device, that its weights fit.
+    """``model`` itself if its class is one of glide_fast; else an equal model of glide_fast's classes, on the meta device.
 
     Raises:
         InvalidInputError: for a model that is not built like GLIDE's UNets, or was changed since it was built.
@@ -70,8 +70,8 @@ def as_ours(model: nn.Module) -> UNetModel:
     first: Any = next(theirs.input_blocks[0].children())
     weight: torch.Tensor = first.weight
     pictures, masks = divmod(weight.shape[1], 3)
-    kind = _WIDTHS.get((pictures, masks))
-    if kind is None:
+    index = _WIDTHS.get((pictures, masks))
+    if index is None:
         raise invalid("model", f"{weight.shape[1]} input channels", "3, 6, 7 or 10")
     kwargs = facts | {
         "in_channels": 3,
@@ -84,9 +84,9 @@ def as_ours(model: nn.Module) -> UNetModel:
     }
     with torch.device("meta"):
         if not hasattr(model, "transformer"):
-            ours = _PLAIN[kind](**kwargs)
+            ours = _PLAIN[index](**kwargs)
         else:
-            ours = _TEXT[kind](
+            ours = _TEXT[index](
                 text_ctx=theirs.text_ctx,
                 xf_width=theirs.xf_width,
                 xf_layers=theirs.transformer.layers,
@@ -99,10 +99,10 @@ def as_ours(model: nn.Module) -> UNetModel:
                 **kwargs,
             )
     wanted = {name: tuple(p.shape) for name, p in ours.state_dict().items()}
-    given = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    if wanted != given:
+    found = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    if wanted != found:
         differing = sorted(
-            name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
         )
         raise invalid(
             "model",

@@ -13,25 +13,25 @@ T = TypeVar("T")
 
 
 def identity(tensor: torch.Tensor | None) -> Hashable:
-    """A key that is the same as long as this is the same tensor with the same version counter; its values are not read."""
+    """A key that is equal for the same tensor with the same version counter, without reading its values."""
     if tensor is None:
         return None
     return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
 def _copy_to_compare(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A copy of the values, where comparing them costs little (on a CPU) or nothing else shows a change; else None."""
+    """A copy of the values if they are to be compared later: on a CPU, or where only that can show a change; else None."""
     if tensor is None or not (tensor.device.type == "cpu" or tensor.is_inference()):
         return None
     return tensor.detach().clone()
 
 
 class Remembered(Generic[T]):
-    """The results used last, by the tensors that they were computed from; these are kept alive.
+    """A cache of the results used last. Its keys are the tensors that a result was computed from; the cache keeps them alive.
 
-    A loop passes the same prompt tensor at every step. On a CPU its values are compared, so every change is noticed. On a GPU
-    that would wait for the device, so the version counter decides (which does not see writes through ``.data``); tensors of
-    inference mode have no counter, so their values are compared there, too.
+    A loop passes the same prompt tensor at every step. On a CPU its values are compared, so every change is noticed. On a GPU a
+    comparison would wait for the device, so the version counter decides (which does not see writes through ``.data``); tensors
+    of inference mode have no counter, so their values are compared on a GPU, too.
 
     Args:
         capacity: how many results to keep.
@@ -54,8 +54,8 @@ class Remembered(Generic[T]):
             sources: the tensors that ``make`` reads.
             make: computes the result.
             stamp: everything else that the result depends on.
-            shown: returns the result's tensors that callers can write to. If they do, which is noticed as it is for the
-                sources, the result is computed again.
+            shown: returns the result's tensors that callers can write to. After such a write, which is noticed in the same way
+                as one to the sources, the result is computed again.
         """
         key = (stamp, *(identity(tensor) for tensor in sources))
         entry = self._entries.get(key)
@@ -65,7 +65,7 @@ class Remembered(Generic[T]):
         with torch.inference_mode(False):
             copies = tuple(_copy_to_compare(tensor) for tensor in sources)
         result = make()
-        # The tensors now, because the caller may put others into a result that is a list or a dictionary.
+        # Listed now, because the caller may put other tensors into a result that is a list or a dictionary.
         tensors = tuple(shown(result))
         with torch.inference_mode(False):
             copies += tuple(_copy_to_compare(tensor) for tensor in tensors)
@@ -85,12 +85,14 @@ class Remembered(Generic[T]):
 class _Entry(Generic[T]):
     sources: tuple[torch.Tensor | None, ...]
     shown: tuple[torch.Tensor, ...]
-    versions: tuple[Hashable, ...]  # of those shown; the sources' are in the entry's key
+    versions: tuple[
+        Hashable, ...
+    ]  # identities of the shown tensors; those of the sources are the entry's key
     copies: tuple[torch.Tensor | None, ...]
     result: T
 
     def holds(self) -> bool:
-        """Whether the sources still have the values that the result was computed from, and the result its own values."""
+        """Whether neither the sources nor the shown tensors of the result have changed since the result was computed."""
         return self.versions == tuple(map(identity, self.shown)) and all(
             copy is None or (tensor is not None and torch.equal(tensor.detach(), copy))
             for tensor, copy in zip((*self.sources, *self.shown), self.copies, strict=True)

@@ -1,4 +1,4 @@
-"""Checks that a model is built of the layers that the fused operations compute, and that this was not changed since.
+"""Checks that a model is built of the layers that the fused operations compute, and that its layers were not changed since.
 
 An accelerated model reads the weights of its layers and does not call most of them. So a layer that was replaced or wrapped,
 a hook, a parametrisation or another padding would have no effect; each is refused instead, by the layer's name.
@@ -47,7 +47,7 @@ _KNOWN = {
 }
 # A wrapper has the wrapped layer in it, and may have its name.
 _LEAVES = {"GroupNorm32", "LayerNorm", "Linear", "QKVAttention", "QKVMultiheadAttention"}
-_CONVS = {kind.__name__ for kind in CONVOLUTIONS}
+_CONVS = {layer.__name__ for layer in CONVOLUTIONS}
 _TORCHS = (
     *(*CONVOLUTIONS, StridedConv1d, StridedConv2d, StridedConv3d),
     *(nn.Linear, nn.Embedding, nn.Sequential, nn.ModuleList),
@@ -78,7 +78,7 @@ _LAYERS = {
 
 
 def _own(module: nn.Module) -> str | None:
-    """What was done to a layer that changes its call (a hook, another ``forward``); None if nothing."""
+    """A change to a layer that changes its call (a hook, another ``forward``), in words; None if there is none."""
     for name, hook in _HOOKS.items():
         if module.__dict__.get(name):
             return hook
@@ -91,7 +91,7 @@ def _own(module: nn.Module) -> str | None:
 
 
 def _geometry(layer: Any, stride: int) -> str | None:
-    """What is unusual about a convolution; None if nothing."""
+    """The convolution with the option that the fused operations do not compute, in words; None if there is none."""
     expected = {
         "stride": {stride},
         "padding": {size // 2 for size in layer.kernel_size},  # keeps the size
@@ -100,14 +100,14 @@ def _geometry(layer: Any, stride: int) -> str | None:
         "padding_mode": {"zeros"},
     }
     for name, values in expected.items():
-        given = getattr(layer, name)
-        if set(given if isinstance(given, tuple) else [given]) != values:
-            return f"a {type(layer).__name__} with {name}={given}"
+        value = getattr(layer, name)
+        if set(value if isinstance(value, tuple) else [value]) != values:
+            return f"a {type(layer).__name__} with {name}={value}"
     return None
 
 
 def _unusual(path: str, module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Paths of the layers that the fused operations do not compute, with what is unusual about each."""
+    """Paths of the layers below ``module`` that the fused operations do not compute, and for each the reason in words."""
     own = _own(module)
     if own is not None:
         yield path, own
@@ -154,7 +154,7 @@ def refuse_unusual(model: nn.Module, official: frozenset[str]) -> None:
             f"model: got {own} on the model itself; accepted: a plain one. Hooks may be put on what accelerate() returns"
         )
     for method in ("forward", "__call__"):
-        owner = next(kind for kind in type(model).__mro__ if method in vars(kind))
+        owner = next(cls for cls in type(model).__mro__ if method in vars(cls))
         if owner is not nn.Module and owner.__name__ not in official:
             raise invalid(
                 "model", f"{owner.__name__} with a {method}() of its own", "a class of the official package's"
@@ -172,7 +172,7 @@ class Structure:
     """Notices when an accelerated model's layers are replaced, wrapped, hooked, parametrised, added, removed or reconfigured.
 
     Args:
-        model: whose present structure is the right one.
+        model: its present structure is the right one.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -227,7 +227,7 @@ class Structure:
         """The path of a layer that was changed, and how."""
         now = dict(self._modules[0].named_modules())
         geometries = iter(self._geometries)
-        for path, module, kind in zip(self._paths, self._modules, self._types, strict=True):
+        for path, module, cls in zip(self._paths, self._modules, self._types, strict=True):
             name = path or "the model"
             own = _own(module) if path else None
             if own is not None:
@@ -238,11 +238,11 @@ class Structure:
                     if value != before:
                         return name, f"{attribute}={value!r} instead of {before!r}"
             if path not in now:
-                return name, f"nothing, where a {kind.__name__} was"
+                return name, f"nothing, where a {cls.__name__} was"
             if now[path] is not module:
-                return name, f"a {type(now[path]).__name__} in place of a {kind.__name__}"
-            if type(module) is not kind:
-                return name, f"a {type(module).__name__} in place of a {kind.__name__}"
+                return name, f"a {type(now[path]).__name__} in place of a {cls.__name__}"
+            if type(module) is not cls:
+                return name, f"a {type(module).__name__} in place of a {cls.__name__}"
         known = set(self._paths)
         added = next((path for path in now if path not in known), "")
         return added or "the model", f"a {type(now[added]).__name__} that was added"

@@ -14,9 +14,9 @@ _serials = itertools.count()
 class Watched(nn.Parameter):
     """A parameter whose version rises with every write through ``.data``, and when ``.data`` is replaced.
 
-    In torch ``p.data`` has a version counter of its own, so the counter of ``p`` does not show that ``p.data += delta`` changed
+    In torch ``p.data`` has a separate version counter, so the counter of ``p`` does not show that ``p.data += delta`` changed
     ``p``. Here both share the parameter's counter, as ``p.detach()`` does. Results of operations are plain tensors, as for every
-    parameter; copies made by ``copy`` and ``pickle`` are ordinary parameters.
+    parameter; ``copy`` and ``pickle`` return ordinary parameters.
 
     Attributes:
         serial: a number that no other parameter ever has. (An ``id`` is used again once a parameter is gone.)
@@ -50,7 +50,7 @@ class Watched(nn.Parameter):
 
 
 def watched(parameter: torch.Tensor) -> torch.Tensor:
-    """The same object; an ordinary parameter is :class:`Watched` from now on."""
+    """Turn an ordinary parameter into a :class:`Watched` one, in place; returns the same object, other tensors unchanged."""
     if type(parameter) is nn.Parameter:
         parameter.__class__ = Watched
         parameter.serial = next(_serials)  # type: ignore[attr-defined]

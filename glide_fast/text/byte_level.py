@@ -24,7 +24,7 @@ def bytes_to_unicode() -> dict[int, str]:
     """Map each of the 256 byte values to the printable character that stands for it in a vocabulary.
 
     Latin-1 characters with a visible glyph stand for themselves and come first; the other bytes follow in
-    order and are given the code points from 256 on. The order of the entries is that of the first 256 ids.
+    order, with the code points from 256 on. The entries are in the order of the first 256 ids.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in set(visible)]

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer (Radford et al. 2021, arXiv 2103.00020, section 2.4): what the noise-aware CLIP reads."""
+"""CLIP's tokenizer (Radford et al. 2021, arXiv 2103.00020, section 2.4), for the noise-aware CLIP."""
 
 from __future__ import annotations
 

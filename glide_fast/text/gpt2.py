@@ -62,7 +62,7 @@ class Encoder(ByteLevelBPE):
         ]
 
     def padded_tokens_and_mask(self, tokens: Sequence[int], text_ctx: int) -> tuple[list[int], list[bool]]:
-        """Cut `tokens` to `text_ctx` or pad them with `end_token`; the mask is True on what is not padding.
+        """Cut `tokens` to `text_ctx` or pad them with `end_token`; the mask is False on padding.
 
         Raises InvalidInputError for a negative or non-integer `text_ctx` and `tokens` that are no sequence.
         """

@@ -28,12 +28,12 @@ class UnknownWordsWarning(UserWarning):
 
 
 class Vocabulary:
-    """What a model knows whose embedding stores the rows of some tokens only.
+    """The words that a model knows whose embedding stores the rows of some tokens only.
 
     Args:
-        token_ids: the tokens with a row of their own.
-        candidates: words that may be among the known ones. A word of several tokens can be listed only if it is one of them; and
-            where they account for all tokens, no other word counts as known (the tokens of "sunflower" do not teach "flower").
+        token_ids: the tokens that have a row.
+        candidates: words that may be known. Only a candidate can be listed as a known word of several tokens; and if candidates
+            account for all tokens, no other word counts as known (a model that knows "sunflower" need not know "flower").
     """
 
     def __init__(self, token_ids: Iterable[int], candidates: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Training: what the official release left out."""
+"""Training, which the official release does not include."""
 
 from glide_fast.train.config import TrainConfig
 from glide_fast.train.loop import Trainer, resume

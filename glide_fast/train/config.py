@@ -122,7 +122,7 @@ class TrainConfig:
             raise InvalidInputError(f"model[{name!r}]{colon}{rest}") from error
 
     def options(self) -> dict[str, Any]:
-        """The model's options, completed with the defaults of its kind."""
+        """The model's options, completed with the defaults for this type of model (base, upsampler or inpainting)."""
         return complete({name: value for name, value in self.model.items() if name != "low_res_size"})
 
     def build_options(self, vocab_rows: int) -> dict[str, Any]:
@@ -161,8 +161,8 @@ class TrainConfig:
         return {f"model[{name!r}]": value for name, value in values.pop("model").items()} | values
 
 
-def _check_type(name: str, value: object, kind: type) -> None:
-    if kind is float:
+def _check_type(name: str, value: object, expected: type) -> None:
+    if expected is float:
         # No NaN, no infinity, and no integer that is too large for a float.
         good = (
             isinstance(value, (int, float))
@@ -170,6 +170,6 @@ def _check_type(name: str, value: object, kind: type) -> None:
             and abs(value) <= sys.float_info.max
         )
     else:
-        good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        good = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if not good:
-        raise invalid(name, value, _WORDS[kind])
+        raise invalid(name, value, _WORDS[expected])

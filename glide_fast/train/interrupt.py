@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for the end of a step, so that what is saved is never half a step."""
+"""Ctrl-C and SIGTERM that wait for the end of a step, so that a checkpoint never holds half a step."""
 
 from __future__ import annotations
 

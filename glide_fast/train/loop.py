@@ -50,7 +50,7 @@ class Trainer:
     """One run in one directory.
 
     Args:
-        config: the settings; with a run already in ``directory`` they must repeat its own.
+        config: the settings; for a run that is already in ``directory`` they must be the same as its settings.
         directory: where settings, log, checkpoint, samples and the exported model go.
         device: where to train; None takes the GPU where there is one.
         extend: ``config.steps`` may differ from the run's, and replaces it; at least the steps trained so far.
@@ -150,7 +150,7 @@ class Trainer:
         for name, part in (("optimizer", self.optimizer), ("scaler", self.scaler)):
             try:
                 part.load_state_dict(state[name])
-            except Exception as error:  # both take what they are given apart unchecked
+            except Exception as error:  # both read the state without checking its structure
                 raise CheckpointError(
                     f"{source}: its {name} does not fit the run's ({type(error).__name__}: {error})"
                 ) from error
@@ -159,8 +159,8 @@ class Trainer:
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Per-sample losses of one batch, in the run's precision."""
         inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
-        kind = _AUTOCAST.get(self.config.precision)
-        autocast = torch.autocast(self.device.type, dtype=kind) if kind else contextlib.nullcontext()
+        dtype = _AUTOCAST.get(self.config.precision)
+        autocast = torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
         def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             with autocast:

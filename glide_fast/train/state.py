@@ -67,7 +67,7 @@ class RunDirectory:
         system passes locks on, as NFS does. InvalidInputError where another trainer has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # Threads share it: a trainer may be made in one and run in another.
+        # For all threads, since a trainer may be created in one thread and run in another.
         lock = FileLock(self.lock_path, thread_local=False)
         try:
             lock.acquire(blocking=False)

@@ -16,7 +16,7 @@ def available() -> list[str]:
 
 
 def path(name: str) -> Path:
-    """Directory of a shipped model; InvalidInputError listing what there is for any other name."""
+    """Directory of a shipped model; for any other name InvalidInputError, which lists the shipped ones."""
     names = available()
     if name not in names:
         raise invalid(

@@ -132,7 +132,7 @@ def test_a_backend_that_leaves_another_ones_results_where_it_should_write_is_cau
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     op = ops()["guided_step"]
-    idle = Backend("idle", lambda facts: None, lambda facts: None, lambda call: call.result())
+    idle = Backend("idle", lambda facts: None, lambda facts: None, lambda call: call.empty_result())
     monkeypatch.setattr(op, "_backends", [idle, *op._backends])
     monkeypatch.setattr(op, "_choices", {})
     calls: list[Choice] = []

@@ -1,4 +1,4 @@
-"""What every backend of every op must do, in terms of an op's ``cases.py``: calls, contestants, guarded memory, odd tensors.
+"""Tools for the tests of every backend of every op: calls from an op's ``cases.py``, contestants, guarded memory, odd tensors.
 
 Used by tests/ops/test_conformance.py on this machine's CPU, and by tests/ops/check_conformance.py for Triton's backends.
 """
@@ -22,17 +22,17 @@ from glide_fast.ops import backends, native
 from glide_fast.ops.case import ROUNDING, Case, allowed_error, cases_of, relative_error
 
 GUARD = 256
-"""Elements before and behind guarded memory; a multiple of what kernels load at once."""
+"""Elements before and behind guarded memory; a multiple of the number that kernels load at once."""
 CANARY = 7
 HARD = 0.25
-"""The error from which on plain torch excuses nobody, whatever the values."""
+"""Where plain torch errs by this much or more, backends may not err as much, whatever the values."""
 
 ON_ANOTHER_OP = {"upsampled_convolution": "convolution"}
-"""Ops without backends of their own, and the op whose backends run them."""
+"""Ops without backends, and for each the op whose backends run it."""
 WRITTEN = frozenset({"out", "inputs"})
-"""Arguments that an op is given to write to."""
+"""Arguments that an op writes to."""
 OF_RESULT = frozenset({"out", "out_dtype"})
-"""Arguments that say where a result goes or of what type it is: the truth is computed without them."""
+"""Arguments that are the memory or the type of a result: the truth is computed without them."""
 
 Arguments = dict[str, Any]
 
@@ -43,19 +43,19 @@ def names() -> list[str]:
 
 
 def function(op: str) -> Callable[..., Any]:
-    """The public function."""
+    """The op's public function."""
     found: Callable[..., Any] = getattr(importlib.import_module(f"glide_fast.ops.{op}"), op)
     return found
 
 
 def backends_of(op: str) -> backends.Op[Any]:
-    """Those that run the op."""
+    """The backends that run the op."""
     return backends.ops()[ON_ANOTHER_OP.get(op, op)]
 
 
 @functools.cache
 def cases(op: str) -> tuple[Case, ...]:
-    """The op's cases, without those that are the same when small; none where the op has no ``cases`` (which a test reports)."""
+    """The op's cases; of cases with equal small forms only the first. Empty if the op has no ``cases`` (a test reports it)."""
     try:
         listed = cases_of(op).CASES
     except ModuleNotFoundError:
@@ -68,7 +68,7 @@ def cases(op: str) -> tuple[Case, ...]:
 
 
 def drawn(case: Case, batch: int, dtype: torch.dtype, device: str = "cpu") -> Arguments:
-    """Small arguments of a case."""
+    """The arguments of a case in its small form."""
     return case.arguments(batch, dtype, device, small=True)
 
 
@@ -77,16 +77,16 @@ def representatives(op: str) -> tuple[Case, ...]:
     """The least of the cases that give the same arguments and the same options: each structure of a call once."""
     least: dict[Any, tuple[int, Case]] = {}
     for case in cases(op):
-        given = drawn(case, 1, torch.float32)
-        size = sum(t.numel() for t in given.values() if isinstance(t, torch.Tensor))
-        key = tuple((name, _structure(value)) for name, value in given.items())
+        arguments = drawn(case, 1, torch.float32)
+        size = sum(t.numel() for t in arguments.values() if isinstance(t, torch.Tensor))
+        key = tuple((name, _structure(value)) for name, value in arguments.items())
         if key not in least or size < least[key][0]:
             least[key] = (size, case)
     return tuple(case for _, case in least.values())
 
 
 def _structure(value: Any) -> Any:
-    """What makes calls different in kind: of a weight its kernel, of another tensor that it is there; modes and switches."""
+    """The structure of an argument: the kernel size of a weight, the dimensions of another tensor, the value of an option."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape[2:]) if value.dim() == 4 and max(value.shape[2:]) < 4 else value.dim()
     return value if value is None or isinstance(value, bool | str | torch.dtype) else type(value)
@@ -114,7 +114,7 @@ def contestants(op: str, every_isa: bool = False) -> Iterator[Contestant]:
 
 @contextmanager
 def forced(op: str, contestant: Contestant) -> Iterator[None]:
-    """Within the block the op is run by this contestant, or raises BackendError."""
+    """A block in which this contestant runs the op; where it declines the op raises BackendError."""
 
     def with_isa(choice: backends.Choice) -> backends.Backend[Any] | None:
         if not contestant.isa or choice.backend.name != contestant.backend:
@@ -129,14 +129,14 @@ def forced(op: str, contestant: Contestant) -> Iterator[None]:
 
 
 def prepared(op: str, arguments: Arguments, backend: str) -> Arguments:
-    """The arguments as this backend holds them."""
+    """The arguments prepared for this backend, such as a packed weight."""
     prepare = getattr(cases_of(op), "prepared", None)
     found: Arguments = arguments if prepare is None else prepare(arguments, backend)
     return found
 
 
 def result(op: str, arguments: Arguments) -> list[torch.Tensor]:
-    """The tensors that the public function returns, and those that it was given to write to; full of NaN before, copied after."""
+    """The results of a call: the returned tensors, and those that it writes to, which are full of NaN before and copied after."""
     written = [leaf for name in WRITTEN for leaf in tree_leaves(arguments.get(name)) if leaf is not None]
     for tensor in written:
         tensor.fill_(float("nan"))
@@ -148,7 +148,7 @@ def result(op: str, arguments: Arguments) -> list[torch.Tensor]:
 
 
 def wide(arguments: Arguments, dtype: torch.dtype = torch.float64) -> Arguments:
-    """The arguments in a wider type, without those that are the result's."""
+    """The arguments in a wider type, without those in :data:`OF_RESULT`."""
 
     def one(value: Any) -> Any:
         return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
@@ -163,25 +163,25 @@ def by_reference(op: str, arguments: Arguments) -> list[torch.Tensor]:
 
 
 class Judge:
-    """The truth of a call in fp64, and how far plain torch in the call's own type is from it.
+    """The truth of a call in fp64, and the errors that a backend may have, from those of plain torch in the call's type.
 
-    ``hard``: the values are such that plain torch may be far off, and that excuses others.
+    ``hard``: for values on which plain torch may have a large error (below :data:`HARD`), backends may have twice that.
     """
 
     def __init__(self, op: str, arguments: Arguments, *, hard: bool = False) -> None:
         self.truth = by_reference(op, wide(arguments))
         self.own = by_reference(op, arguments)
         floor: float = cases_of(op).FLOOR
-        given = next(t.dtype for t in arguments.values() if isinstance(t, torch.Tensor))
+        input_type = next(t.dtype for t in arguments.values() if isinstance(t, torch.Tensor))
         self.allowed: list[float] = []
         for own, truth in zip(self.own, self.truth, strict=True):
             plain = relative_error([own], [truth])
-            # A result may be wider than what it is made of, and than what is rounded on the way.
-            allowed = allowed_error(plain, max(own.dtype, given, key=ROUNDING.__getitem__), floor)
+            # A result may have a wider type than the inputs, whose rounding then decides the error.
+            allowed = allowed_error(plain, max(own.dtype, input_type, key=ROUNDING.__getitem__), floor)
             self.allowed.append(max(allowed, 2 * plain) if hard and plain < HARD else allowed)
 
     def check(self, found: list[torch.Tensor], what: object) -> None:
-        """Raise where a result has another type than plain torch's, or errs by more than is allowed."""
+        """Raise AssertionError if a result has another type than plain torch's, or a larger error than is allowed."""
         assert [t.dtype for t in found] == [t.dtype for t in self.own], what
         for part, truth, allowed in zip(found, self.truth, self.allowed, strict=True):
             error = relative_error([part], [truth])
@@ -189,7 +189,7 @@ class Judge:
 
 
 def tensors_of(arguments: Arguments) -> dict[str, torch.Tensor]:
-    """Those arguments that are plain tensors and are read only."""
+    """The arguments that are plain tensors and are only read."""
     return {
         name: value
         for name, value in arguments.items()
@@ -199,7 +199,7 @@ def tensors_of(arguments: Arguments) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Memory that is allocated by a call is full of NaN, and stands between canaries that must not be written."""
+    """A block in which newly allocated memory is full of NaN and lies between canaries, which must not be written."""
     arenas: list[tuple[torch.Tensor, int]] = []
     empty, new_empty, empty_like = torch.empty, torch.Tensor.new_empty, torch.empty_like
 
@@ -227,7 +227,7 @@ def guarded() -> Iterator[None]:
 
 @contextmanager
 def unchanged(arguments: Arguments) -> Iterator[None]:
-    """No argument that is read is written, nor the memory around it."""
+    """A block that checks that arguments which are only read, and the memory around them, are not written."""
     memory = {name: _bytes(tensor) for name, tensor in tensors_of(arguments).items()}
     before = {name: whole.clone() for name, whole in memory.items()}
     yield
@@ -241,7 +241,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _order(tensor: torch.Tensor) -> list[int]:
-    """Dimensions from the outermost to the innermost in memory."""
+    """The dimensions of a tensor from the outermost to the innermost in memory."""
     return sorted(range(tensor.dim()), key=lambda axis: (-tensor.stride(axis), axis))
 
 
@@ -265,7 +265,7 @@ def _shifted(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def two_places(tensor: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The first element of all, and of the last sample's first position the last channel (in memory, the last element)."""
+    """The indices of two elements: the first of all, and the last channel of the last sample's first position."""
     last = [-1] + [0] * (tensor.dim() - 1)
     last[_order(tensor)[-1]] = -1
     return (0,) * tensor.dim(), tuple(last)
@@ -277,7 +277,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "dimensions the other way round": lambda t: _inside(t, _order(t)[::-1], 0),
     "one element behind the start": _shifted,
 }
-"""Copies of a dense tensor that hold the same values elsewhere in memory."""
+"""Functions that copy a dense tensor into another memory layout."""
 
 
 def without_samples(value: Any, batch: int) -> Any:
@@ -290,7 +290,7 @@ def without_samples(value: Any, batch: int) -> Any:
 
 
 def empty_batch(arguments: Arguments, batch: int) -> Arguments:
-    """The call of no samples, which has no next input to write."""
+    """The call with an empty batch, without a next input to write."""
     return {
         name: None if name in WRITTEN else tree_map(lambda leaf: without_samples(leaf, batch), value)
         for name, value in arguments.items()

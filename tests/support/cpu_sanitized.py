@@ -20,12 +20,12 @@ CSRC = ROOT / "csrc"
 SOURCES = ("group_norm_act/cpu", "guided_step/cpu", "resample/cpu", "convolution/winograd")
 SHARED = ("cpu/cache", "cpu/isa", "cpu/pages")
 COMPILER = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-# Unoptimised: it runs long enough for what is drawn, and compiles six times as fast.
+# Unoptimised: compiling is six times as fast, and the program is still fast enough for the examples that are drawn.
 SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def flags_of_setup() -> tuple[list[str], dict[str, str]]:
-    """What the package is compiled with, and for which instruction sets."""
+    """The compiler's options of the package's build, and the instruction sets."""
     with mock.patch("setuptools.setup"):
         setup = runpy.run_path(str(ROOT / "setup.py"))
     x86 = platform.machine() in ("x86_64", "AMD64")
@@ -33,7 +33,7 @@ def flags_of_setup() -> tuple[list[str], dict[str, str]]:
 
 
 def build(folder: Path) -> Path:
-    """The program; its objects are kept in the temporary folder under the hash of what they were made of."""
+    """The path of the program; its object files are kept in the temporary folder, named by the hash of their sources."""
     assert COMPILER is not None
     common, isas = flags_of_setup()
     command = [COMPILER, *common, *SANITIZE, "-Werror", f"-I{CSRC}"]

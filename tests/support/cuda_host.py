@@ -24,11 +24,11 @@ TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class Failed(Exception):
-    """The program ended with an error; the message is what it said."""
+    """The program ended with an error; the message is its output."""
 
 
 def build() -> Path:
-    """The driver, compiled; kept in the temporary folder under the hash of its sources."""
+    """The path of the compiled driver; it is kept in the temporary folder, named by the hash of its sources."""
     assert COMPILER is not None
     sources = sorted(
         [

@@ -1,4 +1,4 @@
-"""Ways to change a weight in place that scripts use, and one weight of every class that a model has."""
+"""The ways in which scripts change a weight in place, and one weight of every class that a model has."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def names(model: torch.nn.Module) -> dict[str, str]:
 
 
 def delta_for(parameter: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """What a merged adapter adds: of rank one where the weight is a matrix, about half as large as the weight."""
+    """A change like that of a merged adapter: of rank one if the weight is a matrix, about half as large as the weight."""
     generator = torch.Generator().manual_seed(seed)
     shape = parameter.shape
     down = torch.randn(1, shape[1:].numel(), generator=generator)
@@ -148,5 +148,5 @@ def delta_for(parameter: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 
 def in_plain_memory(parameter: torch.Tensor) -> bool:
-    """Whether there is memory to write to behind torch's back."""
+    """Whether the weight has plain memory, which can be written to without torch's noticing."""
     return not isinstance(parameter, PackedWeight)

@@ -32,7 +32,7 @@ PYTEST = ("-q", "-c", "/dev/null", "--import-mode=importlib", "-p", "no:cachepro
 
 
 class Block(NamedTuple):
-    """One of a page."""
+    """A block of Python of a page."""
 
     code: str  # on the lines that it has in the page, so that an error names them
     title: str | None
@@ -51,12 +51,12 @@ def blocks(page: Path) -> list[Block]:
 
 
 def module_name(path: str) -> str:
-    """``a/b/c.py`` and ``a/b/c/__init__.py`` are ``a.b.c``."""
+    """The name of the module in a file: ``a.b.c`` for ``a/b/c.py`` and ``a/b/c/__init__.py``."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 class Overlay:
-    """Files that pages add, in ``folder``, found by Python beside those of the repository."""
+    """Files that pages add, in ``folder``; Python imports them as if they were in the repository."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ class Overlay:
         importlib.invalidate_caches()
 
     def remove(self) -> None:
-        """Nothing of it can be imported any more."""
+        """Make the added files impossible to import again."""
         for package in self._extended:
             package.__path__ = [path for path in package.__path__ if not path.startswith(str(self.folder))]
         for name, module in list(sys.modules.items()):
@@ -93,7 +93,7 @@ class Overlay:
 
 @contextmanager
 def nothing_registered_afterwards() -> Iterator[None]:
-    """Ops, backends and samplers that are registered within the block are gone after it."""
+    """A block after which all ops, backends and samplers that were registered within it are removed."""
     before = {name: list(op._backends) for name, op in backends.ops().items()}
     samplers = dict(RULES)
     try:

@@ -1,4 +1,4 @@
-"""Triton's interpreter, made to treat bfloat16 as devices do, and to prepare its language once a launch.
+"""Patches of Triton's interpreter: it treats bfloat16 as devices do, and prepares its language once for each launch.
 
 It keeps bfloat16 as bare 16-bit integers: it multiplies those in a ``dot``, and cuts float32 off where devices round to nearest.
 It replaces the functions of ``triton.language`` at every call of a function in a kernel, which takes a third of its time.

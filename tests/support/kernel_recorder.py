@@ -1,4 +1,4 @@
-"""Compiles what a run of tests will launch, in parallel and before it: one kernel after the other takes a device's tests minutes.
+"""Compiles in parallel, before a run of tests, the kernels that the tests launch; one after another that takes minutes.
 
 `pytest --record-kernels FILE` (see conftest.py) runs tests in which no Triton kernel is launched: what would have been
 compiled for it is written to FILE, a line a configuration. :func:`compile_all` compiles these in processes, into Triton's cache
@@ -68,7 +68,7 @@ def _pretend(fields: dict[str, Any]) -> None:
 
 
 def record(file: Path) -> None:
-    """From here on in this process no kernel is launched, and ``file`` gets a line for each that would have been compiled."""
+    """Stop this process from launching kernels, and add a line to ``file`` for each kernel that it would have compiled."""
     import torch
     from triton import knobs
     from triton.runtime import driver
@@ -94,7 +94,7 @@ def record(file: Path) -> None:
 
 
 def forgiving(test: Callable[..., Any]) -> Callable[..., Any]:
-    """A test that does not mind wrong results: nothing has been computed. Its launches are all that is wanted of it."""
+    """``test`` without its errors: it runs only for its launches, and no kernel computes its result."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ def forgiving(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read(files: Iterable[Path]) -> list[Configuration]:
-    """What :func:`record` wrote, each once."""
+    """The configurations that :func:`record` wrote, without repetitions."""
     lines = (line for file in files for line in file.read_text(encoding="utf-8").splitlines())
     return list(dict.fromkeys(Configuration(*json.loads(line)) for line in lines))
 
@@ -122,16 +122,16 @@ def _compile(configuration: Configuration) -> Compiled:
 
 
 def compile_all(configurations: list[Configuration], workers: int = 0) -> Iterator[Compiled]:
-    """As they are done, on ``workers`` processes (0: as many as this one may use cores)."""
+    """Compile on ``workers`` processes (0: one for each core that this process may use); yields results as they are done."""
     workers = workers or len(os.sched_getaffinity(0))
-    # Fresh processes: a fork of one that has spoken to a device cannot.
+    # New processes, since a fork of a process that has used a device cannot use it.
     with ProcessPoolExecutor(min(workers, max(1, len(configurations))), get_context("spawn")) as pool:
         for done in as_completed([pool.submit(_compile, configuration) for configuration in configurations]):
             yield done.result()
 
 
 def record_of(tests: Path, folder: Path) -> Path:
-    """Run :func:`record` on a file of tests, in a process of its own."""
+    """Run :func:`record` on a file of tests, in a new process."""
     file = folder / f"{tests.parent.name}-{tests.stem}.jsonl"
     command = [*RECORD, PROFILE, f"--record-kernels={file}", str(tests)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -141,7 +141,7 @@ def record_of(tests: Path, folder: Path) -> Path:
 
 
 def compile_first(tests: list[Path], folder: Path, say: Callable[[str], object]) -> int:
-    """Compile all that these files launch; each kernel that does not compile is said at once. Returns how many there are."""
+    """Compile all kernels that these files launch; prints each that does not compile at once, and returns their number."""
     with ThreadPoolExecutor(len(tests)) as threads:
         files = list(threads.map(lambda one: record_of(one, folder), tests))
     configurations, failed = read(files), 0

@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs on a machine without one: what is recorded is launched again on the same memory, nothing else.
+"""A stand-in for CUDA graphs without a GPU: a replay runs the recorded torch operations again on the same memory, nothing else.
 
 Operations are recorded below autograd, as they reach the CPU's kernels, with the very tensors they read and wrote. A replay runs
 them again and puts each result where the first one lay. Like a CUDA graph it sees no Python: a number that was read from a
@@ -25,7 +25,7 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = tensors(result)
         read = {tensor.untyped_storage().data_ptr() for tensor in tensors((args, kwargs))}
-        # What may be a view may be a copy as well (reshape, to): only a true view launches nothing.
+        # Operations that may return a view may also copy (reshape, to): only a true view launches nothing.
         if not (func.is_view and all(tensor.untyped_storage().data_ptr() in read for tensor in outputs)):
             self.launches.append((func, args, kwargs, outputs))
         return result
@@ -37,7 +37,7 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 
 class Launches:
-    """What one call launched."""
+    """The operations that one call launched."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         with _Recorder() as recorder:
@@ -60,7 +60,7 @@ class Launches:
 
 
 class LaunchRecorder:
-    """Records on the CPU; run the work on backends made of torch operations (``force("reference")``)."""
+    """Records on the CPU; only torch operations, so force ops to backends that consist of these (``force("reference")``)."""
 
     def __init__(self) -> None:
         self.recordings: list[Launches] = []

@@ -21,7 +21,7 @@ from PIL import Image
 from support import golden
 
 DEVICE = th.device("cpu")
-# What a notebook leaves at its defaults and a test cannot afford.
+# Settings that a notebook leaves at their defaults, with values that take a test less time.
 SMALL = {
     "num_channels": 32,
     "num_res_blocks": 1,
@@ -143,14 +143,14 @@ def text_kwargs(model: Any, options: dict[str, Any], texts: list[str]) -> dict[s
 
 
 def sample_base(
-    made: tuple[dict[str, Any], Any, Any],
+    created: tuple[dict[str, Any], Any, Any],
     prompt: str,
     scale: float,
     *,
     extra: dict[str, th.Tensor] | None = None,
 ) -> th.Tensor:
-    """A picture of what :func:`create` made."""
-    options, model, diffusion = made
+    """A picture sampled from the model and diffusion that :func:`create` returned."""
+    options, model, diffusion = created
     model_kwargs = text_kwargs(model, options, [prompt, ""])
     for key, value in (extra or {}).items():
         model_kwargs[key] = value.repeat(2, 1, 1, 1)
@@ -170,7 +170,7 @@ def sample_base(
 
 
 def keeping(model_kwargs: dict[str, th.Tensor]) -> Callable[[th.Tensor], th.Tensor]:
-    """The inpainting notebook's denoised_fn: what is known is known exactly."""
+    """The inpainting notebook's denoised_fn: overwrites the prediction by the known part of the picture."""
     return lambda x_start: (
         x_start * (1 - model_kwargs["inpaint_mask"])
         + model_kwargs["inpaint_image"] * model_kwargs["inpaint_mask"]
@@ -178,14 +178,14 @@ def keeping(model_kwargs: dict[str, th.Tensor]) -> Callable[[th.Tensor], th.Tens
 
 
 def upsample(
-    made: tuple[dict[str, Any], Any, Any],
+    created: tuple[dict[str, Any], Any, Any],
     prompt: str,
     samples: th.Tensor,
     *,
     extra: dict[str, th.Tensor] | None = None,
 ) -> th.Tensor:
-    """``samples`` enlarged by what :func:`create` made."""
-    options, model, diffusion = made
+    """``samples`` enlarged by the model and diffusion that :func:`create` returned."""
+    options, model, diffusion = created
     low_res = ((samples + 1) * 127.5).round() / 127.5 - 1
     model_kwargs = {"low_res": low_res, **text_kwargs(model, options, [prompt]), **(extra or {})}
     model.del_cache()
@@ -208,7 +208,7 @@ def upsample(
 
 
 def picture(batch: th.Tensor) -> Image.Image:
-    """The notebooks' show_images, less the showing."""
+    """The pictures as the notebooks' show_images would show them."""
     scaled = ((batch + 1) * 127.5).round().clamp(0, 255).to(th.uint8).cpu()
     return Image.fromarray(scaled.permute(2, 0, 3, 1).reshape([batch.shape[2], -1, 3]).numpy())
 
@@ -220,7 +220,7 @@ def text2im(package: SimpleNamespace, prompt: str = "an oil painting of a corgi"
 
 
 def meadow(folder: Path) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
-    """A picture and the mask of what is kept of it (the upper third), for the base model and the upsampler."""
+    """A picture and the mask of its kept part (the upper third), for the base model and the upsampler."""
     path = folder / "grass.png"
     picture(golden.tensor("grass", 1, 3, 48, 48).clamp(-1, 1)).save(path)
 
@@ -242,8 +242,8 @@ def inpaint(package: SimpleNamespace, folder: Path) -> list[th.Tensor]:
     """inpaint.ipynb, on a picture that is written to ``folder``."""
     prompt, (extra, extra_up) = "a corgi in a field", meadow(folder)
     samples = sample_base(create(package, "base", inpaint=True), prompt, 5.0, extra=extra)
-    made = create(package, "upsample", inpaint=True)
-    return [samples, upsample(made, prompt, samples, extra=extra_up)]
+    created = create(package, "upsample", inpaint=True)
+    return [samples, upsample(created, prompt, samples, extra=extra_up)]
 
 
 class ClipGuided:
@@ -251,14 +251,14 @@ class ClipGuided:
 
     def __init__(self, package: SimpleNamespace, cache: Path) -> None:
         self.package, self.prompt = package, "an oil painting of a corgi"
-        self.made = create(package, "base")
+        self.created = create(package, "base")
         self.clip = package.create_clip_model(str(cache / "clip.yaml"), device=DEVICE)
         self.clip.image_encoder.load_state_dict(package.load_checkpoint("clip/image-enc", DEVICE))
         self.clip.text_encoder.load_state_dict(package.load_checkpoint("clip/text-enc", DEVICE))
 
     def sample(self, scale: float) -> th.Tensor:
         """The base model's picture."""
-        options, model, diffusion = self.made
+        options, model, diffusion = self.created
         th.manual_seed(0)
         model.del_cache()
         samples: th.Tensor = diffusion.p_sample_loop(

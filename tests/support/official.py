@@ -50,8 +50,8 @@ class SuperResInpaintText2ImUnet(Text2ImUNet):
 
 
 _CLASSES = {
-    kind.__name__: kind
-    for kind in (Text2ImUNet, SuperResText2ImUNet, InpaintText2ImUNet, SuperResInpaintText2ImUnet)
+    cls.__name__: cls
+    for cls in (Text2ImUNet, SuperResText2ImUNet, InpaintText2ImUNet, SuperResInpaintText2ImUnet)
 }
 
 

@@ -18,7 +18,7 @@ def pixels(file: Path) -> NDArray[np.uint8]:
 
 
 def text_of(file: Path) -> dict[str, Any]:
-    """A PNG's text chunks, with those that are JSON decoded."""
+    """A PNG's text chunks; chunks that hold JSON are decoded."""
     with Image.open(file) as picture:
         picture.load()
         text: dict[str, Any] = dict(getattr(picture, "text", {}))

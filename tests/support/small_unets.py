@@ -1,4 +1,4 @@
-"""Small models with random weights, and what their calls take."""
+"""Small models with random weights, and arguments for their calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Text2ImUNet:
-    """A plain model in evaluation mode whose every layer matters; ``changes`` of its options."""
+    """A plain model in evaluation mode, without layers that are zero; ``changes``: options that differ from the usual ones."""
     torch.manual_seed(seed)
     model, _ = build(MODEL | {"vocab_rows": 8, "use_fp16": False} | KINDS[kind] | changes)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""guided_step in fp64, with a bound on what arithmetic in fp32 may err: the judge of every backend, the reference among them.
+"""guided_step in fp64, with a bound on the error of arithmetic in fp32, by which every backend and the reference are judged.
 
 At the noisiest steps x0 is the difference of two numbers 20,000 times as large, so a result that is right to the last bit of
 each operation still errs by 1e-3. How much is allowed therefore follows from the size of the terms: each operation adds half a
@@ -20,7 +20,7 @@ HALF_UNIT = 2.0**-24
 # What exponentials err, relative to the result: our own, and a device's power of two, whose exponent is x log2(e) rounded.
 EXPONENTIAL = 8 * HALF_UNIT
 EXPONENT = 2 * HALF_UNIT  # for each unit of the exponent
-NORMAL = 1e-5  # what backends' normals may differ from the definition
+NORMAL = 1e-5  # the largest difference of a backend's normals from the definition
 LEAST = 2.0**-126  # below it numbers in fp32 lose digits
 
 
@@ -63,7 +63,7 @@ class Bounded:
         )
 
     def clamp(self, least: float, most: float) -> Bounded:
-        """Where all of what is possible lies beyond a bound, nothing is left to err."""
+        """The clamped value; its error is 0 where the value and all values within its error lie beyond a bound."""
         value, low, high = (
             v.clamp(least, most) for v in (self.value, self.value - self.error, self.value + self.error)
         )
@@ -71,7 +71,7 @@ class Bounded:
 
 
 def bounds(arguments: dict[str, Any]) -> tuple[Bounded, Bounded, list[Bounded] | None]:
-    """The next state, x0 and the history that the op's ``arguments`` ask for."""
+    """The next state, x0 and, with a history, the next history, for the op's ``arguments``."""
     x, table, step = arguments["x"], arguments["table"], arguments["step"]
     shape = (-1, *([1] * (x.dim() - 1)))
     rows, one, half = table[step].view(-1, Column.COUNT), Bounded.exact(1.0), Bounded.exact(0.5)
@@ -79,7 +79,7 @@ def bounds(arguments: dict[str, Any]) -> tuple[Bounded, Bounded, list[Bounded] |
     def column(index: int) -> Bounded:
         return Bounded.exact(rows[:, index].view(shape))
 
-    def given(name: str) -> Bounded | None:
+    def optional(name: str) -> Bounded | None:
         return None if arguments.get(name) is None else Bounded.exact(arguments[name])
 
     outputs, scale = arguments["model_out"], arguments.get("guidance_scale")
@@ -92,7 +92,7 @@ def bounds(arguments: dict[str, Any]) -> tuple[Bounded, Bounded, list[Bounded] |
 
     noisy = column(Column.SQRT_RECIP) * Bounded.exact(x)
     x0 = noisy - column(Column.SQRT_RECIPM1) * eps
-    known, mask, score = given("known"), given("known_mask"), given("score")
+    known, mask, score = optional("known"), optional("known_mask"), optional("score")
     if known is not None and mask is not None:
         x0 = x0 * (one - mask) + known * mask
     if arguments.get("clip", True):
@@ -112,7 +112,7 @@ def bounds(arguments: dict[str, Any]) -> tuple[Bounded, Bounded, list[Bounded] |
             out = out + column(Column.HISTORY + k) * term
         remembered = (noisy - x0) / column(Column.SQRT_RECIPM1) if arguments.get("remember_eps") else x0
         history = [remembered, *earlier[:-1]]
-    noise = given("noise")
+    noise = optional("noise")
     if arguments.get("seeds") is not None:
         drawn = philox_normal(arguments["seeds"], step, tuple(x.shape[1:]), stream=arguments.get("stream", 0))
         noise = Bounded(drawn.double(), torch.full_like(drawn, NORMAL).double())
@@ -123,7 +123,7 @@ def bounds(arguments: dict[str, Any]) -> tuple[Bounded, Bounded, list[Bounded] |
 
 
 def excess(got: Step, arguments: dict[str, Any]) -> float:
-    """The largest error of a result, in units of what arithmetic in fp32 may err: up to 1 it is right."""
+    """The largest error of a result, divided by the bound: the result is right up to 1."""
     out, x0, history = bounds(arguments)
     assert (got.history is None) == (history is None)
     pairs = [(got.x, out), (got.x0, x0)]

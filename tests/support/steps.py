@@ -1,4 +1,4 @@
-"""Arguments of guided_step, made from a rule's own table, and a comparison with the reference."""
+"""Arguments of guided_step with the coefficient table of a rule, and a comparison with the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES: list[dict[str, Any]] = [
     {"rule": "dpm++2m", "noise": "tensor", "guided": False, "row_of_each": True},
     {"rule": "ddim", "noise": "none", "model_dtype": torch.bfloat16},
 ]
-"""What has the most in it: changes to the defaults of :func:`arguments`."""
+"""The call with the most options: changes to the defaults of :func:`arguments`."""
 
 
 @functools.cache
@@ -96,7 +96,7 @@ def next_inputs(shape: tuple[int, ...], copies: int, dtype: torch.dtype, channel
 
 
 def poisoned(x: torch.Tensor, history: torch.Tensor | None = None) -> Step:
-    """Somewhere to write a result, full of NaN."""
+    """Memory for a result, full of NaN."""
     nan = torch.full_like
     return Step(nan(x, torch.nan), nan(x, torch.nan), None if history is None else nan(history, torch.nan))
 

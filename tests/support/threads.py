@@ -13,7 +13,7 @@ TIMEOUT = 60
 
 
 def in_threads(threads: int, functions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each function gave, or the exception it raised, in order; ``threads`` of them run at a time."""
+    """The result of each function, or the exception that it raised, in order; ``threads`` of them run at a time."""
     results: list[Any] = [None] * len(functions)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(functions)):
@@ -36,7 +36,7 @@ def in_threads(threads: int, functions: Sequence[Callable[[], Any]]) -> list[Any
     before = sys.getswitchinterval()
     sys.setswitchinterval(
         1e-5
-    )  # so that threads change places within a line's work, as they seldom do otherwise
+    )  # so that Python switches threads within the work of one line, which it seldom does otherwise
     try:
         for worker in workers:
             worker.start()

@@ -37,10 +37,10 @@ MODEL: dict[str, Any] = {
 """A base model of 16 px; dropout stays on, so that a resumed run must draw it alike."""
 
 WORDS = tuple(f" {word}" for word in (*COLOURS, *SHAPES))
-"""What a tiny pipeline knows besides a prompt's first "a": a token each."""
+"""The words that a tiny pipeline knows besides "a"; each is one token."""
 
 UPSAMPLER: dict[str, Any] = MODEL | {"super_res": True, "low_res_size": 8}
-"""From 8 to 16 px."""
+"""An upsampler from 8 to 16 px."""
 
 
 def write_data_set(directory: Path, count: int = 24, size: int = 16) -> Path:

@@ -1,4 +1,4 @@
-"""What a forward makes torch copy: concatenations, layout changes and widened copies of activations, counted in a trace."""
+"""Counts the copies in a trace of a forward pass: concatenations, layout changes and widened copies of activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glide_fast.ops.convolution.packed_weight import PackedWeight
 
 aten = torch.ops.aten
 
-# What moves values from one place in memory to another and computes nothing.
+# Operators that only copy values from one address in memory to another.
 MOVES = {
     *(aten.cat, aten.stack, aten.clone, aten.copy, aten.copy_, aten.repeat, aten.constant_pad_nd),
     *(aten.permute_copy, aten.transpose_copy, aten.view_copy, aten.expand_copy, aten._reshape_copy),
@@ -55,7 +55,7 @@ class _Recorder(TorchDispatchMode):
         read = args[1:2] if packet in (aten.copy_, aten.copy) else (args, kwargs)
         read = [x for x in tree_leaves(read) if isinstance(x, torch.Tensor) and self._is_activation(x)]
         if packet is aten._to_copy:
-            # A narrower type is a rounding, which the border of a model in half precision wants once.
+            # A conversion to a narrower type is allowed: a model in half precision needs one at its input.
             return any(result.is_floating_point() and result.itemsize >= x.itemsize for x in read)
         return packet in MOVES and bool(read)
 

@@ -1,4 +1,4 @@
-"""The parts, in modules by what they need; each module's ``parts(setting)`` lists what it has. ``../order.py`` orders them."""
+"""The parts, in several modules; ``parts(setting)`` of a module lists its parts, and ``../order.py`` orders them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds csrc for the device found, and asks the built library what it holds."""
+"""Builds csrc for the present device, and checks that the built library loads and has the kernels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sources() -> str:
 
 
 def ask() -> tuple[dict[str, object] | None, str]:
-    """The record of the library that is installed, read by a process of its own; or None and what that said."""
+    """The build record of the installed library, read in a new process; or None and the output of that process."""
     asked = command.run([sys.executable, "-c", ASK, str(command.ROOT)], 120)
     try:
         return json.loads(asked.output.splitlines()[-1]), ""
@@ -47,7 +47,7 @@ def ask() -> tuple[dict[str, object] | None, str]:
 
 
 def run(setting: Setting) -> Outcome:
-    """Keep a library of these very sources that is there already, else build it.
+    """Build the library, unless the installed one was built from the same sources.
 
     On a CPU the library is built into a folder that is thrown away, and the installed one is asked.
     """
@@ -77,7 +77,7 @@ def run(setting: Setting) -> Outcome:
 
 
 def build(wanted: str | None, seconds: float) -> command.Ran:
-    """Build and install for an architecture; without one into a folder that is thrown away."""
+    """Build and install for an architecture; without one build into a temporary folder."""
     environment = {"GLIDE_FAST_NATIVE": "1"}
     if wanted is not None:
         environment["GLIDE_FAST_CUDA_TARGETS"] = wanted
@@ -85,13 +85,13 @@ def build(wanted: str | None, seconds: float) -> command.Ran:
         return command.run(install, seconds, environment)
     with tempfile.TemporaryDirectory() as scratch:
         folders = ["--build-lib", f"{scratch}/lib", "--build-temp", f"{scratch}/temp"]
-        # No nvcc on the path: its half takes minutes.
+        # Without nvcc on the path the CUDA half, which takes minutes, is left out.
         environment |= {"PATH": without_nvcc(os.environ["PATH"]), "CUDA_HOME": scratch, "CUDA_PATH": scratch}
         return command.run([sys.executable, "setup.py", "-q", "build_ext", *folders], seconds, environment)
 
 
 def judged(record: dict[str, object], wanted: str | None) -> Outcome:
-    """Whether a build record is of a library that loads, with kernels for the architecture ``wanted``."""
+    """The outcome for a build record: red unless the library loads and has kernels for the architecture ``wanted``."""
     if not record["loads"]:
         return Outcome(RED, notes=(f"the library does not load: {record['why_not']}",))
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Whole models by ``glide-fast bench`` and ``glide-fast profile``: a part is one such command on one model."""
+"""Measuring whole models: a part is one ``glide-fast bench`` or ``glide-fast profile`` command on one model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from glide_fast.bench.measurement import KEY
 from glide_fast.bench.record import Table, read
 
 TRIES = 2
-"""Runs of a command that does not come to an end in all the time that a part may take."""
+"""How often a command may fail to end in the longest time of a part, before it is given up."""
 ENVIRONMENT = {
-    # cuDNN would otherwise convolve fp32 in TF32, and what counts as truth would be no truer than fp16.
+    # Otherwise cuDNN would convolve fp32 in TF32, and the fp32 results that count as the truth would be as inexact as fp16.
     "NVIDIA_TF32_OVERRIDE": "0"
 }
 
 
 class Command(NamedTuple):
-    """Arguments of ``glide-fast``, and the name they have in the results.
+    """One command of ``glide-fast``, and its name in the results.
 
-    ``foreign`` ones are about baselines that may take longer than they are given: that is noted, and is no fault of ours.
+    ``foreign`` ones measure baselines; where these take longer than the part may, that is noted and the part is not red.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Where its rows go."""
+        """The file that the command's rows are added to."""
         return "profile" if self.arguments[0] == "profile" else "models"
 
     @property
@@ -60,7 +60,7 @@ def run(asked: Command, setting: Setting) -> Outcome:
         ran = command.run([*call, "--device", setting.device, "--csv", str(file)], seconds, ENVIRONMENT)
         rows = read(file)
     kept = Table(setting.folder / f"{asked.file}.csv", asked.key, setting.facts)
-    if rows:  # of a command that was ended, those that it had
+    if rows:  # a command that was ended early has written some
         named = {"case": asked.name}
         kept.add(*(named | {k: v for k, v in row.items() if k not in kept.facts} for row in rows))
     files = (kept.file,) if rows else ()
@@ -105,12 +105,12 @@ TRIED = ("--samples", "2", "--seconds", "0")
 
 
 def slower(sizes: Sequence[Size], times: float) -> list[Size]:
-    """The same sizes where they take longer."""
+    """``sizes`` with their expected seconds multiplied by ``times``."""
     return [(model, batch, times * seconds) for model, batch, seconds in sizes]
 
 
 def commands(setting: Setting) -> Iterator[Command]:
-    """All commands, in any order; small ones cover every kind of command."""
+    """All commands, in any order; with ``small`` one of each kind, on a tiny pipeline."""
     if setting.small:
         yield from small(str(setting.folder / "tiny"))
         return
@@ -149,9 +149,9 @@ def commands(setting: Setting) -> Iterator[Command]:
 
 
 def small(tiny: str) -> Iterator[Command]:
-    """Every kind of command, on a tiny pipeline."""
+    """One command of each kind, on a tiny pipeline."""
     none = ("--baselines", "none")
-    # In fp32: what half precision makes of one tiny picture is a matter of chance.
+    # In fp32: on one tiny picture the error of half precision is a matter of chance.
     fp32 = ("--dtype", "fp32", "--baselines", "eager")
     yield from bench("step", [(tiny, 2, 10)], "--baselines", "eager,eager-half", *TRIED)
     yield from bench("step", [(tiny, 2, 20)], "--ablate", *none, *TRIED, group="ablation")
@@ -164,7 +164,7 @@ def small(tiny: str) -> Iterator[Command]:
 
 
 def ready(asked: Command, setting: Setting) -> Outcome:
-    """Run a command; a tiny pipeline is written where it is wanted."""
+    """Run a command; the tiny pipeline is written first if the command needs it."""
     if setting.small:
         pipeline(setting.folder / "tiny")
     return run(asked, setting)

@@ -10,7 +10,7 @@ from benchmarks.gpu import command
 from benchmarks.gpu.part import GREEN, RED, UNFINISHED, Outcome, Part, Setting
 
 PROCESSES = 8
-"""At most; each holds a context of its own on the device."""
+"""The most processes; each needs memory for a CUDA context on the device."""
 
 
 def run(setting: Setting) -> Outcome:

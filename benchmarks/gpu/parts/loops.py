@@ -1,4 +1,4 @@
-"""Captured loops over time: a thousand runs whose pictures and memory do not change, and what capturing costs."""
+"""Captured loops: whether pictures and memory stay the same over a thousand runs, and the cost of capturing."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from glide_fast.runtime.precision import fastest_dtype
 from glide_fast.runtime.recording import CudaGraphs, Recorder, Recording
 
 SOAK, CYCLES, STEPS = 1000, 50, 10
-"""Runs of a loop, captures and releases of one, and the steps of each."""
+"""How many runs of a loop, how many captures and releases of one, and how many steps each loop has."""
 NOTED = 50
-"""Runs between two looks at the memory."""
+"""Runs between two readings of the memory in use."""
 DIFFERENT = 4
-"""Runs that differ in prompts, seeds and guidance, in turns."""
+"""How many different runs (prompts, seeds, guidance) take turns."""
 HOST_MIB = 64
-"""By how much the process may grow on the host: allocators round, logs are kept."""
+"""MiB by which the process may grow on the host: allocators round up, and logs are kept."""
 
 
 class Again:
-    """A recorder for machines without CUDA graphs: a replay does the work anew."""
+    """A recorder for machines without CUDA graphs: a replay does the work again."""
 
     def record(self, work: Callable[[], object]) -> Recording:
         """Do the work, as a capture's warm-up would."""
@@ -53,7 +53,7 @@ class _Work:
 
 
 def recorder(device: str) -> Recorder:
-    """What captures on this device."""
+    """The recorder for this device."""
     return CudaGraphs(torch.device(device)) if device == "cuda" else Again()
 
 
@@ -63,7 +63,7 @@ def models(setting: Setting) -> list[Subject]:
 
 
 class Runs:
-    """A captured loop of a model and what differs between its runs."""
+    """A captured loop of a model, and the values that differ between its runs."""
 
     def __init__(self, subject: Subject, setting: Setting, **options: Any) -> None:
         device = torch.device(setting.device)
@@ -85,13 +85,13 @@ class Runs:
         return {"guidance_scale": 2.0 + variant} if self.work.guided else {}
 
     def run(self, variant: int) -> torch.Tensor:
-        """Pictures of one variant; its seeds are its own."""
+        """The pictures of one variant."""
         self.loop.renew(self.conditioning[variant], self.work.seeds + 7 * variant, self.values(variant))
         return self.loop.run()
 
 
 def resident_mib() -> float:
-    """Memory of this process on the host, MiB; 0 where the system does not tell."""
+    """Memory of this process on the host, in MiB; 0 where the system does not report it."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             line = next(line for line in status if line.startswith("VmRSS"))
@@ -101,7 +101,7 @@ def resident_mib() -> float:
 
 
 def device_mib(device: str) -> tuple[float, float]:
-    """Allocated and reserved memory of a GPU, MiB."""
+    """Allocated and reserved memory of a GPU, in MiB."""
     if device != "cuda":
         return 0.0, 0.0
     torch.cuda.synchronize()
@@ -114,7 +114,7 @@ def synchronise(device: str) -> None:
 
 
 def soak(setting: Setting) -> Outcome:
-    """Every run of a variant must give its first picture, bit for bit, and memory stay what it was after the first turn."""
+    """Check that all runs of a variant give the same picture, bit for bit, and that memory stops growing after the first turn."""
     table = setting.table("soak", ("model", "loops"))
     total, noted = (2 * DIFFERENT, DIFFERENT) if setting.small else (SOAK, NOTED)
     for subject in models(setting):
@@ -157,7 +157,7 @@ def soak(setting: Setting) -> Outcome:
 
 
 def capture(setting: Setting) -> Outcome:
-    """Seconds and memory of a capture, of its replay beside the same loop launched step by step, and of many captures in turn."""
+    """Measure a capture, its replay beside the same loop launched step by step, and many captures one after another."""
     table = setting.table("capture", ("model", "what"))
     for subject in models(setting):
         for what, options in (("step", {}), ("whole loop", {"whole_loop": True})):

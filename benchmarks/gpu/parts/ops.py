@@ -1,4 +1,4 @@
-"""The op suites: every backend against fp64 in each type at small sizes, then against every contestant; and the ceilings."""
+"""The op suites: every backend against fp64, in each type at small sizes, and against all contestants; the device's limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rows(setting: Setting) -> Table:
 
 
 def check(setting: Setting) -> Outcome:
-    """Errors in each type; red as well where no backend of an op ran."""
+    """Compare all ops' backends with fp64 in each type; also red if no backend of an op ran."""
     table = rows(setting)
     red: list[str] = []
     idle: list[str] = []
@@ -38,7 +38,7 @@ def check(setting: Setting) -> Outcome:
 
 
 def run(op: str, compiled: bool, setting: Setting) -> Outcome:
-    """One op's suite at GLIDE's sizes."""
+    """Run one op's suite at GLIDE's sizes."""
     table = rows(setting)
     done = run_suite(
         suites.found()[op],

@@ -1,4 +1,4 @@
-"""The most memory that a step takes at rising batches, weights apart, and where a batch no longer fits."""
+"""The peak memory of a step, without weights, at growing batches, and the batch that no longer fits."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def contestant(who: str, subject: Subject, work: Work) -> Contestant:
     """One of :data:`WHO`."""
     if who == contestants.OURS:
         return contestants.ours(subject, work, fastest_dtype(work.device))
-    (made,) = baselines.chosen([who])
-    return contestants.baseline(made, subject, work)
+    (one,) = baselines.chosen([who])
+    return contestants.baseline(one, subject, work)
 
 
 def peak(who: str, subject: Subject, batch: int, device: str) -> dict[str, str]:
-    """MiB of the weights with all that is known before the loop, and the most beyond them in a step; on a CPU nobody counts."""
+    """MiB of the weights and of all that is computed before the loop, and the peak beyond them in a step. 0 on a CPU."""
     try:
         work = Work(subject, batch, torch.device(device))
         before = device_mib(device)[0]

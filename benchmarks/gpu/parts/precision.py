@@ -1,4 +1,4 @@
-"""What half precision and another device make of steps, loops and pictures, beside what they make of torch's own code."""
+"""The errors of half precision in steps, loops and pictures on this device, for glide_fast and for torch's layers."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from glide_fast.ops.case import Tolerance
 
 TYPES = {"cuda": (torch.float16, torch.bfloat16, torch.float32), "cpu": (torch.bfloat16, torch.float32)}
 LEVELS = (0.98, 0.5, 0.02)
-"""Of a process, from clean to noise: where single steps are looked at."""
+"""The steps that are compared singly, as fractions of the process from the clean picture to noise."""
 LOOP_STEPS, LOOP_PICTURES = 50, 8
 LOOP = Tolerance(margin=2.0, floor=STEP.floor)
-"""Of a loop's pictures: a loop magnifies what differs early, each time otherwise."""
+"""The tolerance for a loop's pictures: a loop magnifies early differences, by another factor each time."""
 FP32_LOOP = Tolerance(margin=0.0, floor=1e-2)
-"""Of a loop in fp32 against fp32."""
+"""The tolerance for the pictures of a loop in fp32."""
 SAME = {torch.float32: 40.0, torch.float16: 30.0, torch.bfloat16: 25.0}
 """PSNR, in dB, that the shipped model's pictures must reach against those of a CPU in fp32."""
 MODEL = "small"
-"""Of trained weights: what random ones draw says nothing of pictures."""
+"""The model whose pictures are compared; it has trained weights, since pictures of random weights mean nothing."""
 PROMPTS = ("a red cube", "a large purple pyramid", "a small green star")
 
 
 def exact_products() -> None:
-    """Keep cuDNN and cuBLAS from rounding fp32 to TF32: what counts as truth would be no truer than fp16."""
+    """Keep cuDNN and cuBLAS from rounding fp32 to TF32: the truth, which is computed in fp32, would be as inexact as fp16."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
 def plain(subject: Subject, work: Work, dtype: torch.dtype) -> PlainDenoiser:
-    """The network of torch's own layers."""
+    """The network built of torch's layers."""
     model = stock(subject.model, dtype=dtype, device=work.device)
     conditioning = work.prompt | work.pictures
     return PlainDenoiser(lambda x, timesteps: model(x, timesteps, **conditioning), work.device)
@@ -58,9 +58,9 @@ def contest(
     run: Callable[[LoopDenoiser], torch.Tensor],
     tolerance: Callable[[torch.dtype], Tolerance],
 ) -> Contest:
-    """Torch's own network and glide_fast's in each type, against torch's fp32; nothing is to be timed."""
+    """A contest, without timing: torch's network and glide_fast's in each type, against torch's in fp32."""
     truth = run(plain(subject, work, torch.float32))
-    made = Contest(
+    contest = Contest(
         "accuracy",
         subject.name,
         what,
@@ -75,12 +75,12 @@ def contest(
 
     for dtype in TYPES[work.device.type]:
         for name, ours in (("torch", False), (OURS, True)):
-            made.enter(f"{name} {short_name(dtype)}", functools.partial(ready, dtype, ours))
-    return made
+            contest.enter(f"{name} {short_name(dtype)}", functools.partial(ready, dtype, ours))
+    return contest
 
 
 def of_steps(subject: Subject, setting: Setting) -> list[Contest]:
-    """Single predictions, at several levels of noise."""
+    """Contests of single predictions, at several levels of noise."""
     work = Work(subject, None, torch.device(setting.device))
 
     def predict(row: int, denoiser: LoopDenoiser) -> torch.Tensor:
@@ -103,7 +103,7 @@ def of_steps(subject: Subject, setting: Setting) -> list[Contest]:
 
 
 def of_loops(subject: Subject, setting: Setting) -> list[Contest]:
-    """Pictures of a whole loop on the same seeds."""
+    """Contests of the pictures of a whole loop, from the same seeds."""
     steps, pictures = (2, 2) if setting.small else (LOOP_STEPS, LOOP_PICTURES)
     rows = pictures if subject.upsamples else 2 * pictures
     work = Work(subject, rows, torch.device(setting.device), steps)
@@ -119,7 +119,7 @@ def of_loops(subject: Subject, setting: Setting) -> list[Contest]:
 
 
 def run(name: str, contests: Callable[[Subject, Setting], list[Contest]], setting: Setting) -> Outcome:
-    """The contests of each model; a row for each type, of torch's own and of glide_fast's."""
+    """Run the contests of each model; each has a row for torch and for glide_fast in each type."""
     exact_products()
     table = Table(setting.folder / "models.csv", ("case", *KEY), setting.facts)
     done = {row["model"] for row in table.rows if row["case"] == name}
@@ -139,7 +139,7 @@ def run(name: str, contests: Callable[[Subject, Setting], list[Contest]], settin
 
 
 def same_picture(setting: Setting) -> Outcome:
-    """The shipped model's pictures from the same seeds on this device and on a CPU."""
+    """Compare the shipped model's pictures on this device with those on a CPU from the same seeds."""
     exact_products()
     table = setting.table("same-picture", ("stage", "dtype"))
     options = {"num_inference_steps": 2, "upsample_steps": 2} if setting.small else {}
@@ -151,7 +151,7 @@ def same_picture(setting: Setting) -> Outcome:
         return {"base": out.low_res.cpu(), "upsampler": out.images.cpu()}  # type: ignore[union-attr]
 
     want = draw("cpu", torch.float32, False)
-    # In a few steps half precision draws other pictures.
+    # With few steps half precision gives different pictures, which are not wrong.
     for dtype in (torch.float32,) if setting.small else TYPES[setting.device]:
         if table.find("upsampler", short_name(dtype)):
             continue

@@ -14,13 +14,13 @@ from glide_fast.ops.backends import ops
 
 TOOLS = ("memcheck", "racecheck")
 NONE = "no tool"
-"""In place of a tool where there is no GPU: the calls are made by themselves, to try the plumbing."""
+"""The name, in place of a tool's, for running the calls without any tool, where there is no GPU."""
 STATUS = 86
-"""Exit status that compute-sanitizer is asked to give where it found something."""
+"""The exit status that compute-sanitizer returns when it has found an error."""
 
 
 def find() -> str | None:
-    """Where compute-sanitizer is."""
+    """The path of compute-sanitizer."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     candidates = (
         "compute-sanitizer",
@@ -31,7 +31,7 @@ def find() -> str | None:
 
 
 def summary(output: str) -> tuple[int, str] | None:
-    """Errors and the line that counts them, as compute-sanitizer closes; None where it did not come to that."""
+    """The number of errors and the line that reports it, from the end of compute-sanitizer's output; None if it is missing."""
     lines = re.findall(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", output)
     if not lines:
         return None
@@ -56,10 +56,10 @@ def run(setting: Setting) -> Outcome:
 
 
 def one(program: str | None, tool: str, op: str, setting: Setting) -> Row:
-    """Small calls of one op under one tool. Green needs the tool's own count of nothing, not only a good exit."""
+    """Run small calls of one op under one tool. Green only if the tool reports 0 errors; a good exit status is not enough."""
     calls = [sys.executable, "-m", "benchmarks", "--check", "--op", op, "--device", setting.device]
     calls += ["--first", "1"] * setting.small
-    # Each tensor an allocation of its own: an access beyond one is then no access to another's memory.
+    # Without torch's caching allocator each tensor is a separate allocation, so that an access beyond one does not hit another.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     front = [program, "--tool", tool, "--error-exitcode", str(STATUS)] if program else []
     ran = command.run([*front, *calls], setting.seconds_left, environment)

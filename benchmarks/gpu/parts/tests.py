@@ -1,4 +1,4 @@
-"""The tests marked `gpu`, each file in a process of its own: an illegal access in one spoils no other.
+"""The tests marked `gpu`, each file in a new process, so that an illegal access in one does not disturb the others.
 
 Some files run at a time, and what fails is shown when it fails.
 """
@@ -19,18 +19,18 @@ from benchmarks.gpu.part import GREEN, RED, UNABLE, Outcome, Part, Setting, conc
 from glide_fast.bench.record import Row
 
 STANDS_IN = "tests/ops/test_backends.py"
-"""Runs where there is no GPU, to try the plumbing."""
+"""The file that runs where there is no GPU, to test this part."""
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "support.failures_at_once")
-# For the plugin; what the path has already stays on it.
+# The plugin is found through this path; the entries that the path has already stay on it.
 PATHS = {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(command.ROOT / "tests"), os.environ.get("PYTHONPATH")]))
 }
 AT_A_TIME = max(1, min(8, (os.cpu_count() or 1) // 2))
-"""Files: most of their time goes into starting Python and compiling, on one core each."""
+"""How many files run at a time: most of their time goes into starting Python and compiling, on one core each."""
 
 
 class Counted(NamedTuple):
-    """A file's tests."""
+    """The results of a file's tests."""
 
     passed: int
     failed: tuple[str, ...]
@@ -67,7 +67,7 @@ def run(setting: Setting) -> Outcome:
     known = {row["file"] for row in table.rows if row["gate"] == GREEN}
 
     def attempt(file: str) -> tuple[str, Row | None]:
-        """With what came of the file, or None where the time is up."""
+        """The file with its result, or with None if the time is up."""
         return file, None if setting.time_is_up else one(file, marked, setting.seconds_left)
 
     left = []
@@ -82,7 +82,7 @@ def run(setting: Setting) -> Outcome:
 
 
 def one(file: str, marked: Sequence[str], seconds: float) -> Row:
-    """Run a file's tests; green where all passed that did not skip themselves, and some did pass."""
+    """Run a file's tests; the row is green if at least one test passed and none failed. A test may skip itself."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         ran = command.run([*PYTEST, *marked, f"--junitxml={report}", file], seconds, PATHS)

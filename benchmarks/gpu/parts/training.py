@@ -1,4 +1,4 @@
-"""Training throughput: whole optimiser steps of the trainer, on pictures made up here."""
+"""Training throughput: whole optimiser steps of the trainer, on random pictures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from glide_fast.train.loop import Trainer
 
 PICTURES = 64
 WARM, STEPS, SECONDS = 3, 60, 25.0
-"""Steps before the clock runs, and the most steps and seconds that it runs for."""
+"""Steps before timing begins, and the most steps and seconds that are timed."""
 
 
 class Recipe(NamedTuple):
-    """What is trained."""
+    """The model to train, and how."""
 
     model: str
     batch_size: int
@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES = (
-    Recipe("small", 32),  # as the shipped model was
+    Recipe("small", 32),  # as the shipped model was trained
     Recipe("small-upsample", 32),
     Recipe("small", 128),
     Recipe("small", 128, compile=True),
@@ -81,7 +81,7 @@ def measure(recipe: Recipe, device: str, folder: Path, steps: int = STEPS) -> di
     end = time.monotonic() + SECONDS
     while len(times) < steps and (time.monotonic() < end or len(times) < 2):
         start = time.perf_counter()
-        values.append(trainer.train_step())  # its losses are on the host when it returns
+        values.append(trainer.train_step())  # returns losses on the host, so the step has ended then
         times.append(time.perf_counter() - start)
     taken = summarise(times)
     finite = all(math.isfinite(value[name]) for value in values for name in ("loss", "grad_norm"))

@@ -1,4 +1,4 @@
-"""What can be measured, one part a file: each has ``measure(settings)``, which gives measurements as they are made."""
+"""The parts of the benchmarks, one in a file: each has ``measure(settings)``, which yields measurements one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = {
     "waiting": "what it costs on a CPU that waiting threads sleep",
     "quality": "fewer or cheaper steps: time beside the difference from the full sampler's pictures",
 }
-"""Name -> what it measures."""
+"""The parts' names, and what each measures."""
 
 
 def measure(part: str, settings: Settings) -> Iterator[Measurement]:

@@ -1,4 +1,7 @@
-"""From the start of a process to ready, to the first step and to the first picture. Files are in the system's cache by then."""
+"""The time from the start of a process until it is ready, to the first step and to the first picture.
+
+Files are in the system's cache already.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ EAGER = "reference eager"
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Phases of glide_fast's start and of a plain model's; each is the time since the process was started."""
+    """Time the start of glide_fast and of a plain model; each phase is the time since the start of the process to its end."""
     who = [(EAGER, False)] if "none" not in settings.baselines else []
     who.append((contestants.OURS, True))
     rounds = min(settings.samples, 3)

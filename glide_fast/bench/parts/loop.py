@@ -27,13 +27,13 @@ STEPS = 50
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Time a loop of each model; ``batch`` counts pictures, ``steps`` is 50 unless it is given."""
+    """Time a loop of each model; in the settings ``batch`` counts pictures, and ``steps`` is 50 by default."""
     for subject in subjects(settings.models):
         yield from of_subject(subject, settings)
 
 
 def looped(contestant: Contestant, work: Work, rule: str) -> CapturedLoop:
-    """A contestant's loop. The update is the fused one for all: so the noise is the same, and nobody is slower for it."""
+    """A contestant's loop. All use the fused update, so that the noise is the same; baselines are not slower for that."""
     loop = SamplingLoop(
         contestant.denoiser,
         work.process,
@@ -48,17 +48,17 @@ def looped(contestant: Contestant, work: Work, rule: str) -> CapturedLoop:
 
 
 def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
-    """Time the loop of one model, and compare what comes out of it with fp32's for the same noise."""
+    """Time the loop of one model, and compare its result with that of a loop in fp32 for the same noise."""
     steps, pictures = settings.steps or STEPS, settings.batch or 1
     rows = pictures if subject.upsamples else 2 * pictures
     work = Work(subject, rows, settings.target_device, steps)
     rule = "ddim" if subject.upsamples else "ddpm"
     on_cpu = work.device.type == "cpu"
-    made = {one.name: one for one in baselines.BASELINES}
+    by_name = {one.name: one for one in baselines.BASELINES}
 
     def run(name: str) -> torch.Tensor:
-        """The result of one of torch's own eager loops."""
-        return looped(contestants.baseline(made[name], subject, work), work, rule).run()
+        """The result of the loop of an eager baseline."""
+        return looped(contestants.baseline(by_name[name], subject, work), work, rule).run()
 
     @functools.cache
     def truth() -> torch.Tensor:
@@ -84,7 +84,7 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
         loop = looped(contestant, work, rule)
         if not contestant.ours:
             loop.loop.reset()
-            loop.loop.advance()  # compiles, where it is compiled
+            loop.loop.advance()  # a compiled baseline compiles now
         return Competitor(loop.run, lambda: [loop.run()], contestant.dtype, short_name(contestant.dtype))
 
     def enter(name: str, make: Callable[[], Contestant], excuses: tuple[type[Exception], ...]) -> None:
@@ -99,7 +99,7 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
 
 
 def _fp32(subject: Subject, work: Work, rule: str) -> torch.Tensor:
-    """The result in fp32 by torch's own layers, where the released code runs in fp16."""
+    """The result in fp32 by torch's layers; for GPUs, where the released code runs in fp16."""
     from glide_fast.bench.stock import stock
     from glide_fast.diffusion.denoiser import PlainDenoiser
 

@@ -1,4 +1,4 @@
-"""The most memory of a process that loads all stages and takes a few steps of each; of the GPU where there is one."""
+"""The peak memory of a process that loads all stages and runs a few steps of each; on a GPU that of the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every op call that a step makes, alike ones once, with its own tensors: each backend that takes it, against plain torch."""
+"""The op calls of a step, on the step's tensors, equal calls once: each backend that supports the call, against plain torch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from glide_fast.ops.described import described, first_tensor
 
 REFERENCE = "reference"
 SUMS = 2.0**-22
-"""Relative error that is always allowed in fp32, where sums have the result's own type and may be taken in another order."""
+"""Relative error that is always allowed in fp32: sums are fp32 too, and kernels may add in another order."""
 _SECONDS = 4.0
-"""For one call at most, after the least number of samples."""
+"""The longest time for one call, once it has its least number of samples."""
 
 
 def recorded(subject: Subject, settings: Settings) -> list[tuple[Choice, int]]:
-    """The calls that a step makes, alike ones once, and how many there are of each."""
+    """The op calls of a step, equal calls once, and how many there are of each."""
     work = Work(subject, settings.batch, settings.target_device)
     step = OneStep(contestants.ours(subject, work, settings.target_dtype), work)
     calls: dict[str, tuple[Choice, int]] = {}
@@ -56,7 +56,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Iterator[Measurement]:
-    """Time one call by every backend that takes it."""
+    """Time one call by every backend that supports it."""
     dtype = first_tensor(choice).dtype
     floor = SUMS if dtype == torch.float32 else 0.0
     contest = Contest(
@@ -71,7 +71,7 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
 
     def ready(name: str) -> Competitor:
         backend = choice.op.backend(name)
-        reason = backend.supports(choice.facts)  # not whether it is worth it: that is the question
+        reason = backend.supports(choice.facts)  # `worth` is not asked: the measurement is to show it
         if reason is not None:
             raise Unable(reason)
         held = _held_by(name, choice.call)
@@ -83,7 +83,7 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
         def compared() -> list[torch.Tensor]:
             for one in memory:
                 one.fill_(torch.nan)
-            # Copied: some results are memory that the call was given.
+            # Copied, since some results are in memory that the next call overwrites.
             return [one.clone() for one in results(call())]
 
         return Competitor(call, compared, dtype, "chosen" if name == choice.backend.name else "")
@@ -102,19 +102,20 @@ def _backend(contestant: str) -> str:
 
 
 def _held_by(backend: str, call: Any) -> Any:
-    """The call with memory of its own for the results, and its weight as this backend holds it.
+    """The call with separate memory for the results, and its weight packed as this backend wants it.
 
-    Results that another backend has left must not pass for this one's; and the others would unpack a packed weight at every call.
+    Otherwise results of another backend, still in memory, could pass for this one's; and a backend that does not read the packed
+    weight would unpack it at every call.
     """
-    given = {name: getattr(call, name) for name in schema.arguments(type(call))}
-    given |= {name: _like(given[name]) for name in WRITTEN if name in given}
+    arguments = {name: getattr(call, name) for name in schema.arguments(type(call))}
+    arguments |= {name: _like(arguments[name]) for name in WRITTEN if name in arguments}
     if isinstance(call, Call) and isinstance(call.weight, PackedWeight):
-        given = prepared(given, backend)
-    return type(call)(**given)
+        arguments = prepared(arguments, backend)
+    return type(call)(**arguments)
 
 
 def _like(value: Any) -> Any:
-    """Other memory for the same tensor, or for those of a record; anything else as it is."""
+    """New memory like the tensor ``value``, or like the tensors in a tuple; any other value unchanged."""
     if isinstance(value, tuple):
         return type(value)(*map(_like, value))
     return torch.empty_like(value) if isinstance(value, torch.Tensor) else value

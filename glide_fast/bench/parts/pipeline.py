@@ -28,13 +28,13 @@ EAGER = "reference eager, text encoded once"
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Time a pipeline of the models: the first that does not upsample, and the first that does."""
+    """Time a pipeline of two of the models: the first that does not upsample, and the first that does."""
     found = subjects(settings.models)
     base = next((subject for subject in found if not subject.upsamples), None)
     upsampler = next((subject for subject in found if subject.upsamples), None)
     stages = [subject for subject in (base, upsampler) if subject is not None]
     device, dtype = settings.target_device, settings.target_dtype
-    # One step of each stage stands for the pictures, which differ from fp32's by more than any one step does.
+    # The error is that of one step of each stage: over a whole loop the difference from fp32 grows, also for a correct model.
     wrong, allowed = max(
         (_error(subject, settings) for subject in stages), key=lambda pair: pair[0] / pair[1]
     )
@@ -84,9 +84,9 @@ def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
     if pipeline.base is None:
         upsampler = pipeline.stages[0]
         low_res = torch.zeros(pictures, 3, upsampler.image_size // 4, upsampler.image_size // 4)
-        made = pipeline.upsample(low_res, PROMPT, seed=0, output_type="pt", progress=False, **options)
+        result = pipeline.upsample(low_res, PROMPT, seed=0, output_type="pt", progress=False, **options)
     else:
-        made = pipeline(
+        result = pipeline(
             PROMPT,
             num_images_per_prompt=pictures,
             seed=0,
@@ -94,12 +94,12 @@ def _call(pipeline: GlidePipeline, settings: Settings) -> torch.Tensor:
             progress=False,
             **options,  # type: ignore[arg-type]
         )
-    images: torch.Tensor = made.images  # type: ignore[assignment]
+    images: torch.Tensor = result.images  # type: ignore[assignment]
     return images
 
 
 def _error(subject: Subject, settings: Settings) -> tuple[float, float]:
-    """The error of one step of the accelerated model, and what it may be."""
+    """The error of one step of the accelerated model, and the largest that is allowed."""
     work = Work(subject, None, settings.target_device)
     gate = Gate(subject, work)
     contestant = contestants.ours(subject, work, settings.target_dtype)

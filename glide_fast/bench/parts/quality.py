@@ -1,4 +1,4 @@
-"""Fewer steps, cheaper steps: seconds of a picture beside its difference from what the full sampler makes of the same seed."""
+"""Fewer or cheaper steps: the time of a picture, and its difference from the full sampler's picture of the same seed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Time and PSNR of each way on pipelines with trained weights; ``batch`` is pictures of each prompt."""
+    """Time and PSNR of each sampler on pipelines with trained weights; in the settings ``batch`` is pictures of each prompt."""
     for name in settings.models:
         pipeline = GlidePipeline.from_pretrained(
             name, device=settings.device, dtype=settings.target_dtype, progress=False
@@ -62,7 +62,7 @@ def _of_pipeline(name: str, pipeline: GlidePipeline, settings: Settings) -> Iter
         usual = {"num_inference_steps": settings.steps, "upsample_steps": settings.steps}
 
     def make(options: dict[str, Any]) -> torch.Tensor:
-        made = pipeline(
+        result = pipeline(
             list(PROMPTS),
             num_images_per_prompt=each,
             seed=1000,
@@ -70,7 +70,7 @@ def _of_pipeline(name: str, pipeline: GlidePipeline, settings: Settings) -> Iter
             progress=False,
             **(usual | options),
         )
-        images: torch.Tensor = made.images  # type: ignore[assignment]
+        images: torch.Tensor = result.images  # type: ignore[assignment]
         return images
 
     ways = ((FULL, {}), *FAST)

@@ -24,7 +24,7 @@ GUIDANCE = 3.0
 
 
 class OneStep:
-    """A contestant's step, over buffers of its own, as :class:`~glide_fast.diffusion.sampling.SamplingLoop` takes it."""
+    """A contestant's step, as in a :class:`~glide_fast.diffusion.sampling.SamplingLoop`, on buffers that no other uses."""
 
     def __init__(self, contestant: Contestant, work: Work) -> None:
         self._contestant, self._work = contestant, work
@@ -41,7 +41,7 @@ class OneStep:
             return self._contestant.denoiser(self._inputs, self._work.timesteps, self._work.rows).clone()
 
     def __call__(self) -> None:
-        """The whole step, replayed where it was recorded. The state stays what it was, so every call does the same."""
+        """Run the whole step, by replay where it was recorded. The state is not changed, so every call does the same work."""
         if self._recording is not None:
             self._recording()
             return
@@ -49,7 +49,7 @@ class OneStep:
             self._advance()
 
     def record(self) -> None:
-        """Record the step of a contestant that is captured, on a GPU."""
+        """Record the step, on a GPU, if the contestant is to be captured."""
         if self._contestant.captured and self._work.device.type == "cuda":
             with torch.inference_mode(), force(**self._contestant.forced):
                 self._advance()
@@ -101,8 +101,8 @@ def of_subject(subject: Subject, settings: Settings) -> Iterator[Measurement]:
     def enter(name: str, make: Callable[[], Contestant], excuses: tuple[type[Exception], ...]) -> None:
         contest.enter(name, functools.partial(ready, make), excuses)
 
-    for made in baselines.chosen(settings.baselines):
-        enter(made.title, functools.partial(contestants.baseline, made, subject, work), baselines.EXCUSES)
+    for one in baselines.chosen(settings.baselines):
+        enter(one.title, functools.partial(contestants.baseline, one, subject, work), baselines.EXCUSES)
     enter(OURS, functools.partial(contestants.ours, subject, work, settings.target_dtype), (Unable,))
     for name in (ablation.name for ablation in ABLATIONS) if settings.ablate else ():
         without = functools.partial(contestants.ablated, subject, work, settings.target_dtype, name)

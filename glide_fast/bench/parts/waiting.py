@@ -1,6 +1,7 @@
-"""What it costs a picture on this CPU that waiting threads sleep, against threads that spin (see :mod:`glide_fast.openmp`).
+"""The time of a picture on a CPU with threads that sleep while they wait, and with threads that spin (:mod:`glide_fast.openmp`).
 
-Of use on a machine that does nothing else, since spinning is of no use on any other: the note has the system's load before.
+Measure it on a machine that does nothing else, since spinning threads only help there. The note has the system's load before
+the measurement.
 """
 
 from __future__ import annotations

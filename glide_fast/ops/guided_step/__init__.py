@@ -59,12 +59,13 @@ def guided_step(
             fp32, bf16 or fp16, contiguous or channels-last; used in fp32.
         table: ``[steps, Column.COUNT]`` fp32, from :mod:`glide_fast.diffusion.rules`.
         step: int64 tensor, ``[]`` or ``[N]``, the row to use; read on the device, so a captured loop may change it. A step
-            outside the table is refused before anything is written where it lies in host memory. On a device nobody can refuse
-            it without waiting: there, and under transforms such as torch.vmap, all results of its image are NaN (x, x0, the
-            latest of the history, inputs).
+            outside the table raises before anything is written, if ``step`` is in host memory. On a device that check would
+            have to wait: there, and under transforms such as torch.vmap, all results of the image become NaN instead (x, x0,
+            the latest prediction in the history, inputs).
         noise: ``[N, C, H, W]`` fp32, standard normal; a rule without noise multiplies it by zero.
-        seeds, stream: instead of ``noise``, int64 ``[N]`` and the number of a stream: the noise is that of
-            :func:`glide_fast.diffusion.noise.philox_normal` for these at this ``step``. With neither, none is added.
+        seeds, stream: instead of ``noise``, int64 ``[N]`` and the number of a stream: the noise is
+            :func:`glide_fast.diffusion.noise.philox_normal` of ``seeds``, ``step`` and ``stream``. With neither ``noise`` nor
+            ``seeds`` no noise is added.
         guidance_scale: classifier-free guidance, a number or an fp32 tensor of 1 or N elements; None for a batch that is
             not doubled.
         known, known_mask: inpainting; ``[N, C, H, W]`` in [-1, 1] and ``[N, 1, H, W]``, 1 where the image is kept.
@@ -74,15 +75,16 @@ def guided_step(
         remember_eps: the history holds eps (PLMS) instead of x0 (DPM-Solver++).
         inputs: ``[k N, C, H, W]``, fp32, bf16 or fp16, contiguous or channels-last: is filled with k copies of the next
             state, for the network's next call.
-        out: where to write the result, None for new tensors. ``x`` and ``history`` may be written over: be a result themselves.
-            No other results, nor ``inputs``, may share memory with each other or with a picture that is read.
+        out: tensors to write the result to; None for new ones. ``out.x`` or ``out.x0`` may be ``x`` itself, and ``out.history``
+            may be ``history``. Apart from that no two results (``inputs`` too) may share memory, with each other or with a
+            picture that is read.
 
     Returns:
         :class:`Step`; ``x0`` is the clamped prediction after the score was applied.
 
     All arithmetic is fp32 (fp64 for fp64 states). Backends agree to 1e-5, and so do batches of any size: kernels round each
-    product and sum as the reference does, since x0 is the small difference of large numbers at the noisiest steps. What is not
-    finite goes where the formulas say: NaN is never clamped, and an infinite v is no variance but NaN.
+    product and sum as the reference does, since x0 is the small difference of large numbers at the noisiest steps. Values that
+    are not finite propagate as the formulas say: NaN is never clamped, and an infinite v gives NaN.
 
     Raises:
         InvalidInputError: for arguments outside this contract.

@@ -1,4 +1,4 @@
-"""One call of guided_step: its tensors and options, and what the choice of a backend rests on."""
+"""One call of guided_step: its arguments, their checks, and the facts by which a backend is chosen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Column:
 
 
 class Step(NamedTuple):
-    """Result of a step: the next state, the x0 it rests on, and the history for the next step."""
+    """Result of a step: the next state, the x0 from which it was computed, and the history for the next step."""
 
     x: torch.Tensor
     x0: torch.Tensor
@@ -40,19 +40,21 @@ class Step(NamedTuple):
 
     @classmethod
     def like(cls, x: torch.Tensor, history: torch.Tensor | None) -> Step:
-        """Memory for the result of a step from this state and history."""
+        """Uninitialised memory for the result of a step from state ``x`` and ``history``."""
         return cls(
             torch.empty_like(x), torch.empty_like(x), None if history is None else torch.empty_like(history)
         )
 
 
 class Facts(NamedTuple):
-    """What the choice of a backend rests on."""
+    """The facts of a call by which a backend is chosen."""
 
-    device: str  # x's, as in torch.device.type
+    device: str  # torch.device.type of x
     model_dtype: torch.dtype
-    input_dtype: torch.dtype | None  # of the next step's network input; None where it is not asked for
-    flaw: str | None  # what is not as kernels want it (fp32, dense, on x's device); None: all is
+    input_dtype: torch.dtype | None  # type of `inputs`; None without them
+    flaw: (
+        str | None
+    )  # a tensor that kernels cannot read (not fp32, not dense, on another device) and why; None if all can be
     empty: bool
     gradients: bool
     unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
@@ -63,7 +65,7 @@ Spread = tuple[int, int, int]
 
 
 def spread(x: torch.Tensor) -> Spread | None:
-    """How ``x`` lies in memory; None for positions that are not evenly spaced."""
+    """The strides of ``x`` ``[N, C, ...]``; None for positions that are not evenly spaced."""
     shape, stride = x.shape, x.stride()
     position, expected = 1, None
     for axis in range(len(shape) - 1, 1, -1):
@@ -83,8 +85,8 @@ class Call:
     """The arguments of :func:`glide_fast.ops.guided_step`, under their names there; backends' ``run`` takes one.
 
     Raises:
-        InvalidInputError: an argument that is to be a tensor, or ``out`` a step of tensors, is none. What else the contract
-            asks for, :func:`check_arguments` checks.
+        InvalidInputError: an argument that must be a tensor is not, or ``out`` is not a :class:`Step` of tensors.
+            :func:`check_types` and :func:`check_arguments` check the rest of the contract.
     """
 
     x: torch.Tensor
@@ -105,7 +107,7 @@ class Call:
     out: Step | None = None
 
     tensors: tuple[torch.Tensor | None, ...] = field(init=False)
-    """The arguments that :data:`TENSORS` names; None for a guidance scale that is a number."""
+    """The arguments in :data:`TENSORS`, in its order; None for a guidance scale that is a number."""
 
     # None where positions are not evenly spaced, or where there is no such tensor.
     model_spread: Spread | None = field(init=False)
@@ -161,7 +163,7 @@ class Call:
         )
 
     def _flaw_of(self, tensor: torch.Tensor, dtype: torch.dtype) -> str:
-        """What is wrong with it, in words."""
+        """Why kernels cannot read ``tensor``, in words that name its argument; ``dtype`` is the type they need."""
         named = {name: getattr(self, name) for name in self.__slots__}
         if self.out is not None:
             named |= {f"out.{name}": value for name, value in self.out._asdict().items()}
@@ -176,11 +178,11 @@ class Call:
 
     @property
     def written(self) -> tuple[torch.Tensor | None, ...]:
-        """The tensors that a backend writes to because the caller gave them: ``inputs`` and those of ``out``."""
+        """The caller's tensors that a backend writes to: ``inputs`` and those in ``out``."""
         return (self.inputs, *(self.out or ()))
 
     def empty_result(self) -> Step:
-        """Memory for the result: the caller's where there is some."""
+        """The tensors to write the result to: ``out``, or new ones."""
         return Step.like(self.x, self.history) if self.out is None else self.out
 
     @property
@@ -196,29 +198,29 @@ class Call:
 
     @property
     def scale_stride(self) -> int:
-        """From image to image, of the scale in memory."""
+        """The stride from image to image of a guidance scale in memory; 0 for one scale."""
         scale = self.scale_in_memory
         return 0 if scale is None or scale.numel() == 1 else 1
 
     @property
     def step_stride(self) -> int:
-        """From image to image."""
+        """The stride from image to image of ``step``; 0 for one step."""
         return self.step.stride(0) if self.step.dim() else 0
 
     @property
     def copies(self) -> int:
-        """How often the next state is written to ``inputs``."""
+        """How many copies of the next state ``inputs`` holds."""
         return 0 if self.inputs is None else self.inputs.shape[0] // self.x.shape[0]
 
 
 _OWN_TENSORS = schema.tensors(Call)
 _SCALE = _OWN_TENSORS.index("guidance_scale")
 TENSORS = (*_OWN_TENSORS, "out.x", "out.x0", "out.history")
-"""The names of the arguments that are, or hold, tensors; the first four are always there."""
+"""The names of the arguments that are tensors, with those in ``out``; the first four are never None."""
 
 
 def why_not(facts: Facts, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """The reasons to decline that all kernels share, for one that reads and writes these types."""
+    """Why a kernel that takes ``dtypes`` declines a call, as far as the reasons are the same for all kernels; None if none is."""
     names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
     for name, dtype in (("model_out", facts.model_dtype), ("inputs", facts.input_dtype)):
         if dtype is not None and dtype not in dtypes:
@@ -231,7 +233,7 @@ def why_not(facts: Facts, dtypes: tuple[torch.dtype, ...]) -> str | None:
 
 
 def address(tensor: torch.Tensor | None) -> int:
-    """For the native library: 0 is none."""
+    """The tensor's address; 0 for None, as the native library expects."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -239,11 +241,11 @@ _STEP_TYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torc
 
 
 def check_types(call: Call) -> None:
-    """Raise ``InvalidInputError`` for arguments that are not what their names say, whatever their shapes."""
+    """Raise ``InvalidInputError`` for arguments that are not tensors and have a wrong type or value."""
     scale = call.guidance_scale
     if scale is not None and not isinstance(scale, torch.Tensor):
         number = checks.number("guidance_scale", scale, "a number, a tensor or None")
-        if not torch.compiler.is_compiling():  # which has a symbol for it
+        if not torch.compiler.is_compiling():  # a compiler passes a symbol, which must stay one
             call.guidance_scale = number
     checks.integer("stream", call.stream, 0, 2**32 - 1)
     checks.flag("clip", call.clip)
@@ -302,7 +304,7 @@ def check_arguments(call: Call) -> None:
 
 
 def check_step(call: Call) -> None:
-    """Raise ``InvalidInputError`` for a step outside the table, where the host can tell without waiting for a device."""
+    """Raise ``InvalidInputError`` for a step outside the table, if ``step`` is in host memory."""
     if call.step.device.type != "cpu":
         return
     values = call.step.numpy()
@@ -318,8 +320,8 @@ def outside_the_table(call: Call) -> InvalidInputError:
 def check_memory(call: Call) -> None:
     """Raise ``InvalidInputError`` where a picture that is written shares memory with another one that is read or written.
 
-    ``x`` may be a result, and ``history`` be ``out.history``: each value is read before its place is written to. Tensors with
-    gaps between their elements, which may lie in those of another, are taken for separate.
+    ``x`` may be a result, and ``history`` may be ``out.history``: kernels read each value before they write over it. Tensors with
+    gaps between their elements are not checked, since the elements of one may lie in the gaps of another.
     """
     x, model_out, _, _, noise, _, _, known, known_mask, score, history, inputs, *out = call.tensors
     if inputs is None and call.out is None:
@@ -335,7 +337,7 @@ def check_memory(call: Call) -> None:
             start = tensor.data_ptr()
             ranges.append((start, start + size, name, writes))
     ranges.sort()
-    # From the lowest address on: up to where something is written, and up to where something is used.
+    # From the lowest address on, remember the highest end of a written range, and the highest end of any range.
     written_end, written, used_end, used = 0, "", 0, ""
     for start, end, name, writes in ranges:
         last, other = (used_end, used) if writes else (written_end, written)
@@ -363,7 +365,7 @@ def _same_memory(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
 
 
 def _dense(tensor: torch.Tensor) -> bool:
-    """Whether it has no gaps, so that its memory is from its first byte to its last."""
+    """Whether ``tensor`` has no gaps: it fills the memory from its first byte to its last."""
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return True
     extent = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
@@ -371,5 +373,5 @@ def _dense(tensor: torch.Tensor) -> bool:
 
 
 def mark_written(call: Call) -> None:
-    """Count a write to the tensors that the caller gave for results, of which torch's operators know nothing."""
+    """Raise the version counters of the caller's tensors that a kernel has written to, as torch's operators would."""
     torch.autograd.graph.increment_version([tensor for tensor in call.written if tensor is not None])

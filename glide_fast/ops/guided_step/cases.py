@@ -1,6 +1,6 @@
-"""The calls of guided_step that sampling loops make: fp32 states, the network's fp32 output channels-last, its next input too.
+"""The calls of guided_step that sampling loops make: fp32 states, the network's fp32 output and its next input channels-last.
 
-A loop writes the next state over the old one; here it has memory of its own, so that a call can be made again.
+A loop writes the next state over the old one; here the next state has separate memory, so that a call can be repeated.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from glide_fast.ops.case import Case, Cost, fused, held, sizes
 from glide_fast.ops.guided_step.arguments import HISTORY, Call, Step
 
 FLOOR = 1e-5
-"""Backends differ in the noise and the exponential, whose instructions are not rounded alike."""
+"""Backends differ in the noise and the exponential, which processors do not round alike."""
 FLOPS, FLOPS_OF_NOISE = 40, 60
-"""Of each value of the state, and of the noise that is drawn for it from a seed."""
+"""FLOPs for each value of the state, and further ones where its noise is drawn from a seed."""
 
 CHANNELS = 3
 GUIDANCE = 3.0
@@ -42,7 +42,7 @@ class Update:
     Attributes:
         rule: the sampler, of :data:`glide_fast.diffusion.rules.RULES`.
         guided: whether the network's batch is doubled for classifier-free guidance.
-        known: whether a part of the picture is given (inpainting).
+        known: whether a part of the picture is known (inpainting).
         score: whether a gradient moves the prediction (guidance by CLIP).
     """
 
@@ -79,7 +79,7 @@ class Update:
             "x": x,
             "model_out": predicted.permute(0, 3, 1, 2),
             "table": torch.from_numpy(table).float(),
-            # A vector: torch would read a single number back to the host.
+            # One step for each image, since torch would read a single number back to the host.
             "step": torch.full((batch,), len(table) // 2),
             "seeds": torch.arange(batch) + 17 if draws_noise(table) else None,
             "stream": 1,
@@ -120,7 +120,7 @@ CASES = tuple(_cases())
 
 
 def cost(call: Call) -> Cost:
-    """State and prediction in; state, predicted picture and the network's next input out."""
+    """The state, the network's output and the history are read; state, x0, history and the network's next input are written."""
     x = call.x
     moved = held(x, call.model_out, call.noise, call.known, call.known_mask, call.score)
     moved += 2 * held(x) + 2 * held(call.history) + held(call.inputs)

@@ -38,9 +38,9 @@ def run(call: Call, *, isa: str = "") -> Step:
         raise RuntimeError("guided_step's CPU kernel was called where it declines")
     check_memory(call)
     result = call.empty_result()
-    given = library.GuidedStep(*arguments(call, result).values())
+    native_arguments = library.GuidedStep(*arguments(call, result).values())
     try:
-        library.guided_step(given, torch.get_num_threads(), isa)
+        library.guided_step(native_arguments, torch.get_num_threads(), isa)
     except IndexError:
         raise outside_the_table(call) from None
     mark_written(call)

@@ -26,8 +26,8 @@ def run(call: Call) -> Step:
         raise RuntimeError("guided_step's CUDA kernel was called where it declines")
     check_memory(call)
     result = call.empty_result()
-    given = library.GuidedStep(*arguments(call, result).values())
+    native_arguments = library.GuidedStep(*arguments(call, result).values())
     with torch.cuda.device_of(x):
-        library.cuda.guided_step(given, torch.cuda.current_stream(x.device).cuda_stream)
+        library.cuda.guided_step(native_arguments, torch.cuda.current_stream(x.device).cuda_stream)
     mark_written(call)
     return result

@@ -1,4 +1,4 @@
-"""A call of guided_step as the native library takes it, for CPUs and for CUDA."""
+"""The arguments of a call of guided_step in the form that the native library takes, for CPUs and for CUDA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def arguments(call: Call, result: Step) -> dict[str, object]:
-    """What ``glide_fast._C.GuidedStep`` is made of, by name and in its order.
+    """The arguments of the constructor of ``glide_fast._C.GuidedStep``, by name and in order.
 
     Raises:
         RuntimeError: for positions that are not evenly spaced in memory, which the backends decline.

@@ -1,4 +1,4 @@
-"""The maths of guided_step in plain torch: the ground truth for every backend. The formulas stand in the op's own module."""
+"""The maths of guided_step in plain torch: the ground truth for every backend. The formulas are in the package's docstring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glide_fast.ops.guided_step.arguments import (
 
 
 class Prediction(NamedTuple):
-    """What the network's output says at one step, all fp32 ``[N, C, H, W]``."""
+    """The network's prediction at one step, both fp32 ``[N, C, H, W]``."""
 
     x0: torch.Tensor
     log_variance: torch.Tensor
@@ -37,7 +37,7 @@ def mix_guidance(
     """Classifier-free guidance (Ho & Salimans 2021) on a doubled batch, conditional half first.
 
     ``model_out`` is ``[2 N, 2 C, H, W]`` and the result ``[N, 2 C, H, W]``, in fp32 at least: eps is mixed, the variance
-    channels are the conditional half's. Without a scale the batch is not doubled and comes back as it is.
+    channels are taken from the conditional half. Without a scale the batch is not doubled and is returned unchanged.
     """
     if guidance_scale is None:
         return model_out
@@ -53,7 +53,7 @@ def mix_guidance(
 def predict(x: torch.Tensor, model_out: torch.Tensor, rows: torch.Tensor) -> Prediction:
     """Split ``model_out`` ``[N, 2 C, H, W]`` into x0 and the learned-range log variance.
 
-    ``rows`` is one row of a coefficient table, or one row a sample (``[N, Column.COUNT]``).
+    ``rows`` is one row of a coefficient table ``[Column.COUNT]``, or one row for each sample ``[N, Column.COUNT]``.
     """
     eps, v = model_out.to(torch.promote_types(x.dtype, torch.float32)).split(x.shape[1], dim=1)
     frac = (v + 1) / 2
@@ -77,7 +77,7 @@ def advance(
     history: torch.Tensor | None = None,
     remember_eps: bool = False,
 ) -> Step:
-    """Apply a rule's row to a prediction; see the module's formulas and :func:`guided_step` for the arguments."""
+    """Compute the next step from a prediction and the coefficients ``rows``; :func:`guided_step` describes the arguments."""
     x0 = prediction.x0
     if score is not None:
         x0 = x0 + column(rows, Column.SCORE_TO_X0, x) * score
@@ -98,18 +98,18 @@ def advance(
 
 
 def _rows(table: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """The step's row of the table, or a row for each; all NaN for a step outside."""
-    index = step.long().unsqueeze(-1)  # without a dimension it would be read on the host
+    """The row of the table for ``step``, or a row for each of several steps; all NaN for a step outside the table."""
+    index = step.long().unsqueeze(-1)  # torch would read an index without dimensions on the host
     inside = (index >= 0) & (index < len(table))
     rows = table[torch.where(inside, index, 0)]
     return torch.where(inside.unsqueeze(-1), rows, torch.nan).squeeze(-2)
 
 
 def run_unchecked(call: Call) -> Step:
-    """The result of a call, for a compiler too; all NaN for a step outside the table."""
+    """The result of a call, without checks, so that a compiler can trace it; all NaN for a step outside the table."""
     x, noise = call.x, call.noise
     if call.seeds is not None:
-        # The diffusion package imports this module.
+        # Imported here, because the diffusion package imports this module.
         from glide_fast.diffusion.noise import philox_normal
 
         noise = philox_normal(call.seeds, call.step, tuple(x.shape[1:]), stream=call.stream)
@@ -143,12 +143,15 @@ def run_unchecked(call: Call) -> Step:
 
 
 def reference(*arguments: Any, **options: Any) -> Step:
-    """The result for arguments as those of :func:`glide_fast.ops.guided_step`, which are not checked."""
+    """The result for the arguments of :func:`glide_fast.ops.guided_step`, without checks."""
     return run_unchecked(Call(*arguments, **options))
 
 
 def run(call: Call) -> Step:
-    """The op for every call; refuses what torch would stop at half-way, and steps outside the table where they can be read."""
+    """The op for every call; refuses types and devices that torch cannot compute with, and steps outside the table.
+
+    Steps are checked where they are in host memory.
+    """
     _check_for_torch(call)
     if plain_tensor.why_not(TENSORS, call.tensors) is None:
         check_step(call)
@@ -158,9 +161,9 @@ def run(call: Call) -> Step:
 
 
 def _check_for_torch(call: Call) -> None:
-    """Refuse what torch would stop at half-way.
+    """Refuse types and devices with which torch would raise in the middle of the computation, after writing some results.
 
-    The step and a guidance scale of no dimensions may lie on the host; torch reads such numbers there.
+    ``step`` and a guidance scale without dimensions may be in host memory, where torch can read single numbers.
     """
     x, scale = call.x, call.scale_in_memory
     for name, tensor in zip(TENSORS, call.tensors, strict=True):

@@ -1,6 +1,6 @@
-"""guided_step where torch compiles or records: one opaque operator that writes to memory made for it.
+"""guided_step where torch compiles or records: one opaque operator, which writes to tensors that the caller allocates.
 
-Where gradients are wanted, it is the reference instead, which autograd sees through.
+Where gradients are needed the reference runs instead, since autograd can differentiate its operators.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def run_operator(call: Call) -> Step:
     mutates_args=("inputs", "next_x", "x0", "next_history"),
     schema=f"({_SCHEMA}) -> ()",
 )
-def operator(*given: Any) -> None:
-    """The op on tensors that have values: the backend is chosen when it runs."""
-    *before_out, next_x, x0, next_history = given
+def operator(*arguments: Any) -> None:
+    """Run the op: the backend is chosen now, when the tensors have values."""
+    *before_out, next_x, x0, next_history = arguments
     values = dict(zip(_OPERANDS, before_out, strict=True))
     guidance = values.pop("guidance")
     if guidance is not None:
@@ -63,9 +63,9 @@ _OPERANDS = [
     if name != "out"
     for operand in ((name, "guidance") if name == "guidance_scale" else (name,))
 ]
-"""The names of the operator's arguments, but for the results."""
+"""The names of the operator's arguments, without the results."""
 
 
 @operator.register_fake
-def _fake(*given: object) -> None:
-    """All results go into tensors that the caller made."""
+def _fake(*arguments: object) -> None:
+    """Returns nothing: all results go into tensors of the caller."""

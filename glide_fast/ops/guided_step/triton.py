@@ -46,7 +46,7 @@ def run(call: Call, *, plan: Plan | None = None) -> Step:
 
 
 def launch(call: Call, plan: Plan | None = None) -> Step:
-    """The kernel alone; for a step outside the table all results of its image are NaN."""
+    """Launch the kernel, without checks; for a step outside the table all results of the image are NaN."""
     kernels, _ = triton_runtime.load("guided_step")
     x, model_spread = call.x, call.model_spread
     input_spread = (0, 0, 0) if call.inputs is None else call.input_spread

@@ -33,13 +33,13 @@ def masked_attention(
         k, v: ``[N, S, heads * head_size]`` of the same type, on the same device.
         heads: number of heads.
         causal: query i sees keys 0 to i; T must be S.
-        lengths: ``[N]`` integers from 1 to S on the same device, keys that a sample has; later ones are padding and are not
-            seen. None: all S. They are read where they lie, so their values are not checked: S and more is all, and with
-            nothing to average (0 and less) a sample's result is undefined.
+        lengths: ``[N]`` integers from 1 to S on the same device: how many keys each sample has. Keys behind them are padding and
+            are not seen. None: all S. The values are not checked, since that would wait for a device: S or more means all keys,
+            and for 0 or less the sample's result is undefined.
 
     Returns:
         ``[N, T, heads * head_size]`` in the type of ``v``, in any strides. Softmax is taken in fp32 (fp64 stays fp64). Queries
-        behind a sample's length are computed as well; what they hold is up to the caller to ignore.
+        behind a sample's length have results too, without meaning.
 
     Raises:
         InvalidInputError: for arguments outside this contract.

@@ -1,4 +1,4 @@
-"""One call of masked_attention: its arguments, what is accepted, and what the choice of a backend rests on."""
+"""One call of masked_attention: its arguments, their checks, and the facts by which a backend is chosen."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Facts(NamedTuple):
-    """What the choice of a backend rests on."""
+    """The facts of a call by which a backend is chosen."""
 
-    device: str  # q's, as in torch.device.type
+    device: str  # torch.device.type of q
     dtype: torch.dtype
     head_size: int
     causal: bool
-    lengths: bool  # are given
-    side_by_side: bool  # a token's channels are, in q, k and v
+    lengths: bool  # whether there are lengths
+    side_by_side: bool  # the channels of a token lie side by side, in q, k and v
     huge: bool  # a sample spans MAX_OFFSET elements or more
     empty: bool
     gradients: bool
@@ -40,7 +40,9 @@ class Call:
     causal: bool = False
     lengths: torch.Tensor | None = None
 
-    tensors: tuple[torch.Tensor | None, ...] = field(init=False, repr=False)  # those that TENSORS names
+    tensors: tuple[torch.Tensor | None, ...] = field(
+        init=False, repr=False
+    )  # the arguments in TENSORS, in its order
 
     def __post_init__(self) -> None:
         self.tensors = (self.q, self.k, self.v, self.lengths)
@@ -72,13 +74,13 @@ class Call:
 
 
 TENSORS = schema.tensors(Call)
-"""The arguments that are tensors."""
+"""The names of the arguments that are tensors."""
 
 
 def check_arguments(call: Call) -> None:
     """Raise ``InvalidInputError`` for arguments outside the contract of :func:`glide_fast.ops.masked_attention`.
 
-    Leaves ``call.heads`` a number of Python's.
+    Also converts ``call.heads`` to an int of Python.
     """
     q, k, v, heads, causal, lengths = call.q, call.k, call.v, call.heads, call.causal, call.lengths
     checks.tensors(TENSORS, call.tensors, 3)

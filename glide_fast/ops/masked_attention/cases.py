@@ -11,7 +11,7 @@ from glide_fast.ops.case import Case, Cost, held
 from glide_fast.ops.masked_attention.arguments import Call
 
 HEAD = 64  # channels of a head
-LENGTH = 12  # tokens of an ordinary prompt, its start and end among them
+LENGTH = 12  # tokens of an ordinary prompt, with its start and end
 FLOOR = 16 * 2.0**-24  # exponentials, and sums of many of them, in fp32
 
 
@@ -39,16 +39,16 @@ CASES = (
 
 
 def cost(call: Call) -> Cost:
-    """q, k and v in, q's size out; two products, of half the keys where they are causal.
+    """q, k and v are read, and as much as q is written; two matrix products, with half of the keys under a causal mask.
 
-    Lengths are not read: they would have to be fetched from a device, so padding counts as well.
+    Padding counts too: to leave it out, lengths would have to be fetched from the device.
     """
     products = 4 * call.q.numel() * call.k.shape[1]
     return Cost(held(call.q, call.k, call.v, call.q), products // 2 if call.causal else products)
 
 
 def describe(call: Call) -> str:
-    """Sizes, heads, keys and whether it is causal, in words."""
+    """Sizes, heads, keys and whether the mask is causal, in words."""
     n, queries, width = call.q.shape
     causal = ", causal" if call.causal else ""
     return f"{n}x{queries}x{width}, {call.heads} heads, {call.k.shape[1]} keys{causal}"

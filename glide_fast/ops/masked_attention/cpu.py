@@ -1,4 +1,4 @@
-"""The C++ backend of masked_attention for CPUs; the kernel, csrc/attention/cpu.kernel.cpp, is that of text_attention."""
+"""The C++ backend of masked_attention for CPUs; it shares its kernel, csrc/attention/cpu.kernel.cpp, with text_attention."""
 
 from __future__ import annotations
 

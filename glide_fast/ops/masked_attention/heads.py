@@ -1,4 +1,4 @@
-"""Heads as views of ``[N, T, heads * head_size]``, and which keys a query sees, for what wants these in torch's terms."""
+"""Heads as views of ``[N, T, heads * head_size]``, and masks as tensors, for the backends that call torch's operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def join(x: torch.Tensor) -> torch.Tensor:
 
 
 def visible(keys: int, causal: bool, lengths: torch.Tensor) -> torch.Tensor:
-    """True where a query sees a key: bool ``[N, 1, T or 1, keys]`` on the device of ``lengths``."""
+    """A mask, True where a query sees a key: bool ``[N, 1, T or 1, keys]`` on the device of ``lengths``."""
     positions = torch.arange(keys, device=lengths.device)
     seen = positions < lengths[:, None, None, None]
     return seen & (positions <= positions[:, None]) if causal else seen

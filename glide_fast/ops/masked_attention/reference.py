@@ -1,4 +1,4 @@
-"""The maths of masked_attention in plain torch: the ground truth for every backend, and what runs where the others decline."""
+"""The maths of masked_attention in plain torch: the ground truth for every backend, and the backend where the others decline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reference(
     lengths: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The result of :func:`glide_fast.ops.masked_attention`; differentiable."""
-    # The same scaling of both factors as in text_attention: logits stay in fp16's range.
+    # q and k are each scaled by the square root of the factor, as in text_attention: the product stays in fp16's range.
     scale = 1.0 / math.sqrt(math.sqrt(q.shape[-1] // heads))
     q, k, v = (split(x, heads) for x in (q, k, v))
     logits = ((q * scale) @ (k * scale).transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
@@ -34,5 +34,5 @@ def reference(
 
 
 def run(call: Call) -> torch.Tensor:
-    """The same, of a call."""
+    """The result of ``call``, by :func:`reference`."""
     return reference(call.q, call.k, call.v, call.heads, causal=call.causal, lengths=call.lengths)

@@ -10,15 +10,15 @@ from glide_fast.ops.masked_attention.heads import join, split, visible
 
 
 def supports(facts: Facts) -> str | None:
-    """Why it cannot serve this call, or None."""
+    """Why torch's function cannot serve this call, or None."""
     return "q holds no elements" if facts.empty else None
 
 
 def worth(facts: Facts) -> str | None:
-    """Why the reference is the better choice where nobody asks for this one, or None.
+    """Why the reference is the better choice unless this backend is forced, or None.
 
-    On an AVX-512 core the reference took 1.1 to 3 times its time in float32, with and without gradients, but 0.4 to 1.0 times
-    (one case in eight: 1.7) in bfloat16; docs/explanation/kernels.md has the table.
+    On an AVX-512 core the reference took 1.1 to 3 times as long as this backend in float32, with and without gradients, but 0.4
+    to 1.0 times as long (1.7 in one case of eight) in bfloat16; docs/explanation/kernels.md has the table.
     """
     if facts.device == "cuda":
         return None
@@ -31,7 +31,7 @@ def worth(facts: Facts) -> str | None:
 
 def run(call: Call) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts; differentiable."""
-    # Only lengths want a mask in memory; torch's own causal kernels need none.
+    # Only lengths need a mask in memory; torch has causal kernels that need none.
     mask = None if call.lengths is None else visible(call.k.shape[1], call.causal, call.lengths)
     q, k, v = (split(x, call.heads) for x in (call.q, call.k, call.v))
     causal = call.causal and mask is None

@@ -1,4 +1,4 @@
-"""masked_attention for what records operators instead of running them."""
+"""masked_attention as one operator, for tools that record operators instead of running them (torch.compile, export)."""
 
 from __future__ import annotations
 

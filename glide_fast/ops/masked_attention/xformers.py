@@ -11,7 +11,7 @@ from glide_fast.ops.masked_attention.arguments import Call, Facts
 
 
 def supports(facts: Facts) -> str | None:
-    """Why it cannot serve this call, or None."""
+    """Why xformers cannot serve this call, or None."""
     if facts.device != "cuda":
         return f"the tensors are on {facts.device}; xformers has operators for CUDA devices only"
     if facts.dtype not in (torch.float16, torch.bfloat16):
@@ -26,7 +26,7 @@ def supports(facts: Facts) -> str | None:
 
 
 def run(call: Call) -> torch.Tensor:
-    """The op for calls that :func:`supports` accepts, so without lengths; differentiable."""
+    """The op for calls that :func:`supports` accepts, which have no lengths; differentiable."""
     library = importlib.import_module("xformers.ops")
     mask = library.LowerTriangularMask() if call.causal else None
     q, k, v = (x.unflatten(-1, (call.heads, -1)) for x in (call.q, call.k, call.v))

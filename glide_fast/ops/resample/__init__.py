@@ -1,7 +1,7 @@
-"""Twice or half the size: the skip branch of GLIDE's residual blocks that resize (``Upsample`` and ``Downsample``).
+"""Resizing to twice or half the size: the skip branch of GLIDE's residual blocks that resize (``Upsample``, ``Downsample``).
 
-Replaces ``F.interpolate(mode="nearest")`` and ``F.avg_pool2d`` and, where the branch is the sum of a convolution's output, its
-bias and an earlier activation, the additions in front of them: the sum is never written at its own size.
+Replaces ``F.interpolate(mode="nearest")`` and ``F.avg_pool2d``. Where the input of the branch is the sum of a convolution's
+output, its bias and an earlier activation, it also replaces the additions: the sum is never written before it is resized.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def resample(
     Returns:
         ``[N, C, 2 H, 2 W]`` or ``[N, C, H / 2, W / 2]`` of x's type, dense; channels-last where x's channels lie side by side,
         else contiguous. With a bias or a residual the sum is taken in fp32, in the order written, and rounded to x's type
-        once, so that it is the value which a model holds in memory; means are ``((a + b) + (c + d)) / 4`` of two rows ``a b`` and
-        ``c d`` in fp32, rounded once (fp64 for fp64). The order is part of the contract: backends agree bit for bit, but for
-        subnormal bf16 numbers, which some processors round to zero when they add.
+        once, as it would be if it were stored; means are ``((a + b) + (c + d)) / 4`` of two rows ``a b`` and ``c d`` in fp32,
+        rounded once (fp64 for fp64). The order is part of the contract: backends agree bit for bit, except for subnormal bf16
+        numbers, which some processors round to zero when they add.
 
     Raises:
         InvalidInputError: for shapes, types or a mode outside this contract.

@@ -1,4 +1,4 @@
-"""One call of resample: its tensors and mode, how they lie in memory, and what the choice of a backend rests on."""
+"""One call of resample: its arguments, their checks, and the facts by which a backend is chosen."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MODES = (NEAREST_X2, MEAN_2X2)
 
 
 class Facts(NamedTuple):
-    """What the choice of a backend rests on."""
+    """The facts of a call by which a backend is chosen."""
 
-    device: str  # x's, as in torch.device.type
+    device: str  # torch.device.type of x
     dtype: torch.dtype
     bias_dtype: torch.dtype | None  # None without a bias
-    together: bool  # bias (side by side in memory) and residual are on x's device
-    channels_last: bool  # x and residual: a pixel's channels lie side by side
+    together: bool  # bias and residual are on x's device, and bias has stride 1
+    channels_last: bool  # the channels of a pixel lie side by side, in x and residual
     empty: bool
     gradients: bool
     unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
 
 def why_not(facts: Facts, dtypes: Collection[torch.dtype]) -> str | None:
-    """The reasons to decline that all kernels share, for a kernel that reads and writes these types."""
+    """Why a kernel that takes ``dtypes`` declines a call, as far as the reasons are the same for all kernels; None if none is."""
     for name, dtype in (("x", facts.dtype), ("bias", facts.bias_dtype)):
         if dtype is not None and dtype not in dtypes:
             accepted = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
@@ -52,8 +52,7 @@ class Call:
     """The arguments of :func:`glide_fast.ops.resample`, under their names there; backends' ``run`` takes one.
 
     Raises:
-        InvalidInputError: an argument that is to be a tensor is none. What else the contract asks for,
-            :func:`check_arguments` checks.
+        InvalidInputError: an argument that must be a tensor is not. :func:`check_arguments` checks the rest of the contract.
     """
 
     x: torch.Tensor
@@ -62,7 +61,7 @@ class Call:
     residual: torch.Tensor | None = None
 
     tensors: tuple[torch.Tensor | None, ...] = field(init=False)
-    """The arguments that :data:`TENSORS` names."""
+    """The arguments in :data:`TENSORS`, in its order."""
 
     def __post_init__(self) -> None:
         self.tensors = (self.x, self.bias, self.residual)
@@ -90,7 +89,7 @@ class Call:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the result."""
+        """The shape of the result."""
         n, c, height, width = self.x.shape
         if self.mode == NEAREST_X2:
             return n, c, 2 * height, 2 * width
@@ -102,7 +101,7 @@ class Call:
 
 
 TENSORS = schema.tensors(Call)
-"""The names of the arguments that are tensors; the first is always there."""
+"""The names of the arguments that are tensors; only the first is never None."""
 
 
 def check_arguments(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""The calls of resample that GLIDE's models make: where a residual block goes down to half the size, or up to twice."""
+"""The calls of resample that GLIDE's models make: in residual blocks that halve or double the size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UPSAMPLER = (
 def pixels(
     batch: int, channels: int, side: int, dtype: torch.dtype, generator: torch.Generator
 ) -> torch.Tensor:
-    """A channels-last picture ``[batch, channels, side, side]`` whose mean is not zero, as a residual stream's is not."""
+    """A channels-last picture ``[batch, channels, side, side]`` whose mean is not zero, like the activations of a network."""
     values = torch.randn(batch, side, side, channels, generator=generator) * 0.5 + 2.3
     return values.to(dtype).permute(0, 3, 1, 2)
 
@@ -57,7 +57,7 @@ def _cases() -> Iterator[Case]:
     for model, batches, calls in (("base", (2, 8, 32), _BASE), ("upsampler", (1, 4), _UPSAMPLER)):
         for mode, side, channels in calls:
             for added in (False, True):
-                # GLIDE's blocks resize what a norm has summed; layers of models without `resblock_updown` sum here.
+                # In GLIDE's blocks the norm before has computed the sum; models without `resblock_updown` sum here.
                 name = f"{side}px {channels} {mode}{' bias residual' if added else ''}"
                 draw, small = (partial(_draw, mode, s, channels, added) for s in (side, min(side, 8)))
                 yield Case("resample", model, name, batches, draw, small)
@@ -67,7 +67,7 @@ CASES = tuple(_cases())
 
 
 def cost(call: Call) -> Cost:
-    """x, bias and residual in, four times or a quarter of x out."""
+    """x, bias and residual are read; four times or a quarter of x is written."""
     up = call.mode == NEAREST_X2
     written = held(call.x) * 4 if up else held(call.x) // 4
     added = (call.bias is not None) + (call.residual is not None)

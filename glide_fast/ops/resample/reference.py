@@ -11,7 +11,7 @@ from glide_fast.ops.resample.arguments import NEAREST_X2, TENSORS, Call
 
 
 def run_unchecked(call: Call) -> torch.Tensor:
-    """The result of a call, for a compiler too."""
+    """The result of a call, without checks, so that a compiler can trace it."""
     x, bias, residual = call.x, call.bias, call.residual
     wide = torch.promote_types(x.dtype, torch.float32)
     s = x
@@ -32,16 +32,16 @@ def run_unchecked(call: Call) -> torch.Tensor:
         y = ((above + below) * 0.25).to(x.dtype)
     if x.stride(1) != 1:
         return y.contiguous()
-    # Not by a memory format, of which torch.vmap knows none.
+    # By permutations, since torch.vmap does not support memory formats.
     return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def reference(*arguments: Any, **options: Any) -> torch.Tensor:
-    """The result for arguments as those of :func:`glide_fast.ops.resample`, which are not checked."""
+    """The result for the arguments of :func:`glide_fast.ops.resample`, without checks."""
     return run_unchecked(Call(*arguments, **options))
 
 
 def run(call: Call) -> torch.Tensor:
-    """The op for every call; refuses devices that torch would stop at half-way."""
+    """The op for every call; refuses tensors on different devices before anything is computed."""
     checks.together(TENSORS, call.tensors, call.x.device)
     return run_unchecked(call)

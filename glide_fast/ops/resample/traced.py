@@ -1,4 +1,4 @@
-"""resample for what records operators instead of running them."""
+"""resample as one operator, for tools that record operators instead of running them (torch.compile, export)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glide_fast.ops.resample.arguments import MEAN_2X2, NEAREST_X2, Call
 
 
 class _Linear(CustomOp):
-    """Resampling is linear, so nothing need be kept: each mode's derivative is four times or a quarter of the other mode."""
+    """Resampling is linear, so the backward pass needs no input: it is the other mode, times four or a quarter."""
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         call = Call(*inputs)

@@ -19,7 +19,9 @@ class Call:
     weights: torch.Tensor
     bias: torch.Tensor | None = None
 
-    tensors: tuple[torch.Tensor | None, ...] = field(init=False, repr=False)  # those that TENSORS names
+    tensors: tuple[torch.Tensor | None, ...] = field(
+        init=False, repr=False
+    )  # the arguments in TENSORS, in its order
 
     def __post_init__(self) -> None:
         self.tensors = (self.x, self.weights, self.bias)
@@ -30,7 +32,7 @@ TENSORS = schema.tensors(Call)
 
 
 def check_arguments(call: Call) -> None:
-    """Raise ``InvalidInputError`` for weights that are none of four places; the convolution checks the rest."""
+    """Raise ``InvalidInputError`` for weights that ``place_weights`` cannot have returned; the convolution checks the rest."""
     checks.tensors(TENSORS, call.tensors, 2)
     weights = call.weights
     if weights.dim() != 4 or weights.shape[0] % PLACES or weights.shape[2:] != (2, 2):

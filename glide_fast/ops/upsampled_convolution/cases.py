@@ -1,4 +1,4 @@
-"""GLIDE's calls of upsampled_convolution: what they are given, what they cost at least, and how far a result may err."""
+"""GLIDE's calls of upsampled_convolution: arguments, least cost in bytes and FLOPs, and how far a result may err."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ CASES = tuple(
 
 
 def prepared(arguments: dict[str, Any], backend: str) -> dict[str, Any]:
-    """The arguments with their weights as this backend of convolution holds them."""
+    """The arguments, with ``weights`` packed as the convolution's ``backend`` wants them."""
     x, weights = arguments["x"], arguments["weights"]
     inner = convolution.prepared({"x": x, "weight": weights, "padding": 1}, backend)
     return {**arguments, "weights": inner["weight"]}
 
 
 def cost(call: Call) -> Cost:
-    """x, weights and bias in, four pixels out for each of x; 4 products for each value of these."""
+    """x, weights and bias are read; four pixels are written for each of x. A value takes 4 products for each channel of x."""
     n, channels, height, width = call.x.shape
     values = n * call.weights.shape[0] * height * width
     return Cost(held(*call.tensors) + values * call.x.element_size(), 2 * values * channels * 4)

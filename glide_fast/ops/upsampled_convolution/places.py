@@ -1,4 +1,8 @@
-"""The four places that a pixel of the upsampled picture can have within a pixel of the small one: their weights and results."""
+"""The weights and the results of the four places of a pixel of the upsampled picture.
+
+A place is the position of a pixel in its 2x2 block, which repeats one pixel of the small picture: upper left (0), upper right
+(1), lower left (2) or lower right (3). Signal processing calls it a phase of the upsampling.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,17 @@ PLACES = 4
 
 
 def place_weights(weight: torch.Tensor) -> torch.Tensor:
-    """The 2x2 weights of the four places: upper left, upper right, lower left, lower right.
+    """The weights of the 2x2 convolutions of the small picture that give the four places of the upsampled one.
 
     Args:
-        weight: ``[O, C, 3, 3]``.
+        weight: ``[O, C, 3, 3]``, of the convolution of the upsampled picture.
 
     Returns:
-        ``[4 O, C, 2, 2]``, a place after another, summed in fp32 (fp64 for fp64) and rounded to the weight's type.
+        ``[4 O, C, 2, 2]``: O outputs for place 0, then O for place 1, and so on. Weights of ``weight`` that meet the same pixel
+        are summed in fp32 (fp64 for fp64) and rounded to the type of ``weight``.
 
     Raises:
-        InvalidInputError: for a weight of another kernel.
+        InvalidInputError: for a weight of another shape.
     """
     checks.tensors(("weight",), (weight,), 1)
     checks.floating("weight", weight)
@@ -39,7 +44,7 @@ def place_weights(weight: torch.Tensor) -> torch.Tensor:
 
 
 def interleave(places: torch.Tensor) -> torch.Tensor:
-    """``[N, 4 O, H + 1, W + 1]`` to ``[N, O, 2 H, 2 W]``: each place's pixels to where they belong."""
+    """Build the upsampled picture ``[N, O, 2 H, 2 W]`` from the pictures of its four places ``[N, 4 O, H + 1, W + 1]``."""
     n, channels, height, width = places.shape
     outputs, height, width = channels // PLACES, height - 1, width - 1
     pixels = places.permute(0, 2, 3, 1)
@@ -62,14 +67,14 @@ def interleave(places: torch.Tensor) -> torch.Tensor:
 
 
 def interleave_reference(places: torch.Tensor) -> torch.Tensor:
-    """The same by torch's operators; differentiable."""
+    """:func:`interleave` by torch's operators; differentiable."""
     parts = _parts(places.permute(0, 2, 3, 1))
     upper, lower = torch.stack(parts[:2], 3), torch.stack(parts[2:], 3)
     return torch.stack([upper, lower], 2).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _parts(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Of ``[N, H + 1, W + 1, 4 O]`` the ``[N, H, W, O]`` that each place keeps; views."""
+    """Views of ``pixels`` ``[N, H + 1, W + 1, 4 O]``: for each place the ``[N, H, W, O]`` without the border it does not need."""
     height, width, outputs = pixels.shape[1] - 1, pixels.shape[2] - 1, pixels.shape[3] // PLACES
     return [
         pixels[:, down : down + height, right : right + width, place * outputs : (place + 1) * outputs]
@@ -78,7 +83,7 @@ def _parts(pixels: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _needs_torch(places: torch.Tensor) -> bool:
-    """Whether writing into memory would lose something: a gradient, a graph, or what hides behind the tensor."""
+    """Whether only torch's operators are right: for a gradient, a compiled graph, or a tensor that is more than its memory."""
     return (
         torch.compiler.is_compiling()
         or not places.numel()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.interpreter import teach_bfloat16
+from support.resample_calls import arguments
 from support.triton_device import DEVICE
 
 from glide_fast.ops import resample
@@ -22,32 +23,7 @@ if interpreting():
     teach_bfloat16()
 
 
-def picture(
-    shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, gaps: tuple[int, int, int]
-) -> torch.Tensor:
-    """A channels-last picture inside a larger one of NaN: any read outside of it would show."""
-    n, c, height, width = shape
-    rows, columns, channels = gaps
-    arena = torch.full((n, height + rows, width + columns, c + channels), float("nan"), dtype=dtype)
-    inside = (..., slice(1, 1 + height), slice(1, 1 + width), slice(1, 1 + c))
-    arena[inside] = (torch.randn(n, height, width, c, generator=generator) * 0.5 + 2.3).to(dtype)
-    return arena.to(DEVICE)[inside].permute(0, 3, 1, 2)
-
-
-def arguments(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    bias: torch.dtype | None,
-    residual: bool,
-    seed: int = 0,
-    gaps: tuple[int, int, int] = (2, 2, 2),
-) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "x": picture(shape, dtype, generator, gaps),
-        "bias": None if bias is None else torch.randn(shape[1], generator=generator).to(DEVICE, bias),
-        "residual": picture(shape, dtype, generator, gaps[::-1]) if residual else None,
-    }
+on_device = functools.partial(arguments, gaps=(2, 2, 2), device=DEVICE)
 
 
 @settings(max_examples=60)
@@ -73,7 +49,7 @@ def test_it_is_the_reference_bit_for_bit(
 ) -> None:
     n, c, height, width = shape
     shape = shape if mode == "nearest_x2" else (n, c, 2 * height, 2 * width)
-    call = arguments(shape, dtype, bias, residual, seed, gaps)
+    call = on_device(shape, dtype, bias, residual, seed, gaps=gaps)
     truth = reference(mode=mode, **call)
     rows, columns = truth.shape[2:]
     arena = torch.full((n, rows + 2, columns + 3, c + 4), 7.0, dtype=dtype, device=DEVICE)
@@ -88,7 +64,7 @@ def test_it_is_the_reference_bit_for_bit(
 @pytest.mark.parametrize("mode", MODES)
 def test_glide_shapes_through_the_public_op(mode: str) -> None:
     """More pixels than a tile, in both axes of the grid."""
-    call = arguments((2, 192, 12, 14), torch.float16, torch.float32, True)
+    call = on_device((2, 192, 12, 14), torch.float16, torch.float32, True)
     with force(resample="triton"):
         y = resample(mode=mode, **call)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -106,7 +82,7 @@ def test_values_near_the_range_of_fp16() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_nan_or_infinity_reaches_its_own_pixels_only(value: float) -> None:
-    call = arguments((1, 19, 4, 6), torch.float16, torch.float32, True)
+    call = on_device((1, 19, 4, 6), torch.float16, torch.float32, True)
     call["x"][0, 18, 3, 2] = value
     with force(resample="triton"):
         mean, repeated = resample(mode="mean_2x2", **call), resample(mode="nearest_x2", **call)

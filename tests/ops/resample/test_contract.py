@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.resample_calls import arguments
 
 from glide_fast.errors import BackendError, InvalidInputError
 from glide_fast.ops import native, resample
@@ -22,34 +23,6 @@ library = native.load()
 needs_library = pytest.mark.skipif(library is None, reason=str(native.why_missing()))
 ISAS = [] if library is None else library.isas()
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-
-
-def picture(
-    shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, gaps: tuple[int, int, int]
-) -> torch.Tensor:
-    """A channels-last picture inside a larger one of NaN: ``gaps`` more rows, columns and channels around it."""
-    n, c, height, width = shape
-    rows, columns, channels = gaps
-    arena = torch.full((n, height + rows, width + columns, c + channels), float("nan"), dtype=dtype)
-    window = arena[:, rows // 2 :, columns // 2 :, channels // 2 :][:, :height, :width, :c]
-    window.copy_(torch.randn(n, height, width, c, generator=generator) * 0.5 + 2.3)
-    return window.permute(0, 3, 1, 2)
-
-
-def arguments(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    bias: torch.dtype | None,
-    residual: bool,
-    seed: int = 0,
-    gaps: tuple[int, int, int] = (0, 0, 0),
-) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "x": picture(shape, dtype, generator, gaps),
-        "bias": None if bias is None else torch.randn(shape[1], generator=generator).to(bias),
-        "residual": picture(shape, dtype, generator, gaps[::-1]) if residual else None,
-    }
 
 
 def exact(
