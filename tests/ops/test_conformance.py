@@ -13,6 +13,7 @@ import pytest
 import torch
 from support import conformance
 from support.conformance import Arguments, Contestant, Judge, contestants, drawn, forced, prepared, result
+from support.onednn import TYPES
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import backends, native
@@ -97,13 +98,13 @@ def test_every_backend_that_can_run_here_takes_a_case(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_calls_in_bf16_do_not_all_fall_back_to_the_reference(op: str) -> None:
+def test_calls_do_not_all_fall_back_to_the_reference(op: str) -> None:
     if native.why_missing():
         pytest.skip(f"needs the native library: {native.why_missing()}")
     choices: list[backends.Choice] = []
     with backends.listen(choices.append), torch.inference_mode():
         for case in conformance.representatives(op):
-            result(op, drawn(case, 1, torch.bfloat16))
+            result(op, drawn(case, 1, TYPES[-1]))
     assert {choice.backend.name for choice in choices} - {"reference"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.onednn import TYPES
 from support.small_unets import KINDS, SIZE, call_arguments, states, tiny_model
 from support.traced import copies_of_activations
 
@@ -11,7 +12,6 @@ from glide_fast.ops import native
 from glide_fast.runtime import accelerate
 from glide_fast.runtime.model import Accelerated
 
-DTYPES = [torch.float32, torch.bfloat16]
 # The recorded configurations; "narrowing" has a block after a skip that keeps the width, whose shortcut is the two side by side.
 HEADS = {"num_channels": 32, "num_head_channels": 32}  # of a size that the attention kernels take
 GLIDES = [name for name in KINDS if name not in ("added-embedding", "strided", "narrowing")]
@@ -20,7 +20,7 @@ GLIDES = [name for name in KINDS if name not in ("added-embedding", "strided", "
 @pytest.mark.skipif(
     native.load() is None, reason="the kernels for CPUs are not built: glide_fast._C is missing"
 )
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("kind", GLIDES)
 def test_a_step_of_a_loop_copies_nothing(kind: str, dtype: torch.dtype) -> None:
     model = accelerate(tiny_model(kind, **HEADS), dtype=dtype, image_size=SIZE)

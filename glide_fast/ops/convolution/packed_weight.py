@@ -224,12 +224,13 @@ class PackedWeight(torch.Tensor):
 
         Raises:
             InvalidInputError: for shapes outside this contract.
-            BackendError: oneDNN does not take this weight here; :func:`why_not` tells beforehand.
+            BackendError: neither takes this weight here; :func:`why_not` says beforehand whether oneDNN does.
         """
         geometry = Geometry(_checked(input_shape, weight), window(weight, stride, padding))
-        reason = why_not(weight.dtype, weight.device)
-        if reason is not None:
-            raise BackendError(f"the weight cannot be packed for oneDNN: {reason}")
+        if not (tile and _tiles(weight, weight.device, geometry)):
+            reason = why_not(weight.dtype, weight.device)
+            if reason is not None:
+                raise BackendError(f"the weight cannot be packed for oneDNN: {reason}")
         dense = weight.dense() if isinstance(weight, PackedWeight) else weight.detach()
         return _whole(_Store(dense, geometry, tile))
 

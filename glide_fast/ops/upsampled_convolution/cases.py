@@ -12,7 +12,7 @@ from glide_fast.ops.convolution import cases as convolution
 from glide_fast.ops.upsampled_convolution.arguments import Call
 from glide_fast.ops.upsampled_convolution.places import PLACES, place_weights
 
-FLOOR = 0.0
+FLOOR = convolution.FLOOR
 # Side of the small picture and channels, of the residual blocks that enlarge.
 SITES = {
     "base": ((8, 768), (16, 576), (32, 384)),

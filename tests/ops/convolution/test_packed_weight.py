@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.onednn import TYPES
 from torch import nn
 
 from glide_fast.errors import BackendError, InvalidInputError
@@ -47,7 +48,7 @@ def module(dtype: torch.dtype = torch.float32) -> nn.Conv2d:
     kernel=st.sampled_from([(1, 1), (3, 3), (5, 3), (2, 2)]),
     side=st.integers(5, 40),
     stride=st.sampled_from([1, 2]),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dtype=st.sampled_from(TYPES),
     channels_last=st.booleans(),
 )
 def test_its_dense_value_is_the_given_one_bit_by_bit(
@@ -93,7 +94,8 @@ def test_it_keeps_no_dense_copy() -> None:
     for write in (lambda: w.data.mul_(2), lambda: setattr(w, "data", torch.full(w.shape, 3.0))):
         write()
         assert abs(resident() - before) < 0.6 * size  # a second copy would be 1
-    assert torch.ops.mkldnn._nbytes(w.packed) == size
+    # Without AVX-512 a block is of 24 outputs, and the last one is filled up.
+    assert size <= torch.ops.mkldnn._nbytes(w.packed) <= 1.03 * size
     assert w.version == 2 and w.dense()[1023, 1023, 4, 4] == 3
 
 
@@ -249,9 +251,9 @@ def test_a_deep_copy_is_packed_and_separate() -> None:
 
 
 def test_pickling_writes_the_dense_value() -> None:
-    w, m = packed(dtype=torch.bfloat16), module()
+    w, m = packed(dtype=TYPES[-1]), module()
     loaded = pickle.loads(pickle.dumps(w))
-    assert type(loaded) is torch.Tensor and torch.equal(loaded, values(dtype=torch.bfloat16))
+    assert type(loaded) is torch.Tensor and torch.equal(loaded, values(dtype=TYPES[-1]))
     file = io.BytesIO()
     torch.save(m.state_dict(), file)
     file.seek(0)
@@ -266,7 +268,7 @@ def test_a_module_changes_type_and_device() -> None:
     m = module()
     w = m.weight
     for dtype, kept in (
-        (torch.bfloat16, True),
+        (torch.bfloat16, torch.bfloat16 in TYPES),
         (torch.float16, False),
         (torch.float64, False),
         (torch.float32, True),
