@@ -37,10 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
     )
-    parser.add_argument("--threads", type=int, help="of torch on the CPU; its own choice otherwise")
+    parser.add_argument(
+        "--threads", type=int, help="number of torch's threads on the CPU; torch chooses otherwise"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes minutes")
     parser.add_argument(
-        "--again", action="store_true", help="measure what the results have of this code, too"
+        "--again", action="store_true", help="measure also calls that the results have already for this code"
     )
     parser.add_argument(
         "--seconds",

@@ -1,7 +1,7 @@
 """``python -m benchmarks.report``: fill the marked tables of README.md and of the page on performance from the files of results/.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; what was there is replaced. ``--check`` writes
-nothing and ends with 1 where a file is not what its results make of it. Nothing is estimated: what no file has is "unmeasured".
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; this command replaces it. ``--check`` writes
+nothing and ends with 1 if a table differs from the results. Nothing is estimated: a value that no file has is "unmeasured".
 """
 
 from __future__ import annotations

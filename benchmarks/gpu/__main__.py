@@ -165,18 +165,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="name the parts in their order and what became of them, run nothing",
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--small", action="store_true", help="tiny sizes that only try the plumbing")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, which only test the suite itself")
     parser.add_argument(
-        "--again", action="store_true", help="also what the results have of this code already"
+        "--again", action="store_true", help="measure also what the results have already for this code"
     )
     parser.add_argument("--out", type=Path, help="where to write; benchmarks/results/<device> otherwise")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=LONGEST, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device; --device cpu --small tries the plumbing")
+        parser.error("torch finds no CUDA device; --device cpu --small tests the suite itself")
     if options.device == "cpu" and not options.small:
-        parser.error("--device cpu is for trying the plumbing: say --small, too")
+        parser.error("--device cpu only tests the suite itself: add --small")
     if options.small and options.out is None:
         parser.error("--small measures nothing worth keeping: say where with --out")
     folder = (options.out or results_folder(options.device)).resolve()

@@ -1,6 +1,6 @@
 """``python -m benchmarks.gpu.compile_kernels --share 0/8``: run every eighth of the calls that Triton could serve, once.
 
-Triton keeps what it compiles on the disk, so the kernels are there when they are timed.
+Triton keeps compiled kernels on the disk, so they need not be compiled when they are timed.
 """
 
 from __future__ import annotations

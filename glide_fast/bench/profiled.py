@@ -224,7 +224,7 @@ class Profile:
         return sorted(sums.values(), key=lambda item: -item.seconds)
 
 
-class _Ledger:
+class _CallRecords:
     """Marks every op call for the profiler, and adds up the costs of the calls."""
 
     def __init__(self) -> None:
@@ -253,9 +253,9 @@ class _Ledger:
 class _Products(TorchFunctionMode):
     """Marks the matrix products that are no op's: projections on a GPU, scales and shifts at each step."""
 
-    def __init__(self, ledger: _Ledger) -> None:
+    def __init__(self, records: _CallRecords) -> None:
         super().__init__()
-        self._ledger = ledger
+        self._records = records
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.linear:
@@ -269,7 +269,7 @@ class _Products(TorchFunctionMode):
         rows = x.numel() // inputs
         spent = linear(rows, inputs, outputs, x.element_size(), added=added)
         shape = f"{rows}x{inputs} to {outputs}{' + residual' if added else ''}"
-        with torch.profiler.record_function(self._ledger.note("linear", "torch", shape, x.dtype, spent)):
+        with torch.profiler.record_function(self._records.note("linear", "torch", shape, x.dtype, spent)):
             return func(*args, **(kwargs or {}))
 
 
@@ -308,15 +308,15 @@ def profile(
     found = limits(work.device, (contestant.dtype, torch.float32), megabytes or COPY_MEGABYTES, side)
 
     step = OneStep(contestant, work)  # launch by launch: a replay tells of no ops
-    ledger = _Ledger()
-    with listen(ledger), _Products(ledger):
+    records = _CallRecords()
+    with listen(records), _Products(records):
         step()  # the profiler's own first use is slow, and so may be the step's
     repeats = settings.samples
     activities = [torch.profiler.ProfilerActivity.CPU]
     if work.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    ledger = _Ledger()
-    with torch.profiler.profile(activities=activities) as profiler, listen(ledger), _Products(ledger):
+    records = _CallRecords()
+    with torch.profiler.profile(activities=activities) as profiler, listen(records), _Products(records):
         for _ in range(repeats):
             with torch.profiler.record_function(STEP):
                 step()
@@ -324,10 +324,10 @@ def profile(
             torch.cuda.synchronize()
     recorded = Trace.of(profiler)
     if trace is not None:
-        _write_trace(step, ledger, activities, trace)
+        _write_trace(step, records, activities, trace)
     dtype = str(contestant.dtype).removeprefix("torch.")
     title = f"{subject.name}, {work}, {dtype} on {work.device}"
-    items = {label: item.divided(repeats) for label, item in ledger.items.items()}
+    items = {label: item.divided(repeats) for label, item in records.items.items()}
     return taken_apart(title, timing.median / 1e6, found, items, recorded, work.device)
 
 
@@ -345,7 +345,7 @@ def taken_apart(
         step: seconds of the step outside the profiler.
         items: by mark, of one step; the seconds in them are not read.
         recorded: the same step under the profiler.
-        device: the step's; a GPU's times are those of what it ran, a CPU's those of the calls.
+        device: of the step; on a GPU the times are those of its kernels, on a CPU those of the calls.
 
     Raises:
         BackendError: nothing of what a GPU ran was recorded.
@@ -373,9 +373,9 @@ def taken_apart(
     )
 
 
-def _write_trace(step: OneStep, ledger: _Ledger, activities: Any, file: Path) -> None:
+def _write_trace(step: OneStep, records: _CallRecords, activities: Any, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with torch.profiler.profile(activities=activities) as profiler, listen(ledger), _Products(ledger):
+    with torch.profiler.profile(activities=activities) as profiler, listen(records), _Products(records):
         step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()

@@ -269,7 +269,7 @@ def convert_official(
 
 def _require_whole_unet(options: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> None:
     """Shapes alone show neither a missing key nor an option that fits no model: only a model built from them does."""
-    # Here, because all else in this room does without the models.
+    # Imported here, because nothing else in this package needs the models.
     from glide_fast.models.factory import build
 
     with torch.device("meta"):

@@ -1,10 +1,10 @@
-"""The official package's import paths, names and signatures, over glide_fast's own rooms.
+"""The official package's import paths, names and signatures, for glide_fast's models, diffusion, tokenizers and checkpoints.
 
 Write ``glide_fast.compat`` where old code says ``glide_text2im``::
 
     from glide_fast.compat.model_creation import create_model_and_diffusion
 
-or leave the old code as it is and call :func:`install` before it runs. Modules here hold no logic: classes and functions are the
+or do not change the old code and call :func:`install` before it runs. Modules here hold no logic: classes and functions are the
 same objects as in :mod:`glide_fast.models`, :mod:`glide_fast.diffusion`, :mod:`glide_fast.text` and
 :mod:`glide_fast.checkpoints`, or adapt arguments to them.
 """

@@ -367,8 +367,8 @@ class UNetModel(nn.Module):
 
     def convert_to(self, dtype: torch.dtype) -> None:
         """Convert the torso's convolutions, and the type its activations take, to ``dtype`` (fp16, bf16 or fp32)."""
-        for room in (self.input_blocks, self.middle_block, self.output_blocks):
-            convert_convolutions(room, dtype)
+        for blocks in (self.input_blocks, self.middle_block, self.output_blocks):
+            convert_convolutions(blocks, dtype)
         self.dtype = dtype
 
     def convert_to_fp16(self) -> None:

@@ -1,4 +1,4 @@
-"""What the other parts of the runtime ask of an accelerated model."""
+"""The interface of an accelerated model that other parts of the runtime use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glide_fast.runtime.torso import Torso
 
 
 class Engine(Protocol):
-    """What a bound loop and ``explain`` use of :class:`~glide_fast.runtime.model.Accelerated`, where each is described."""
+    """The members of :class:`~glide_fast.runtime.model.Accelerated` that bound loops and ``explain`` use; described there."""
 
     lock: FairLock
     features: Features

@@ -1,4 +1,4 @@
-"""A lock that threads get in the order they asked for it, and that refuses a call which would wait for itself."""
+"""A lock that threads get in the order in which they asked for it; a call that would wait for itself is refused."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class FairLock:
             return function(*args, **kwargs)
 
     def refuse_within(self, function: Callable[..., object]) -> None:
-        """Raise the ReentrantCallError that :meth:`run` of ``function`` would raise in a thread that is within such a call."""
+        """Raise the ReentrantCallError that :meth:`run` of ``function`` raises in a thread that is within a call of this lock."""
         if self._held():
             raise ReentrantCallError(
                 f"{_name(function)}: called within a call that is still running (from its callback); accepted: after that "
@@ -179,7 +179,7 @@ class Locked(Protocol):
 
     @property
     def lock(self) -> FairLock:
-        """The lock that decides."""
+        """The lock for which the methods take turns."""
 
 
 L = TypeVar("L", bound=Locked)
@@ -196,7 +196,7 @@ def takes_turns(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[
 
 
 def joins(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """A decorator: an object's decorated methods run one at a time; a call from within one is a part of that one."""
+    """A decorator: an object's decorated methods run one at a time; a call from within one runs as a part of it."""
 
     @functools.wraps(method)
     def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -17,7 +17,7 @@ _DTYPES = {
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:
-    """A device that works here; None takes the GPU where there is one."""
+    """``device`` as a torch.device, checked to work on this machine; None is the GPU if there is one, else the CPU."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""The type of the torso's weights and activations that a device runs fastest in."""
+"""The fastest type for the torso's weights and activations on a device."""
 
 from __future__ import annotations
 

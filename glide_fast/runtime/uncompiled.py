@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def uncompiled(reason: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: a compiled caller calls the function as it is, and ``fullgraph=True`` raises with the ``reason``.
+    """A decorator: compiled code calls the function without compiling it; with ``fullgraph=True`` it raises the ``reason``.
 
     ``torch.compiler.disable`` does that, but imports torch's compiler, which takes seconds.
     """

@@ -1,4 +1,4 @@
-"""What the text room accepts; each check names the argument it refuses."""
+"""Checks of the arguments of :mod:`glide_fast.text`; each error names the argument."""
 
 from __future__ import annotations
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from glide_fast.checkpoints.directory import PIPELINE_NAME
 from glide_fast.errors import invalid
 
-_ROOM = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
 
 def available() -> list[str]:
     """Names of the models in this installation, sorted."""
-    return sorted(file.parent.name for file in _ROOM.glob(f"*/{PIPELINE_NAME}"))
+    return sorted(file.parent.name for file in _FOLDER.glob(f"*/{PIPELINE_NAME}"))
 
 
 def path(name: str) -> Path:
@@ -22,4 +22,4 @@ def path(name: str) -> Path:
         raise invalid(
             "name", name, "one of " + ", ".join(map(repr, names)) if names else "none: no model is installed"
         )
-    return _ROOM / name
+    return _FOLDER / name

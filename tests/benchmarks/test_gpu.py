@@ -1,4 +1,4 @@
-"""The GPU suite's plumbing, on a CPU: parts, their states and files, and that nothing wrong is called green."""
+"""The GPU suite itself, on a CPU: parts, their states and files, and that nothing wrong is called green."""
 
 from __future__ import annotations
 

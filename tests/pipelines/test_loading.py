@@ -184,14 +184,14 @@ def test_shipped_models(base_only: GlidePipeline, tmp_path: Path, monkeypatch: p
     """A pipeline directory beside the weights module is available by its name, before a directory of the same name."""
     for name in weights.available():
         assert json.loads((weights.path(name) / "pipeline.json").read_text())["components"]
-    room = tmp_path / "room"
-    base_only.save_pretrained(room / "toy")
-    (room / "not a model").mkdir()
-    monkeypatch.setattr(weights, "_ROOM", room)
+    folder = tmp_path / "folder"
+    base_only.save_pretrained(folder / "toy")
+    (folder / "not a model").mkdir()
+    monkeypatch.setattr(weights, "_FOLDER", folder)
     (tmp_path / "elsewhere" / "toy").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert weights.available() == ["toy"]
-    assert weights.path("toy") == room / "toy"
+    assert weights.path("toy") == folder / "toy"
     assert torch.equal(
         make(GlidePipeline.from_pretrained("toy", device="cpu", accelerate=False)), make(base_only)
     )

@@ -91,7 +91,7 @@ def one(file: str, marked: Sequence[str], seconds: float) -> Row:
 
 
 def judged(ran: command.Ran, counted: Counted) -> Row:
-    """The row of a file, from how pytest ended and what it counted."""
+    """The row of a file, from pytest's exit status and the counted results."""
     notes = [f"failed: {', '.join(counted.failed)}"] if counted.failed else []
     if ran.status != 0:
         notes.append("the time was up" if ran.status is None else ran.tail)
