@@ -97,7 +97,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 )
 def test_one_step(name: str, case: str, guidance_scale: float | None, checkpoint: Path) -> None:
     options = preset(name)
-    size = options["image_size"]
+    # Of the upsampler a quarter of the side: every layer is the released one's, at a sixteenth of the time.
+    size = 64
     state = read_state_dict(checkpoint)
     assert {without_numbers(key) for key in state} == released_names(case)
     assert infer_options(state).items() <= options.items()
@@ -124,7 +125,7 @@ def test_one_step(name: str, case: str, guidance_scale: float | None, checkpoint
         "mask": torch.tensor([mask for _, mask in rows]),
     }
     if options["super_res"]:
-        kwargs["low_res"] = torch.rand(1, 3, 64, 64) * 2 - 1
+        kwargs["low_res"] = torch.rand(1, 3, 16, 16) * 2 - 1
     step = 500
     with torch.inference_mode():
         out = model(x.expand(len(rows), -1, -1, -1), torch.full((len(rows),), step), **kwargs)

@@ -175,7 +175,7 @@ def churn():
 thread = threading.Thread(target=churn)
 thread.start()
 with arena.scope(torch.device("cpu")):
-    for _ in range(50):
+    for _ in range(20):
         child = os.fork()
         if child == 0:
             torch.empty(1000)

@@ -18,7 +18,7 @@ ISAS = ["portable"] if library is None else library.isas()
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if cpu_sanitized.COMPILER is None:
         pytest.skip("needs a C++ compiler to build the CPU kernels with sanitizers; there is none")
-    return cpu_sanitized.build(tmp_path_factory.mktemp("cpu_sanitized"))
+    return cpu_sanitized.build(tmp_path_factory.mktemp("cpu_sanitized"), ISAS)
 
 
 @pytest.mark.parametrize("isa", ISAS)
