@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         preset,
     )
     from glide_fast.pipelines import GlidePipeline, PipelineOutput
-    from glide_fast.runtime import accelerate
+    from glide_fast.runtime.accelerate import accelerate
 
 
 def __getattr__(name: str) -> Any:

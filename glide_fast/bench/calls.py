@@ -20,6 +20,13 @@ def results(result: torch.Tensor | Iterable[torch.Tensor | None]) -> list[torch.
     return [part for part in parts if part is not None]
 
 
+def elsewhere(value: Any) -> Any:
+    """Other memory for the same tensor, or for those of a record; anything else as it is."""
+    if isinstance(value, tuple):
+        return type(value)(*map(elsewhere, value))
+    return torch.empty_like(value) if isinstance(value, torch.Tensor) else value
+
+
 def widened(value: Any) -> Any:
     """An argument, or a record or mapping of arguments, in fp64: weights are unpacked, arguments in :data:`WRITTEN` are None."""
     if isinstance(value, PackedWeight):

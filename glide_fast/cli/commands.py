@@ -16,6 +16,7 @@ from glide_fast.cli.inpaint import inpaint
 from glide_fast.cli.profile import profile
 from glide_fast.cli.sample import sample
 from glide_fast.cli.train import train
+from glide_fast.cli.tune import tune
 from glide_fast.cli.upsample import upsample
 from glide_fast.cli.words import words
 
@@ -39,6 +40,7 @@ for name, function in (
     ("bench", bench),
     ("profile", profile),
     ("explain", explain),
+    ("tune", tune),
     ("words", words),
     ("env", environment),
 ):

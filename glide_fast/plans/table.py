@@ -176,7 +176,7 @@ def why_stale(row: Row, versions: Mapping[str, str]) -> str | None:
     """Why a row's measurement is of something else than what would run; None where it holds."""
     backend = row.fastest.backend
     package = version_of(backend)
-    if package is not None and _release(versions.get(package, "")) != _release(installed(package)):
+    if package is not None and not same_release(versions.get(package, ""), package):
         here = installed(package) or "missing"
         return f"{row.op} {backend}: measured with {package} {versions.get(package, 'unknown')}, and this is {here}"
     if row.sources[backend] != source_of(row.op, backend):
@@ -193,6 +193,11 @@ def installed(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def same_release(version: str, package: str) -> bool:
+    """Whether a package's version has the same first two numbers as the one that is installed."""
+    return _release(version) == _release(installed(package))
 
 
 def _release(version: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from glide_fast.bench import contestants
-from glide_fast.bench.calls import WRITTEN, results, widened
+from glide_fast.bench.calls import WRITTEN, elsewhere, results, widened
 from glide_fast.bench.contest import OURS, PLAIN, Competitor, Contest, Unable
 from glide_fast.bench.cost import cost
 from glide_fast.bench.measurement import Measurement, short_name
@@ -108,14 +108,7 @@ def _held_by(backend: str, call: Any) -> Any:
     weight would unpack it at every call.
     """
     arguments = {name: getattr(call, name) for name in schema.arguments(type(call))}
-    arguments |= {name: _like(arguments[name]) for name in WRITTEN if name in arguments}
+    arguments |= {name: elsewhere(arguments[name]) for name in WRITTEN if name in arguments}
     if isinstance(call, Call) and isinstance(call.weight, PackedWeight):
         arguments = prepared(arguments, backend)
     return type(call)(**arguments)
-
-
-def _like(value: Any) -> Any:
-    """New memory like the tensor ``value``, or like the tensors in a tuple; any other value unchanged."""
-    if isinstance(value, tuple):
-        return type(value)(*map(_like, value))
-    return torch.empty_like(value) if isinstance(value, torch.Tensor) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from glide_fast.ops.convolution.arguments import Call
+from glide_fast.ops.convolution.arguments import Call, Facts
 from glide_fast.ops.convolution.window import as_kernel
 
 
@@ -25,6 +25,12 @@ def reference(
     if residual is not None:
         y = y + residual
     return y.to(x.dtype)
+
+
+def as_measured(facts: Facts) -> str | None:
+    """Why a measurement of this backend says nothing of a call."""
+    packed = facts.packed or facts.tiled
+    return "the weight is packed, and would be unpacked at every call" if packed else None
 
 
 def run(call: Call) -> torch.Tensor:
