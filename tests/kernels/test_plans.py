@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from glide_fast.kernels import group_norm_act, masked_attention, text_attention
+from glide_fast.kernels import convolution, group_norm_act, masked_attention, resample, text_attention
 from glide_fast.kernels.occupancy import blocks_per_multiprocessor
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +109,29 @@ def test_occupancy_by_hand() -> None:
     assert blocks_per_multiprocessor(90, 8, 32, 48 * 1024) == 4
     assert blocks_per_multiprocessor(80, 8, 32, 48 * 1024) == 3
     assert blocks_per_multiprocessor(90, 4, 16, 0) == 16
+
+
+def test_candidates_begin_with_the_guess_and_cut_what_can_be_cut() -> None:
+    for op, module in (
+        ("group_norm_act", group_norm_act),
+        ("text_attention", text_attention),
+        ("masked_attention", masked_attention),
+        ("convolution", convolution),
+    ):
+        for call in fake_calls(op, torch.float16, "cuda"):
+            plans = module.plans_of(call)
+            assert 1 < len(plans) <= 40 and len(set(plans)) == len(plans), (op, len(plans))
+            for cut in plans:
+                warps = cut.warps
+                assert warps in (2, 4, 8, 16)
+                if op == "group_norm_act":
+                    assert call.channels % cut.slab == 0 and cut.slab % (call.channels // call.groups) == 0
+                    assert (cut.chunks - 1) * cut.chunk < call.positions <= cut.chunks * cut.chunk
+                    assert cut.chunk % cut.rows == 0 and cut.rows & (cut.rows - 1) == 0
+                if op == "convolution":
+                    steps = cut.steps(call.x.shape[1])
+                    assert (cut.splits - 1) * -(-steps // cut.splits) < steps  # none without a step
+    assert convolution.plans(2 * 64, 768, 768)[0] == convolution.plan(2 * 64, 768, 768)
+    assert text_attention.plans(12, 1024, 64, 2)[0] == text_attention.tiles(12, 1024, 64, 2)
+    assert group_norm_act.plans(2, 4096, 192, 32, 2)[0] == group_norm_act.plan(2, 4096, 192, 32, 2)
+    assert resample.plans(192)[0] == resample.tile(192)
