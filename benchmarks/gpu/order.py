@@ -12,6 +12,7 @@ ORDER = (
     "build",
     "kernels",
     "tests",
+    "tune",
     "step base 2",
     "profile base 2",
     "step upsample 1",

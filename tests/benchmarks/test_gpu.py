@@ -35,6 +35,7 @@ from benchmarks.gpu.parts import (
     sanitizer,
     tests,
     training,
+    tune,
 )
 from benchmarks.gpu.tiny import pipeline
 from glide_fast.bench import ceilings, profiled
@@ -108,8 +109,8 @@ def test_every_part_has_a_place_a_name_of_its_own_and_fits_its_time(setting: Set
         assert len(names) == len(set(names)) and all(part.about and part.seconds > 0 for part in made)
         assert LONGEST + gpu.GRACE < 9 * 60 + 30
         groups = list(dict.fromkeys(name.split(" ")[0] for name in names))
-        assert groups[:3] == ["build", "kernels", "tests"] and groups[-2:] == ["sanitizer", "soak"]
-    assert names[3:7] == ["step base 2", "profile base 2", "step upsample 1", "profile upsample 1"]
+        assert groups[:4] == ["build", "kernels", "tests", "tune"] and groups[-2:] == ["sanitizer", "soak"]
+    assert names[4:8] == ["step base 2", "profile base 2", "step upsample 1", "profile upsample 1"]
     assert names.index("compiled step base 2") > names.index("training")
     assert set(order.ORDER) <= {" ".join(name.split(" ")[:n]) for name in names for n in range(1, 5)}
 
@@ -666,3 +667,22 @@ def test_the_makefile_runs_the_suite() -> None:
         check=True,
     ).stdout
     assert "-m benchmarks.gpu build tests" in said
+
+
+def test_tuning_goes_on_in_the_next_run_until_every_call_is_measured(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+    said = ["2 rows measured; 7 calls to go on with", "1 rows measured; 0 calls to go on with", "crashed"]
+
+    def run(command_: Sequence[str], seconds: float) -> command.Ran:
+        asked.append(command_)
+        return command.Ran(1 if said[0] == "crashed" else 0, said.pop(0))
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(tune, "SHIPPED", setting.folder / "shipped")
+    whole = setting._replace(small=False)
+    states = [tune.run(whole) for _ in range(3)]
+    assert [outcome.state for outcome in states] == [UNFINISHED, GREEN, RED]
+    assert states[0].notes == ("7 calls to go on with",) and "crashed" in states[2].notes[0]
+    assert str(setting.folder / "shipped") in " ".join(asked[0]) and "--minutes" in asked[0]

@@ -14,9 +14,10 @@ from benchmarks.gpu.parts import (
     sanitizer,
     tests,
     training,
+    tune,
 )
 
-MODULES = (build, kernels, tests, ops, commands, precision, peak, loops, training, sanitizer)
+MODULES = (build, kernels, tests, tune, ops, commands, precision, peak, loops, training, sanitizer)
 
 
 def parts(setting: Setting) -> tuple[Part, ...]:
