@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.tiny import write_pipeline
 
 from glide_fast.bench.timing import Effort
 from glide_fast.ops.backends import Backend, Plan, named, plans_from
@@ -134,7 +136,7 @@ def test_a_row_decides_what_runs(
 
 @pytest.mark.parametrize("op", tasks.chosen_ops([]))
 def test_a_recipe_makes_a_call_with_the_same_line(op: str) -> None:
-    for one in tasks.of_cases([op], "cpu", torch.float32, batches=1, small=True)[::5]:
+    for one in tasks.of_cases([op], "cpu", torch.float32, batches=1, small=True)[::9]:
         recipe = json.loads(json.dumps(one.recipe))
         made, drawn = checked(op, arguments_from(recipe, "cpu")), checked(op, one.arguments())
         assert signature(made) == signature(drawn) and made.facts() == drawn.facts()
@@ -176,3 +178,17 @@ def test_processes_share_the_calls_and_say_what_failed(
 
 def test_ops_that_there_are() -> None:
     assert tasks.chosen_ops([]) == sorted(map(str, {*tasks.ops()})) and named("resample") is OP
+
+
+def test_what_is_measured_of_the_cases_is_what_a_model_asks_for(tmp_path: Path) -> None:
+    """A row is found by a call's line: but for the sizes, a model's calls have the lines of the cases."""
+
+    def without_sizes(found: list[Task]) -> set[tuple[str, str]]:
+        return {(one.op, re.sub(r"\b\d+(x\d+)*\b", "#", one.signature)) for one in found}
+
+    names = tasks.chosen_ops([])
+    of_step = tasks.of_model(str(write_pipeline(tmp_path / "tiny")), 2, names, CPU, torch.float32)
+    assert {one.op for one in of_step} == {*names} - {"masked_attention"}
+    assert all(one.times >= 1 for one in of_step)
+    cases = tasks.of_cases(names, "cpu", torch.float32, batches=1, small=True)
+    assert without_sizes(of_step) <= without_sizes(cases)
