@@ -3,9 +3,9 @@
     python -m glide_fast.kernels.compile_report --out benchmarks/results/static/triton.csv
     python -m glide_fast.kernels.compile_report --check --target 90    # only whether all compile, with no report
 
-A file of this package takes part by three functions: ``default_builds()`` returns the configurations that a guided sampling run
-of one prompt in fp16 launches most (a test fails when one of those spills), ``shipped_builds()`` all other shapes of GLIDE,
-and ``candidate_builds()`` every plan that ``glide-fast tune`` would time.
+A file of this package takes part by two functions: ``default_builds()`` returns the configurations that a guided sampling run of
+one prompt in fp16 launches most (a test fails when one of those spills), ``shipped_builds()`` all other shapes of GLIDE. Kernels
+that can be cut up in several ways have ``candidate_builds()`` too: every plan that ``glide-fast tune`` would time.
 
 Registers, the stack and shared memory come from the compiled binary; spills are its instructions on thread-local memory;
 occupancy is calculated from these and the limits of a multiprocessor. Nothing is run and nothing is timed.
@@ -81,7 +81,8 @@ def default_builds() -> list[Build]:
 @functools.cache
 def candidate_builds() -> list[Build]:
     """Every file's candidates: each plan that ``glide-fast tune`` would time for GLIDE's calls in fp16."""
-    return [build for module in kernel_modules() for build in module.candidate_builds()]
+    offering = (module for module in kernel_modules() if hasattr(module, "candidate_builds"))
+    return [build for module in offering for build in module.candidate_builds()]
 
 
 @functools.cache

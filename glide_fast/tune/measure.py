@@ -34,7 +34,7 @@ NOTHING = "there is nothing to choose"
 """Why there is no row of a call that one candidate alone takes."""
 FINALISTS = 3
 NEAR = 1.02
-"""Times that differ by less are one time: the candidate that comes first, a backend's own rule above all, is then chosen."""
+"""Times that differ by less are one time: the rules' choice is then kept, else the candidate that comes first."""
 PARAMETERS = ("weight", "weights", "bias", "x_bias", "table", "known_mask", *WRITTEN)
 """Arguments that other inputs leave as they are."""
 GRAPH_SECONDS = 3e-4
@@ -177,9 +177,10 @@ def _verdict(
         return Verdict(None, "no candidate was right with other inputs")
     us = {entrant.name: 1e6 * float(measured[entrant.name].value or math.inf) for entrant in found}
     best = min(us.values())
-    # Rules' choices first: noise must not change what runs.
-    order = sorted(found, key=lambda entrant: not entrant.by_rule)
-    fastest = next(entrant for entrant in order if us[entrant.name] <= NEAR * best)
+    fastest = next(entrant for entrant in found if us[entrant.name] <= NEAR * best)
+    by_rule = next((entrant for entrant in found if entrant.by_rule), None)
+    if by_rule is not None and not _surely_faster(measured[fastest.name], measured[by_rule.name]):
+        fastest = by_rule  # noise must not change what runs
     others = sorted((e for e in found if e is not fastest), key=lambda e: us[e.name])
     candidates = [Candidate(e.backend.name, e.plan, us[e.name]) for e in (fastest, *others[:1])]
     dtype = next(value.dtype for value in arguments.values() if isinstance(value, torch.Tensor))
@@ -193,8 +194,14 @@ def _verdict(
         sources,
         compared,
     )
-    rule = next((us[entrant.name] for entrant in found if entrant.by_rule), None)
-    return Verdict(row, by_rule_us=rule)
+    return Verdict(row, by_rule_us=None if by_rule is None else us[by_rule.name])
+
+
+def _surely_faster(one: Measurement, other: Measurement) -> bool:
+    """Whether the middle halves of the samples of both are apart, by more than :data:`NEAR`."""
+    if one.upper is None or other.lower is None or not one.value or not other.value:
+        return False
+    return one.upper < other.lower and NEAR * one.value < other.value
 
 
 def _round(
@@ -248,7 +255,10 @@ _EXCUSES = (RuntimeError, ValueError)
 
 def _divided(measurement: Measurement, repeats: int) -> Measurement:
     value = measurement.value
-    return replace(measurement, value=None if value is None else value / repeats)
+    if value is None or measurement.lower is None or measurement.upper is None:
+        return measurement
+    lower, upper = measurement.lower / repeats, measurement.upper / repeats
+    return replace(measurement, value=value / repeats, lower=lower, upper=upper)
 
 
 def _compared(entrant: Entrant) -> list[torch.Tensor]:

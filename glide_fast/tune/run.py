@@ -29,7 +29,7 @@ VERSIONS = ("torch", "triton", "glide-fast")
 TOGETHER = 48
 """Tasks whose candidates are compiled together, before they are timed."""
 MARGIN = 1.3
-"""A run stops where the next task would take more than what is left of the time, by this much."""
+"""A task is left for the next run where it would take more than what is left of the time, by this much."""
 
 
 class Progress(Protocol):
@@ -147,8 +147,8 @@ def run(
     left = 0
     for number, task in enumerate(tasks):
         if time.monotonic() + MARGIN * pace.seconds(task) > end:
-            left = len(tasks) - number
-            break
+            left += 1  # a smaller one may still fit
+            continue
         if book.fresh(task):
             done["kept"] += 1
             progress.end(None)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.tiny import write_pipeline
 
+from glide_fast.bench.measurement import Measurement
 from glide_fast.bench.timing import Effort
 from glide_fast.ops.backends import Backend, Plan, named, plans_from
 from glide_fast.ops.case import cases_of
@@ -192,3 +193,25 @@ def test_what_is_measured_of_the_cases_is_what_a_model_asks_for(tmp_path: Path) 
     assert all(one.times >= 1 for one in of_step)
     cases = tasks.of_cases(names, "cpu", torch.float32, batches=1, small=True)
     assert without_sizes(of_step) <= without_sizes(cases)
+
+
+@pytest.mark.parametrize(
+    ("rule", "other", "wins"),
+    [
+        ((1.00, 1.02, 1.04), (0.80, 0.82, 0.84), "fast"),
+        ((1.00, 1.02, 1.04), (0.70, 0.82, 1.01), "rule"),  # it scatters
+        ((1.00, 1.01, 1.02), (0.98, 0.995, 0.999), "rule"),  # the same time
+    ],
+)
+def test_noise_does_not_replace_the_rules_choice(
+    task: Task, only: Any, rule: tuple[float, ...], other: tuple[float, ...], wins: str
+) -> None:
+    only(backend("rule", reference.run), backend("fast", reference.run))
+    entered = list(measure.entrants(OP, task.arguments(), task.signature))[:2]
+    measured = {
+        name: Measurement("tune", "", "", name, value=value, lower=lower, upper=upper, error=0.0, allowed=1.0)
+        for name, (lower, value, upper) in (("rule", rule), ("fast", other))
+    }
+    verdict = measure._verdict(task, entered, measured, {"rule": "r", "fast": "f"}, 3, task.arguments())
+    assert verdict.row is not None and verdict.row.fastest.backend == wins
+    assert verdict.by_rule_us == pytest.approx(1e6 * rule[1])

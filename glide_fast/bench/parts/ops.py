@@ -70,7 +70,8 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
     )
 
     def ready(name: str) -> Competitor:
-        backend = choice.op.backend(name)
+        chosen = name == choice.backend.name  # with its plan
+        backend = choice.backend if chosen else choice.op.backend(name)
         reason = backend.supports(choice.facts)  # `worth` is not asked: the measurement is to show it
         if reason is not None:
             raise Unable(reason)
@@ -86,7 +87,7 @@ def of_call(model: str, choice: Choice, calls: int, settings: Settings) -> Itera
             # Copied, since some results are in memory that the next call overwrites.
             return [one.clone() for one in results(call())]
 
-        return Competitor(call, compared, dtype, "chosen" if name == choice.backend.name else "")
+        return Competitor(call, compared, dtype, "chosen" if chosen else "")
 
     # The reference first: speed-ups are over it.
     for name in sorted(choice.op.names, key=lambda name: name != REFERENCE):
