@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .build import Build
+from .build import Build, launch_options
 
 WARPS = 4
 TILE = 1024  # elements in a tile of the smaller picture: 16 bytes in fp16 for each of 128 threads
@@ -62,8 +62,12 @@ def resize(
     RESIDUAL: tl.constexpr,
     PIXELS: tl.constexpr,  # of the smaller picture, in a tile
     LANES: tl.constexpr,  # channels in a tile
+    DEPENDENT: tl.constexpr,  # launched while the kernel before it may still run
 ):
     """Grid (tiles of pixels, tiles of channels, N)."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     sample = tl.program_id(2).to(tl.int64)
     x += sample * x_sample_stride
     y += sample * y_sample_stride
@@ -123,6 +127,7 @@ def launch(
     x_strides: tuple[int, int, int],
     y_strides: tuple[int, int, int],
     residual_strides: tuple[int, int, int],
+    dependent: bool = False,
 ) -> None:
     """Write the resized sum to ``y``.
 
@@ -132,6 +137,7 @@ def launch(
         residual: shape of x, channels side by side, or None.
         up: nearest x2, else the 2x2 mean.
         x_strides, y_strides, residual_strides: from sample to sample, row to row and column to column.
+        dependent: by programmatic dependent launch, on devices that have it.
     """
     small = x if up else y
     n, channels, height, width = small.shape
@@ -140,7 +146,8 @@ def launch(
     resize[grid](
         x, y, x if bias is None else bias, x if residual is None else residual, height, width, channels,
         *x_strides, *y_strides, *residual_strides,
-        UP=up, BIAS=bias is not None, RESIDUAL=residual is not None, PIXELS=pixels, LANES=lanes, num_warps=WARPS,
+        UP=up, BIAS=bias is not None, RESIDUAL=residual is not None, PIXELS=pixels, LANES=lanes,
+        DEPENDENT=dependent, num_warps=WARPS, **launch_options(dependent),
     )  # fmt: skip
 
 
@@ -153,7 +160,14 @@ def builds(channels: int, up: bool, element: str = "fp16", added: bool = True) -
         "bias": "*fp32" if added else f"*{element}",
         **dict.fromkeys(("height", "width", "channels", *strides), "i32"),
     }
-    constants = {"UP": up, "BIAS": added, "RESIDUAL": added, "PIXELS": pixels, "LANES": lanes}
+    constants = {
+        "UP": up,
+        "BIAS": added,
+        "RESIDUAL": added,
+        "PIXELS": pixels,
+        "LANES": lanes,
+        "DEPENDENT": False,
+    }
     label = f"{'nearest x2' if up else '2x2 mean'} {element}{' with bias and residual' if added else ''}"
     return [Build(resize, label, arguments, constants, WARPS, sizes=("channels",))]
 

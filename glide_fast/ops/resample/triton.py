@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from glide_fast.ops import triton_runtime
+from glide_fast.ops import dependent_launch, triton_runtime
 from glide_fast.ops.layout import pixel_strides
 from glide_fast.ops.resample.arguments import NEAREST_X2, Call, Facts, why_not
 
@@ -26,5 +26,15 @@ def run(call: Call, *, out: torch.Tensor | None = None) -> torch.Tensor:
     if kernels is None or x_strides is None or y_strides is None or residual_strides is None:
         raise RuntimeError("resample's Triton kernel was called where it declines")
     with torch.cuda.device_of(x):
-        kernels.launch(x, y, bias, residual, call.mode == NEAREST_X2, x_strides, y_strides, residual_strides)
+        kernels.launch(
+            x,
+            y,
+            bias,
+            residual,
+            call.mode == NEAREST_X2,
+            x_strides,
+            y_strides,
+            residual_strides,
+            dependent_launch.wanted(x.device),
+        )
     return y

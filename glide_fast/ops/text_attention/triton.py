@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
 import torch
 
-from glide_fast.ops import triton_runtime
+from glide_fast.ops import dependent_launch, triton_runtime
 from glide_fast.ops.attention import MAX_HEAD_SIZE, MAX_OFFSET, TRITON_TYPES
 from glide_fast.ops.text_attention.arguments import MAX_HEADS, Call, Facts
+
+Plan: TypeAlias = "dict[str, int | str | bool]"
 
 
 def supports(facts: Facts) -> str | None:
@@ -26,15 +31,50 @@ def supports(facts: Facts) -> str | None:
     return triton_runtime.why_not(facts.device, "text_attention")
 
 
-def run(call: Call, *, out: torch.Tensor | None = None) -> torch.Tensor:
+def plans(call: Call) -> Iterator[Plan]:
+    """Every cut of the kernel worth timing for this call, the default first: fields of ``Tiles`` in kernels/text_attention.py."""
+    kernel = _kernel()
+    samples, _, tokens = call.qkv.shape
+    text_tokens = 0 if call.encoder_kv is None else call.encoder_kv.shape[2]
+    itemsize = call.qkv.element_size()
+    for cut in kernel.candidates(samples * call.heads, tokens, text_tokens, call.head_size, itemsize):
+        yield dict(cut._asdict())
+
+
+def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 
     The result is laid out as ``qkv`` is: tokens side by side, or channels. ``out`` (any strides) takes it instead.
+
+    Args:
+        plan: one of :func:`plans`; None is the default.
+
+    Raises:
+        ValueError: a plan that the kernel cannot follow for this call.
     """
+    kernel = _kernel()
+    cut = None if plan is None else _cut(kernel, call, plan)
+    result = call.empty_result() if out is None else out
+    with torch.cuda.device_of(call.qkv):
+        dependent = dependent_launch.wanted(call.qkv.device)
+        kernel.launch(call.qkv, result, call.heads, call.encoder_kv, cut, dependent)
+    return result
+
+
+def _kernel() -> Any:
     kernel, reason = triton_runtime.load("text_attention")
     if kernel is None:
         raise RuntimeError(f"text_attention's Triton kernel was called where it declines: {reason}")
-    result = call.empty_result() if out is None else out
-    with torch.cuda.device_of(call.qkv):
-        kernel.launch(call.qkv, result, call.heads, call.encoder_kv)
-    return result
+    return kernel
+
+
+def _cut(kernel: Any, call: Call, plan: Plan) -> Any:
+    """The plan as ``Tiles``; ValueError where the kernel cannot follow it."""
+    names = kernel.Tiles._fields
+    if set(plan) != set(names) or not all(type(value) is int for value in plan.values()):
+        raise ValueError(f"plan: got {plan}; accepted: integers for {', '.join(names)}")
+    cut = kernel.Tiles(**plan)
+    reason = cut.why_not(call.head_size, call.qkv.element_size())
+    if reason is not None:
+        raise ValueError(f"plan: got {reason}")
+    return cut
