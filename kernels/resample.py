@@ -39,7 +39,8 @@ def _value(
     return value
 
 
-@triton.jit
+# Whether 16 divides the picture's sides changes no load or store, and would be a kernel of its own for each level.
+@triton.jit(do_not_specialize=["height", "width"])
 def resize(
     x,  # [N, H, W, C], channels side by side
     y,  # [N, 2 H, 2 W, C] with UP, else [N, H / 2, W / 2, C]

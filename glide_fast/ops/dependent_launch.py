@@ -33,8 +33,11 @@ def allowed(setting: bool = True) -> Iterator[None]:
 
 
 def wanted(device: torch.device) -> bool:
-    """Whether a kernel on this device is to be launched early."""
-    return _allowed.get() and device.type == "cuda" and _has_it(device.index)
+    """Whether a kernel on this device is to be launched early.
+
+    Tensors without memory (``meta``) stand for those of a device that kernels are only compiled for.
+    """
+    return _allowed.get() and (device.type == "meta" or (device.type == "cuda" and _has_it(device.index)))
 
 
 @functools.cache
