@@ -11,9 +11,9 @@ loads of the image's keys are under way while the text's are walked: three tiles
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -76,34 +76,33 @@ def tiles(heads: int, tokens: int, head: int, itemsize: int) -> Tiles:
     return Tiles(128, 64, 8, 2 if head > 64 else 3)
 
 
-def candidates(heads: int, tokens: int, text_tokens: int, head: int, itemsize: int) -> Iterator[Tiles]:
-    """Every cut worth timing for a shape, that of :func:`tiles` first.
+@functools.cache
+def plans(heads: int, tokens: int, head: int, itemsize: int, text_tokens: int = 0) -> tuple[Tiles, ...]:
+    """Every cut that is worth a measurement, the guess of :func:`tiles` first, whose arguments are the first four.
 
-    In half precision: 64 or 128 queries, 64 or 128 keys a step, a warp for 16 or 32 queries, and 2 to 4 steps under way. Left out
-    are those that cut the shape's tokens unevenly where the first one does not, and those that want more registers or shared
-    memory than there are.
+    In half precision: 64 or 128 queries, 64 or 128 keys a step, a warp for 16 or 32 queries, and 2 to 4 steps under way; fewer
+    queries for grids that leave most of a device idle. Left out are those that cut the tokens unevenly where the guess does not,
+    and those that want more registers or shared memory than there are.
     """
-    default = tiles(heads, tokens, head, itemsize)
-    yield default
+    guess = tiles(heads, tokens, head, itemsize)
     if itemsize == 4:
-        return
+        found = [Tiles(16, 16, 4, 1), Tiles(32, 32, 4, 1), Tiles(64, 16, 4, 1), Tiles(64, 32, 8, 1)]
+        return tuple(dict.fromkeys([guess, *found]))
+    width = max(16, triton.next_power_of_2(head))
+    found = [Tiles(32, 64, 2, 3), Tiles(16, 64, 4, 2)] if heads * triton.cdiv(tokens, 64) < FILL else []
+    for queries, keys in ((64, 64), (128, 64), (128, 128), (64, 128)):
+        for warps in (queries // 16, queries // 32):
+            # 128 registers let two programs of 256 threads share a multiprocessor.
+            limits = (0, 128) if (queries, keys, warps, width) == (128, 128, 8, 64) else (0,)
+            # Sums, logits and their weights in half precision, of a thread; the rest of 255 is for addresses and statistics.
+            if queries * (width + keys + keys // 2) <= 192 * 32 * warps:
+                found += [Tiles(queries, keys, warps, *rest) for rest in itertools.product((3, 2, 4), limits)]
 
     def even(cut: Tiles) -> bool:
         return tokens % cut.queries == 0 and tokens % cut.keys == 0 and text_tokens % cut.keys == 0
 
-    width = max(16, triton.next_power_of_2(head))
-    for queries, keys in ((64, 64), (128, 64), (128, 128), (64, 128)):
-        for warps in (queries // 16, queries // 32):
-            # Sums, logits and their weights in half precision, of a thread; the rest of 255 is for addresses and statistics.
-            registers = queries * (width + keys + keys // 2) // (32 * warps)
-            # 128 registers let two programs of 256 threads share a multiprocessor.
-            limits = (0, 128) if (queries, keys, warps, width) == (128, 128, 8, 64) else (0,)
-            for stages, most in itertools.product((3, 2, 4), limits):
-                cut = Tiles(queries, keys, warps, stages, most)
-                if cut == default or registers > 192 or cut.why_not(head, itemsize) is not None:
-                    continue
-                if even(cut) or not even(default):
-                    yield cut
+    found = [cut for cut in found if cut.why_not(head, itemsize) is None and (even(cut) or not even(guess))]
+    return tuple(dict.fromkeys([guess, *found]))
 
 
 @triton.jit
@@ -233,10 +232,11 @@ def builds(
     text_tokens: int,
     element: str = "fp16",
     channels_last: bool = True,
+    cut: Tiles | None = None,
 ) -> list[Build]:
-    """What :func:`launch` compiles for a shape. ``element``: qkv's Triton type."""
+    """What :func:`launch` compiles for a shape. ``element``: qkv's Triton type; ``cut`` in place of what :func:`tiles` says."""
     itemsize = 4 if element == "fp32" else 2
-    cut = tiles(samples * heads, tokens, head, itemsize)
+    cut = tiles(samples * heads, tokens, head, itemsize) if cut is None else cut
     kinds = dict.fromkeys(("qkv", "text", "out"), f"*{element}")
     kinds |= {"heads": "i32", "tokens": "i32", "text_tokens": "i32", "scale": "fp32"}
     values = constants(cut, head, tokens, text_tokens, itemsize)
@@ -253,12 +253,19 @@ def builds(
     return [Build(attend, label, ordered, values, cut.warps, cut.stages)]
 
 
-def builds_of(call: Any, channels_last: bool = True) -> list[Build]:
+def plans_of(call: Any) -> tuple[Tiles, ...]:
+    """:func:`plans` of a call (:class:`glide_fast.ops.text_attention.arguments.Call`)."""
+    qkv, text = call.qkv, call.encoder_kv
+    text_tokens = 0 if text is None else text.shape[2]
+    return plans(qkv.shape[0] * call.heads, qkv.shape[2], call.head_size, qkv.element_size(), text_tokens)
+
+
+def builds_of(call: Any, channels_last: bool = True, cut: Tiles | None = None) -> list[Build]:
     """What :func:`launch` compiles for a call (:class:`glide_fast.ops.text_attention.arguments.Call`), in either layout."""
     text_tokens = 0 if call.encoder_kv is None else call.encoder_kv.shape[2]
     samples, _, tokens = call.qkv.shape
     element = ELEMENTS[call.qkv.dtype]
-    return builds(samples, call.heads, call.head_size, tokens, text_tokens, element, channels_last)
+    return builds(samples, call.heads, call.head_size, tokens, text_tokens, element, channels_last, cut)
 
 
 def default_builds() -> list[Build]:
@@ -266,6 +273,12 @@ def default_builds() -> list[Build]:
     calls = fake_calls("text_attention", torch.float16, "cuda", one_prompt=True)
     found = [build for call in calls for build in builds_of(call)]
     return found + builds_of(max(calls, key=lambda call: call.qkv.numel()), channels_last=False)
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of GLIDE's calls in fp16."""
+    calls = fake_calls("text_attention", torch.float16, "cuda")
+    return [build for call in calls for cut in plans_of(call) for build in builds_of(call, cut=cut)]
 
 
 def shipped_builds() -> list[Build]:

@@ -84,8 +84,7 @@ def test_every_candidate_of_glides_attention_cuts_it_evenly_and_fits() -> None:
         for cut in cuts:
             assert cut.why_not(call.head_size, 2) is None
             assert not tokens % cut.queries and not tokens % cut.keys and not text_tokens % cut.keys
-    (exact,) = text_attention.candidates(12, 64, 128, 64, 4)
-    assert exact == text_attention.tiles(12, 64, 64, 4)
+    assert text_attention.plans(12, 64, 64, 4)[0] == text_attention.tiles(12, 64, 64, 4)
 
 
 def test_masked_attention_gets_shorter_programs_where_few_fill_a_device() -> None:

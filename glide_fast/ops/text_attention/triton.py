@@ -33,12 +33,7 @@ def supports(facts: Facts) -> str | None:
 
 def plans(call: Call) -> Iterator[Plan]:
     """Every cut of the kernel worth timing for this call, the default first: fields of ``Tiles`` in kernels/text_attention.py."""
-    kernel = _kernel()
-    samples, _, tokens = call.qkv.shape
-    text_tokens = 0 if call.encoder_kv is None else call.encoder_kv.shape[2]
-    itemsize = call.qkv.element_size()
-    for cut in kernel.candidates(samples * call.heads, tokens, text_tokens, call.head_size, itemsize):
-        yield dict(cut._asdict())
+    return (dict(cut._asdict()) for cut in _kernel().plans_of(call))
 
 
 def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None) -> torch.Tensor:
