@@ -32,6 +32,11 @@ class Build(NamedTuple):
         return (*found, *self.sizes)
 
 
+def launch_options(dependent: bool) -> dict[str, bool]:
+    """Options of a launch; ``dependent``: by programmatic dependent launch, which needs compute capability 9.0."""
+    return {"launch_pdl": True} if dependent else {}
+
+
 def extremes(
     calls: Iterable[Call], sort: Callable[[Call], Hashable], size: Callable[[Call], int]
 ) -> list[Call]:

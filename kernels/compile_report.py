@@ -35,7 +35,7 @@ from triton.compiler import ASTSource
 
 from glide_fast.bench.record import Table
 
-from .build import Build
+from .build import Build, launch_options
 from .occupancy import DEVICES, WARPS, blocks_per_multiprocessor
 
 TARGETS = tuple(DEVICES)
@@ -101,12 +101,16 @@ def distinct(builds: list[Build]) -> list[Build]:
 
 
 def compiled(build: Build, target: int) -> Any:
-    """The kernel, compiled for compute capability ``target`` (80 is 8.0)."""
+    """The kernel, compiled for compute capability ``target`` (80 is 8.0) as a model's step launches it there."""
     names = build.kernel.arg_names
     signature = {name: build.arguments.get(name, "constexpr") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in build.aligned}
-    source = ASTSource(build.kernel, signature, dict(build.constants), attributes)
+    constants, dependent = dict(build.constants), False
+    if "DEPENDENT" in constants:
+        dependent = constants["DEPENDENT"] = target >= 90
+    source = ASTSource(build.kernel, signature, constants, attributes)
     options = {"num_warps": build.warps, "num_stages": build.stages, "enable_fp_fusion": build.fusion}
+    options |= launch_options(dependent)
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
 
 

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .build import Build
+from .build import Build, launch_options
 
 TILE = 1024  # elements in a tile of the smaller picture: 16 bytes in fp16 for each of 128 threads
 MAX_LANES = 64  # channels in a tile: a cache line in fp16
@@ -41,7 +41,8 @@ def _value(
     return value
 
 
-@triton.jit
+# Whether 16 divides the picture's sides changes no load or store, and would be a kernel of its own for each level.
+@triton.jit(do_not_specialize=["height", "width"])
 def resize(
     x,  # [N, H, W, C], channels side by side
     y,  # [N, 2 H, 2 W, C] with UP, else [N, H / 2, W / 2, C]
@@ -64,8 +65,12 @@ def resize(
     RESIDUAL: tl.constexpr,
     PIXELS: tl.constexpr,  # of the smaller picture, in a tile
     LANES: tl.constexpr,  # channels in a tile
+    DEPENDENT: tl.constexpr,  # launched while the kernel before it may still run
 ):
     """Grid (tiles of pixels, tiles of channels, N)."""
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     sample = tl.program_id(2).to(tl.int64)
     x += sample * x_sample_stride
     y += sample * y_sample_stride
@@ -150,6 +155,7 @@ def launch(
     y_strides: tuple[int, int, int],
     residual_strides: tuple[int, int, int],
     cut: Tile | None = None,
+    dependent: bool = False,
 ) -> None:
     """Write the resized sum to ``y``.
 
@@ -159,7 +165,8 @@ def launch(
         residual: shape of x, channels side by side, or None.
         up: nearest x2, else the 2x2 mean.
         x_strides, y_strides, residual_strides: from sample to sample, row to row and column to column.
-        cut: in place of what :func:`tile` says.
+        cut: replaces the choice of :func:`tile`.
+        dependent: by programmatic dependent launch, on devices that have it.
     """
     small = x if up else y
     n, channels, height, width = small.shape
@@ -168,7 +175,8 @@ def launch(
     resize[grid](
         x, y, x if bias is None else bias, x if residual is None else residual, height, width, channels,
         *x_strides, *y_strides, *residual_strides,
-        UP=up, BIAS=bias is not None, RESIDUAL=residual is not None, PIXELS=pixels, LANES=lanes, num_warps=warps,
+        UP=up, BIAS=bias is not None, RESIDUAL=residual is not None, PIXELS=pixels, LANES=lanes,
+        DEPENDENT=dependent, num_warps=warps, **launch_options(dependent),
     )  # fmt: skip
 
 
@@ -189,7 +197,14 @@ def builds(
         "bias": "*fp32" if added else f"*{element}",
         **dict.fromkeys(("height", "width", "channels", *strides), "i32"),
     }
-    constants = {"UP": up, "BIAS": added, "RESIDUAL": added, "PIXELS": pixels, "LANES": lanes}
+    constants = {
+        "UP": up,
+        "BIAS": added,
+        "RESIDUAL": added,
+        "PIXELS": pixels,
+        "LANES": lanes,
+        "DEPENDENT": False,
+    }
     label = f"{'nearest x2' if up else '2x2 mean'} {element}{' with bias and residual' if added else ''}"
     return [Build(resize, label, arguments, constants, warps, sizes=("channels",))]
 

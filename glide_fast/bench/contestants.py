@@ -121,6 +121,8 @@ ABLATIONS = (
     Ablation("upsampled pictures convolved as they are", Features(by_places=False)),
     Ablation("all products of 3x3 convolutions", Features(winograd=False)),
     Ablation("memory asked for at each step", Features(arena=False)),
+    Ablation("shortcuts in the main line", Features(side_stream=False)),
+    Ablation("kernels set up one after the other", Features(dependent_launch=False)),
     Ablation("norms in plain torch", forced={"group_norm_act": "reference"}),
     Ablation("attention in plain torch", forced={"text_attention": "reference"}),
     Ablation("guided step in plain torch", forced={"guided_step": "reference"}),
@@ -155,6 +157,8 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Unable("a captured step on a GPU has separate memory")
     if not features.arena and (missing := arena.why_missing()) is not None:
         raise Unable(f"this build has no memory for steps: {missing}")
+    if work.device.type != "cuda" and not (features.side_stream and features.dependent_launch):
+        raise Unable("a CPU has no streams of kernels")
     if work.device.type != "cuda" and not left_out.captured and left_out.tabulated:
         raise Unable("steps are captured on GPUs only")
     bound = bind(accelerated(subject, work, dtype, features), work)

@@ -114,7 +114,7 @@ class Trace:
                 device.add(STEP, inside.step, seconds)
                 if inside.name != STEP:
                     device.add(inside.name, inside.step, seconds)
-            kernels[ran["name"]].append(seconds)
+            kernels[_named(ran, inside)].append(seconds)
         medians = device.medians()
         medians[STEP] = medians.get(STEP, 0.0) + unlaunched
         found = (Kernel(name, len(all_) // steps, sum(all_) / steps) for name, all_ in kernels.items())
@@ -126,6 +126,14 @@ class Trace:
             # Rounded up: one launch in all of the steps is not none.
             Elsewhere(-(-len(elsewhere) // steps), sum(elsewhere) / steps),
         )
+
+
+def _named(ran: Event, inside: _Inside) -> str:
+    """A kernel's name; that of a copy or a fill says nothing of who launched it, so the call that did is named as well."""
+    name: str = ran["name"]
+    if ran["cat"] == "kernel" or inside.name in ("", STEP):
+        return name
+    return f"{name}, {inside.name.removeprefix(PREFIX)}"
 
 
 class _Inside(NamedTuple):

@@ -21,7 +21,6 @@ from glide_fast.checkpoints.paths import checked_path, open_regular, require_reg
 from glide_fast.checkpoints.record import Record, file_sha256, read_record, record_path, write_record
 from glide_fast.checkpoints.sidecars import sidecar
 from glide_fast.checkpoints.signature import HEAD, error_page
-from glide_fast.checkpoints.transfer import discard, forget_identity, transfer
 from glide_fast.errors import CheckpointError, DownloadError, invalid
 
 _RELEASE = "https://openaipublic.blob.core.windows.net/diffusion/dec-2021/"
@@ -230,6 +229,9 @@ def _download(
     retries: int,
     backoff: float,
 ) -> None:
+    # Here, because it brings requests, which takes longer to load than all of this package's models, and most never download.
+    from glide_fast.checkpoints.transfer import discard, forget_identity, transfer
+
     part = sidecar(file, "part")
     before = read_record(file)
     identity = transfer(

@@ -161,7 +161,7 @@ class Bound:
             ``[B, 2 C, H, W]``.
         """
         conditioning = self._conditioning_of(len(inputs))
-        with backends.bound(self.forced_backends), self.model.step_memory():
+        with backends.bound(self.forced_backends), self.model.step():
             if self._table is not None:
                 torch.index_select(self._table, 0, rows[:1], out=self._film.view(1, -1))
             elif self._emb is not None:

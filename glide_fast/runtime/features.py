@@ -31,6 +31,12 @@ class Features:
     arena: bool = True
     """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 
+    side_stream: bool = True
+    """The shortcut's small products run beside the main branch of their block, on a second stream (GPU); otherwise after its
+    second norm, one after the other."""
+    dependent_launch: bool = True
+    """Our kernels are set up while the kernel before them ends (GPU, from compute capability 9.0 on); otherwise afterwards."""
+
 
 ALL = Features()
 """All optimisations, the default of :func:`glide_fast.runtime.accelerate`."""

@@ -86,7 +86,11 @@ def lay_out(
                 # A tensor made in inference mode has no version counter.
                 if value.is_inference() or (shared and not take):
                     value = value.clone(memory_format=torch.preserve_format)
-            done[id(original)] = nn.Parameter(value, requires_grad=False)
+            done[id(original)] = (
+                value.as_parameter()
+                if isinstance(value, PackedWeight)
+                else nn.Parameter(value, requires_grad=False)
+            )
             module._parameters[name] = done[id(original)]
             del value, parameter
             if take:

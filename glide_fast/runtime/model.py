@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from glide_fast.models.conditioning import WiderInput
 from glide_fast.models.layers import timestep_embedding
 from glide_fast.models.text2im import Text2ImUNet, TextEmbedding
 from glide_fast.models.unet import UNetModel
-from glide_fast.ops import arena, backends
+from glide_fast.ops import arena, backends, dependent_launch
 from glide_fast.ops.convolution.packed_weight import (
     PackedWeight,
     dense_state_dict_hook,
@@ -148,9 +148,15 @@ class Accelerated(_Model):
         self._structure.check_for_loop()
         self._torso.look()
 
-    def step_memory(self) -> AbstractContextManager[None]:
-        """A block for one step, whose tensors on a CPU lie in memory that all steps share; see :mod:`glide_fast.ops.arena`."""
-        return arena.scope(self.device) if self.features.arena else nullcontext()
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A block for one step, with kernels launched early where the features say so.
+
+        On a CPU its tensors lie in memory that all steps share; see :mod:`glide_fast.ops.arena`.
+        """
+        memory = arena.scope(self.device) if self.features.arena else nullcontext()
+        with dependent_launch.allowed(self.features.dependent_launch), memory:
+            yield
 
     # What depends on prompts and pictures only; computed once for each of them.
 
@@ -305,7 +311,7 @@ class Accelerated(_Model):
             self.share(x, pictures),
             self.pictures_beside(x, pictures),
         )
-        with backends.bound(self.forced_backends), self.step_memory():
+        with backends.bound(self.forced_backends), self.step():
             result = self._torso(x.to(dtype=self.dtype, memory_format=torch.channels_last), conditioning)
         # The caller may keep it for long: it gets memory of its own.
         return result.to(x.dtype, memory_format=torch.contiguous_format, copy=True)

@@ -27,6 +27,7 @@ from glide_fast.ops.upsampled_convolution.places import PLACES, place_weights
 from glide_fast.runtime.derived import Derived
 from glide_fast.runtime.features import ALL, Features
 from glide_fast.runtime.layout import reads_upsampled
+from glide_fast.runtime.side_stream import SideStream
 from glide_fast.runtime.stream import Stream
 from glide_fast.runtime.watched import watched
 
@@ -66,6 +67,10 @@ class Deep:
                 self.feature = torch.empty_like(feature)
         self.feature[: len(feature)].copy_(feature)
 
+
+BESIDE = 132 * 128 * 128
+"""The most elements of a shortcut that is computed beside the main branch: a tile of a matrix product for each multiprocessor of
+an H100. Larger ones leave no multiprocessor idle, so nothing is won by running two kernels at once."""
 
 Layer = Callable[[Stream, "torch.Tensor | None", Conditioning], Stream]
 
@@ -126,6 +131,7 @@ class Convolver:
 
     def __init__(self, defer: bool, features: Features = ALL) -> None:
         self.defer, self.features = defer, features
+        self.side = SideStream()
         self.parts: list[Derived] = []
         """Everything that is computed from weights."""
 
@@ -145,6 +151,11 @@ class Convolver:
         """Whether a convolution behind an upsampling reads the small picture instead; see ``upsampled_convolution``."""
         # On a GPU nobody has measured yet whether half the products outweigh one more pass over the result.
         return not self.defer and self.features.by_places
+
+    @property
+    def leaves_sums(self) -> bool:
+        """Whether 3x3 convolutions leave biases and residuals to the next norm."""
+        return self.defer and self.features.fused_sums
 
     @property
     def packs(self) -> bool:
@@ -168,7 +179,7 @@ class Convolver:
         """As :meth:`__call__`, with weight and bias in place of a module."""
         if not self.features.fused_sums:
             return Stream(_plus(convolution(x, weight, bias, stride=stride), residual))
-        if self.defer:
+        if self.leaves_sums:
             return Stream(convolution(x, weight, stride=stride), bias, residual)
         return Stream(convolution(x, weight, bias, residual=residual, stride=stride))
 
@@ -202,6 +213,9 @@ class Residual:
         if block.updown:
             self.resampling = "nearest_x2" if isinstance(block.h_upd, Upsample) else "mean_2x2"
         self._halves: dict[int, tuple[Derived, Derived]] = {}
+        self._product = (
+            isinstance(block.skip_connection, CONVOLUTIONS) and block.skip_connection.weight.shape[-1] == 1
+        )
         self._places: tuple[Derived, Derived] | None = None
         if convolve.by_places and reads_upsampled(block):
             inner: Any = block.in_layers[2]
@@ -218,22 +232,38 @@ class Residual:
         # The norm writes its result resampled, unless the convolution wants the small picture.
         resampled = self.resampling if self._places is None else None
         h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled)
-        if self._places is None:
-            inner = self.convolve(block.in_layers[2], h)
-        else:
-            weights, biases = (part.get(h.shape) for part in self._places)
-            inner = Stream(upsampled_convolution(h, weights, biases))
-        del h  # a block of the upsampler holds 25 MB at a time for each of its tensors
-        norm = block.out_layers[0]
-        if block.use_scale_shift_norm:
-            h = normalise(norm, inner, film=film, keep=False, silu=True)
-        else:
-            shifted = film.to(inner.value.dtype)[:, :, None, None]
-            if inner.bias is not None:
-                shifted = shifted + inner.bias[:, None, None]
-            h = normalise(norm, Stream(inner.value + shifted), silu=True)
-        del inner
-        return self.convolve(block.out_layers[3], h, self.shortcut(stream.value, skip))
+        x = stream.value
+        started = None
+        if self._runs_beside(x):
+            started = self.convolve.side.start(lambda: self.shortcut(x, skip), x.device)
+        try:
+            if self._places is None:
+                inner = self.convolve(block.in_layers[2], h)
+            else:
+                weights, biases = (part.get(h.shape) for part in self._places)
+                inner = Stream(upsampled_convolution(h, weights, biases))
+            del h  # a block of the upsampler holds 25 MB at a time for each of its tensors
+            norm = block.out_layers[0]
+            if block.use_scale_shift_norm:
+                h = normalise(norm, inner, film=film, keep=False, silu=True)
+            else:
+                shifted = film.to(inner.value.dtype)[:, :, None, None]
+                if inner.bias is not None:
+                    shifted = shifted + inner.bias[:, None, None]
+                h = normalise(norm, Stream(inner.value + shifted), silu=True)
+            del inner
+            # Where it runs beside, the convolution does not read it: the next norm does.
+            shortcut = self.shortcut(x, skip) if started is None else started.result
+            return self.convolve(block.out_layers[3], h, shortcut)
+        finally:
+            if started is not None:
+                started.join()
+
+    def _runs_beside(self, x: torch.Tensor) -> bool:
+        """Whether the block's shortcut is computed beside its main branch."""
+        if not (self._product and self.convolve.leaves_sums and self.convolve.features.side_stream):
+            return False
+        return len(x) * self.block.out_channels * x.shape[2] * x.shape[3] <= BESIDE
 
     def shortcut(self, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
         """The block's shortcut for ``x`` and ``skip`` joined by channels: unchanged, resampled, or through a convolution."""
@@ -279,7 +309,7 @@ class Attention:
         # Kernels leave the layout as it is; where none takes the heads' size, the reference does not.
         h = h.unflatten(2, (height, width)).contiguous(memory_format=torch.channels_last)
         out = block.proj_out
-        if self.convolve.defer and self.convolve.features.fused_sums:
+        if self.convolve.leaves_sums:
             return Stream(self.convolve.project(out.weight, out.bias, h), residual=x)
         return Stream(self.convolve.project(out.weight, out.bias, h, x))
 

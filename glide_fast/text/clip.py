@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import ftfy
 import regex
 
 from .byte_level import ByteLevelBPE, bytes_to_unicode, read_merges
@@ -43,6 +42,8 @@ def default_bpe() -> str:
 
 def basic_clean(text: str) -> str:
     """Mend mis-decoded text with ftfy, unescape HTML twice ("&amp;lt;" becomes "<") and trim."""
+    import ftfy  # here: only CLIP's prompts want it, and its tables take long to load
+
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 

@@ -93,6 +93,9 @@ def test_kernels_are_those_of_the_steps() -> None:
     assert kernels["attend"].launches == 1 and kernels["attend"].seconds == us(12.5)
     assert kernels["resize"].launches == 2 and kernels["resize"].seconds == us(10)
     assert kernels["Memset "].launches == 1 and kernels["Memset "].seconds == us(1)
+    # A fill has no name that says whose it is; a copy that no op asked for has nothing to add.
+    assert kernels["Memset "].name == "Memset (Device), convolution [cudnn] 2x192x64x64 to 192, 3x3 float16"
+    assert any(name.startswith("Memcpy DtoD") for name in kernels)
 
 
 def test_the_hosts_time_is_that_of_the_marks() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from glide_fast.kernels import compile_ahead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kernel_recorder
@@ -23,7 +24,7 @@ def test_what_a_file_launches_is_recorded_and_compiles(tmp_path: Path) -> None:
     assert len(found) == 8 and {one.kernel for one in found} == {"one_pass"}
     assert all('"arch": 90' in one.target for one in found)
     broken = found[1]._replace(data=found[1].data.replace('"*fp16"', '"*fp17"').replace('"*bf16"', '"*fp17"'))
-    good, bad = sorted(kernel_recorder.compile_all([found[0], broken], workers=1), key=lambda one: one.error)
+    good, bad = sorted(compile_ahead.compile_all([found[0], broken], workers=1), key=lambda one: one.error)
     assert not good.error and good.configuration == found[0] and good.shared_bytes < 227 * 1024
     assert bad.configuration == broken and "fp17" in bad.error
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glide_fast.ops.case import fake_calls
+from glide_fast.ops.text_attention import triton as attention_backend
 
 NORMS = fake_calls("group_norm_act", torch.float16, "cuda")
 SHAPES = sorted({(call.x.shape[-1], call.channels) for call in NORMS})
@@ -70,6 +71,20 @@ def test_small_grids_get_tiles_of_64_queries() -> None:
     # Tiles of 128 would be half empty here, or masked throughout.
     assert text_attention.tiles(32 * 12, 64, 64, 2).queries == 64
     assert text_attention.tiles(32 * 12, 1000, 64, 2).queries == 64
+
+
+def test_every_candidate_of_glides_attention_cuts_it_evenly_and_fits() -> None:
+    for call in fake_calls("text_attention", torch.float16, "cuda"):
+        plans = list(attention_backend.plans(call))
+        cuts = [text_attention.Tiles(**plan) for plan in plans]
+        assert len(set(cuts)) == len(cuts) >= 3
+        samples, _, tokens = call.qkv.shape
+        assert cuts[0] == text_attention.tiles(samples * call.heads, tokens, call.head_size, 2)
+        text_tokens = 0 if call.encoder_kv is None else call.encoder_kv.shape[2]
+        for cut in cuts:
+            assert cut.why_not(call.head_size, 2) is None
+            assert not tokens % cut.queries and not tokens % cut.keys and not text_tokens % cut.keys
+    assert text_attention.plans(12, 64, 64, 4)[0] == text_attention.tiles(12, 64, 64, 4)
 
 
 def test_masked_attention_gets_shorter_programs_where_few_fill_a_device() -> None:

@@ -333,6 +333,15 @@ class PackedWeight(torch.Tensor):
             dense = nn.Parameter(dense, self.requires_grad)
         return dense.__reduce_ex__(protocol)
 
+    def as_parameter(self) -> nn.Parameter:
+        """This tensor itself as a parameter without gradient: ``nn.Parameter(packed, requires_grad=False)`` gives a view.
+
+        torch loads all of its distributed tensors (a second of processor time) with the first operation on a subclass, and
+        nn.Parameter makes that view by one. This does not.
+        """
+        self._is_param = True  # what isinstance(..., nn.Parameter) looks at
+        return self  # type: ignore[return-value]
+
     # Results are not to be made packed weights again.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from glide_fast.ops import triton_runtime
+from glide_fast.ops import dependent_launch, triton_runtime
 from glide_fast.ops.layout import pixel_strides
 from glide_fast.ops.resample.arguments import NEAREST_X2, Call, Facts, why_not
 from glide_fast.plans.file import Plan
@@ -41,5 +41,16 @@ def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None
     cut = None if plan is None else triton_runtime.cut_of(kernels.Tile, plan, kernels.plans(x.shape[1]))
     up = call.mode == NEAREST_X2
     with torch.cuda.device_of(x):
-        kernels.launch(x, y, bias, residual, up, x_strides, y_strides, residual_strides, cut)
+        kernels.launch(
+            x,
+            y,
+            bias,
+            residual,
+            up,
+            x_strides,
+            y_strides,
+            residual_strides,
+            cut,
+            dependent_launch.wanted(x.device),
+        )
     return y

@@ -12,6 +12,8 @@ from support.triton_device import DEVICE
 
 from glide_fast.ops import text_attention
 from glide_fast.ops.backends import force
+from glide_fast.ops.text_attention import triton as backend
+from glide_fast.ops.text_attention.arguments import Call
 from glide_fast.ops.text_attention.reference import reference
 from glide_fast.ops.triton_runtime import interpreting
 
@@ -105,6 +107,58 @@ def test_shipped_tiles_through_the_public_op(head: int, tokens: int) -> None:
         result = text_attention(qkv, 2, text)
     assert result.stride(1) == 1, "a channels-last input gives a channels-last output"
     assert_as_good_as_plain_torch(result, qkv, 2, text)
+
+
+def one_head(tokens: int, text_tokens: int, dtype: torch.dtype = torch.float16) -> Call:
+    return Call(
+        packed(1, 3 * 64, tokens, dtype, True, tokens),
+        1,
+        packed(1, 2 * 64, text_tokens, dtype, True, text_tokens) if text_tokens else None,
+    )
+
+
+@pytest.mark.parametrize(("tokens", "text_tokens"), [(128, 128), (64, 128), (128, 0), (77, 20)])
+def test_every_plan_is_right(tokens: int, text_tokens: int) -> None:
+    """With whole tiles of both runs of keys, of one, and with ragged ones."""
+    call = one_head(tokens, text_tokens)
+    found = list(backend.plans(call))
+    default = kernels.tiles(1, tokens, 64, 2)
+    assert found[0] == default._asdict() and len(found) > 1
+    assert len({tuple(plan.items()) for plan in found}) == len(found)
+    for plan in found:
+        if plan["stages"] in (1, 2) and not plan["registers"]:  # the interpreter knows neither
+            assert_as_good_as_plain_torch(backend.run(call, plan=plan), call.qkv, 1, call.encoder_kv)
+
+
+@pytest.mark.parametrize("text_tokens", [1, 64, 70])
+def test_text_first_then_the_image(text_tokens: int) -> None:
+    """Keys of a run that is read twice, or not at all, would show: all of one run are much larger than those of the other."""
+    for scale_text, scale_image in ((8.0, 0.1), (0.1, 8.0)):
+        call = one_head(128, text_tokens)
+        assert call.encoder_kv is not None
+        call.encoder_kv.mul_(scale_text)
+        call.qkv[:, 64:].mul_(scale_image)
+        assert_as_good_as_plain_torch(backend.run(call), call.qkv, 1, call.encoder_kv)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"queries": 48}, "queries=48"),
+        ({"keys": 8}, "keys=8"),
+        ({"warps": 32}, "warps=32"),
+        ({"stages": 0}, "stages=0"),
+        ({"registers": 100}, "registers=100"),
+        ({"keys": 256, "stages": 8}, "shared memory"),
+        ({"tiles": 1}, "accepted: integers for queries, keys, warps, stages, registers"),
+        ({"keys": "64"}, "accepted: integers"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(change: dict[str, int | str | bool], said: str) -> None:
+    call = one_head(64, 0)
+    plan = next(iter(backend.plans(call)))
+    with pytest.raises(ValueError, match=said):
+        backend.run(call, plan=plan | change)
 
 
 def test_tiles_for_full_grids() -> None:
