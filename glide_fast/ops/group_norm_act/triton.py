@@ -45,7 +45,7 @@ def _launch(kernels: Any, call: Call, result: Result, cut: Any) -> None:
     total = result.sum if call.adds else None
     kernels.launch(
         rows(call.x, call.x_rows),
-        rows(result.y, channel_rows(result.y)),
+        rows(result.y, (result.y.stride(0), result.y.stride(2)) if call.windows else channel_rows(result.y)),
         call.positions,
         call.weight,
         call.bias,
@@ -59,6 +59,7 @@ def _launch(kernels: Any, call: Call, result: Result, cut: Any) -> None:
         x_bias=call.x_bias,
         total=rows(total, None if total is None else channel_rows(total)),
         resample=call.resample,
-        width=call.x.shape[-1] if call.resample else 0,
+        width=call.x.shape[-1] if call.resample or call.windows else 0,
+        windows=call.windows,
         cut=cut,
     )
