@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from glide_fast.kernels import compile_report, group_norm_act, text_attention
+from glide_fast.kernels import compile_report, convolution, group_norm_act, text_attention
 from glide_fast.kernels.compile_report import TARGETS, Row, default_builds, distinct, examine
 from glide_fast.kernels.occupancy import DEVICES
 
@@ -30,12 +30,23 @@ def test_default_configurations(build: compile_report.Build, target: int) -> Non
     assert row.spill_instructions <= SPILLS.get((row.kernel, row.configuration, target), 0), row
     assert row.shared_bytes <= DEVICES[target].shared_of_a_block, row
     assert row.programs_per_multiprocessor >= 1, row
+    if row.kernel == "multiply_pixels":
+        assert row.tensor_cores, row
     if row.kernel in ("attend", "conv3x3"):
         assert PRODUCT[target] in row.tensor_cores.split(), row
     if row.kernel == "attend_masked":
         # Its tiles of 32 queries are too low for the products of a warp group.
         expected = PRODUCT[target] if build.constants["QUERIES"] >= 64 else "mma.sync"
         assert expected in row.tensor_cores.split(), row
+
+
+@pytest.mark.parametrize("target", [90, 100])
+def test_a_convolution_by_descriptors_fetches_by_tma(target: int) -> None:
+    (build,) = convolution.descriptor_builds(2, 8, 768, 768)
+    assert build in compile_report.shipped_builds()
+    row = examine(build, target)
+    assert row.spill_instructions == 0 and PRODUCT[target] in row.tensor_cores.split()
+    assert "cp.async.bulk.tensor.4d" in compile_report.compiled(build, target).asm["ptx"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

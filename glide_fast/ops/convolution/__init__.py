@@ -81,6 +81,6 @@ def _wrong(call: Call) -> bool:
 
 OP.register("winograd", winograd.run, winograd.supports, winograd.worth, plain_only=True)
 OP.register("onednn", onednn.run, onednn.supports, plain_only=True)
-OP.register("cudnn", cudnn.run, cudnn.supports)
 OP.register("triton", triton.run, triton.supports, triton.worth, plain_only=True)
+OP.register("cudnn", cudnn.run, cudnn.supports)
 OP.register("reference", reference.run)

@@ -1,7 +1,7 @@
 """The Triton backend of convolution, 3x3 at stride 1 only; the kernels are in kernels/convolution.py.
 
-Off unless forced (``GLIDE_FAST_BACKEND=convolution=triton``): cuDNN stays in its place until a measurement on a device says that
-splitting the sum of the 8x8 and 16x16 levels pays.
+It runs where it was faster than cuDNN on an H100 (:mod:`glide_fast.ops.convolution.ways`): at 8x8 pixels and a batch of 1 or 2,
+and in one layer of 16x16. ``GLIDE_FAST_BACKEND=convolution=triton`` forces it elsewhere.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 
 from glide_fast.ops import triton_runtime
+from glide_fast.ops.convolution import ways
 from glide_fast.ops.convolution.arguments import Call, Facts
 from glide_fast.ops.layout import pixel_strides
 
-UNMEASURED = "it was never measured on a device; it runs where it is forced"
+SLOWER = "cuDNN was as fast, or nothing like it was measured"
 TYPES = (torch.float16, torch.bfloat16)
 
 
@@ -38,7 +39,9 @@ def supports(facts: Facts) -> str | None:
 
 def worth(facts: Facts) -> str | None:
     """Why another should run where nobody asks for these kernels."""
-    return UNMEASURED
+    height, width = facts.size
+    way = ways.fastest(facts.batch, height * width, *facts.channels, windows=False)
+    return None if way == ways.TRITON else SLOWER
 
 
 def run(call: Call) -> torch.Tensor:
