@@ -28,6 +28,12 @@ class Features:
     winograd: bool = True
     """3x3 convolutions take two thirds of the products by Winograd's algorithm where that is faster (CPU, bf16); otherwise oneDNN
     takes all of them."""
+    windows: bool = True
+    """Where a matrix product was measured to be faster than a convolution, norms write 3x3 windows for it (GPU, half precision);
+    otherwise they write pictures, and all convolutions read those."""
+    output_convolution: bool = True
+    """The last convolution, whose weights are fp32, reads pixels in fp16 and runs in a kernel of its own (GPU); otherwise cuDNN
+    convolves pixels in fp32."""
     arena: bool = True
     """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 

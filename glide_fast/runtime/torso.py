@@ -2,7 +2,8 @@
 
 Everything is channels-last. A skip connection is read beside the stream, never concatenated to it; resampling happens where a
 norm writes its result; a residual is added by the convolution that follows it (oneDNN's epilogue) or by the norm that reads it
-(``defer``, for GPUs, where cuDNN would launch a kernel for each sum).
+(``defer``, for GPUs, where cuDNN would launch a kernel for each sum). Where a GPU multiplies matrices faster than it convolves,
+the norm writes 3x3 windows and the convolution is their product with the weights.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from glide_fast.errors import invalid
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetModel, Upsample
-from glide_fast.ops import arena, group_norm_act, text_attention
-from glide_fast.ops.convolution import convolution
+from glide_fast.ops import arena, group_norm_act, output_convolution, text_attention, window_convolution
+from glide_fast.ops.convolution import convolution, ways
 from glide_fast.ops.resample import resample
 from glide_fast.ops.upsampled_convolution import upsampled_convolution
 from glide_fast.ops.upsampled_convolution.places import PLACES, place_weights
@@ -80,6 +81,7 @@ def normalise(
     silu: bool = False,
     resampled: str | None = None,
     out_dtype: torch.dtype | None = None,
+    windows: bool = False,
 ) -> torch.Tensor:
     """Norm, FiLM and SiLU of ``stream`` and ``skip`` joined by channels; with ``keep`` the stream's sum is written as well."""
     scale, shift = (None, None) if film is None else film.chunk(2, dim=1)
@@ -99,6 +101,7 @@ def normalise(
         keep_sum=keep,
         resample=resampled,
         out_dtype=out_dtype,
+        windows=windows,
     )
     if not keep:
         return result  # type: ignore[no-any-return]
@@ -151,10 +154,25 @@ class Convolver:
         """Whether parts of weights are kept in the layout that oneDNN reads."""
         return not self.defer and self.features.packed_weights
 
+    def reads_windows(self, module: Any, x: torch.Tensor, resampled: str | None = None) -> bool:
+        """Whether a 3x3 convolution behind the norm of ``x`` is the fastest as a product of windows, which the norm then writes.
+
+        ``resampled`` says how the norm resizes ``x``.
+        """
+        weight = module.weight
+        if not (self.defer and self.features.windows) or weight.dtype not in (torch.float16, torch.bfloat16):
+            return False
+        samples, _, height, width = x.shape
+        pixels = height * width
+        if resampled is not None:
+            pixels = pixels * 4 if resampled == "nearest_x2" else pixels // 4
+        outputs, inputs, *kernel = weight.shape
+        return kernel == [3, 3] and ways.fastest(samples, pixels, inputs, outputs) == ways.WINDOWS
+
     def __call__(
         self, module: Any, x: torch.Tensor, residual: torch.Tensor | None = None, stride: int = 1
     ) -> Stream:
-        """A 3x3 convolution of ``x``."""
+        """A 3x3 convolution of ``x``, which may be windows."""
         return self.convolve(module.weight, module.bias, x, residual, stride)
 
     def convolve(
@@ -166,6 +184,12 @@ class Convolver:
         stride: int = 1,
     ) -> Stream:
         """As :meth:`__call__`, with weight and bias in place of a module."""
+        if x.dim() == 5:  # windows
+            if not self.features.fused_sums:
+                return Stream(_plus(window_convolution(x, weight, bias), residual))
+            # The next norm adds both at no cost where it reads; the product's epilogue could, but a residual that is read again
+            # would have to be copied first.
+            return Stream(window_convolution(x, weight), bias, residual)
         if not self.features.fused_sums:
             return Stream(_plus(convolution(x, weight, bias, stride=stride), residual))
         if self.defer:
@@ -217,7 +241,8 @@ class Residual:
         film = conditioning.films[self.index]
         # The norm writes its result resampled, unless the convolution wants the small picture.
         resampled = self.resampling if self._places is None else None
-        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled)
+        windows = self.convolve.reads_windows(block.in_layers[2], stream.value, resampled)
+        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled, windows=windows)
         if self._places is None:
             inner = self.convolve(block.in_layers[2], h)
         else:
@@ -225,13 +250,14 @@ class Residual:
             inner = Stream(upsampled_convolution(h, weights, biases))
         del h  # a block of the upsampler holds 25 MB at a time for each of its tensors
         norm = block.out_layers[0]
+        windows = self.convolve.reads_windows(block.out_layers[3], inner.value)
         if block.use_scale_shift_norm:
-            h = normalise(norm, inner, film=film, keep=False, silu=True)
+            h = normalise(norm, inner, film=film, keep=False, silu=True, windows=windows)
         else:
             shifted = film.to(inner.value.dtype)[:, :, None, None]
             if inner.bias is not None:
                 shifted = shifted + inner.bias[:, None, None]
-            h = normalise(norm, Stream(inner.value + shifted), silu=True)
+            h = normalise(norm, Stream(inner.value + shifted), silu=True, windows=windows)
         del inner
         return self.convolve(block.out_layers[3], h, self.shortcut(stream.value, skip))
 
@@ -414,6 +440,11 @@ class Torso:
                 skip = None
         norm: Any = self.model.out[0]
         last: Any = self.model.out[2]
-        wide = last.weight.dtype
-        h = normalise(norm, stream, keep=False, out_dtype=None if wide == stream.value.dtype else wide)
+        wide, narrow = last.weight.dtype, stream.value.dtype
+        if self.convolve.defer and self.convolve.features.output_convolution and wide == torch.float32:
+            # fp16 has the digits of TF32, in which torch lets cuDNN convolve fp32; bf16 has fewer.
+            out_dtype = None if narrow == torch.float16 else wide
+            h = normalise(norm, stream, keep=False, out_dtype=out_dtype)
+            return output_convolution(h, last.weight, last.bias)
+        h = normalise(norm, stream, keep=False, out_dtype=None if wide == narrow else wide)
         return convolution(h, last.weight, last.bias)
