@@ -364,6 +364,7 @@ def launch(
             )
         # The host makes them: a launch hands them over by value, so a captured graph holds its own.
         boxes = box(cut.pixels, height, width)
+        assert boxes is not None
         rows = TensorDescriptor(x, [n, height, width, inputs], [*x_strides, 1], [*boxes, cut.inputs])
         matrix = TensorDescriptor(
             weight, [outputs, TAPS * inputs], [TAPS * inputs, 1], [cut.outputs, cut.inputs]

@@ -43,8 +43,8 @@ class Plan(NamedTuple):
 
 def plan(pixels: int, inputs: int) -> Plan:
     """The cut for ``pixels`` of all samples and input channels: a pure function of these, unmeasured on a device."""
-    rows = 128 if triton.cdiv(pixels, 128) >= 2 * FILL else 64
-    return Plan(rows, min(64, max(16, triton.next_power_of_2(inputs))), 4, 3)
+    step = min(64, max(16, triton.next_power_of_2(inputs)))
+    return Plan(128, step, 8, 3) if triton.cdiv(pixels, 128) >= 2 * FILL else Plan(64, step, 4, 3)
 
 
 def plans(pixels: int, inputs: int) -> list[Plan]:
