@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Features:
-    """All on; ``glide-fast bench step --ablate`` measures the step with each of them off."""
+    """All on but ``fp8``; ``glide-fast bench step --ablate`` measures the step with each of the others off."""
 
     cached_text: bool = True
     """A prompt is encoded once; otherwise the text transformer, and all keys and values of the text, at every call."""
@@ -37,6 +37,10 @@ class Features:
     arena: bool = True
     """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 
+    fp8: bool = False
+    """The 3x3 convolutions of 8 to 32 pixels multiply in fp8, once :func:`glide_fast.runtime.fp8.calibrating` has seen what they
+    read (GPU, half precision). It changes the picture, and was never timed."""
+
 
 ALL = Features()
-"""All optimisations, the default of :func:`glide_fast.runtime.accelerate`."""
+"""All optimisations but those that change the picture, the default of :func:`glide_fast.runtime.accelerate`."""

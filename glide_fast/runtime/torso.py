@@ -27,6 +27,7 @@ from glide_fast.ops.upsampled_convolution import upsampled_convolution
 from glide_fast.ops.upsampled_convolution.places import PLACES, place_weights
 from glide_fast.runtime.derived import Derived
 from glide_fast.runtime.features import ALL, Features
+from glide_fast.runtime.fp8 import Fp8Convolution, suits
 from glide_fast.runtime.layout import reads_upsampled
 from glide_fast.runtime.stream import Stream
 from glide_fast.runtime.watched import watched
@@ -131,6 +132,10 @@ class Convolver:
         self.defer, self.features = defer, features
         self.parts: list[Derived] = []
         """Everything that is computed from weights."""
+        self.in_fp8: dict[int, Fp8Convolution] = {}
+        """Those that a calibration has seen, by the ids of their modules."""
+        self.observes = False
+        """Whether a calibration is under way."""
 
     def derive(
         self,
@@ -160,6 +165,8 @@ class Convolver:
         ``resampled`` says how the norm resizes ``x``.
         """
         weight = module.weight
+        if id(module) in self.in_fp8 and not self.observes:
+            return False
         if not (self.defer and self.features.windows) or weight.dtype not in (torch.float16, torch.bfloat16):
             return False
         samples, _, height, width = x.shape
@@ -173,6 +180,11 @@ class Convolver:
         self, module: Any, x: torch.Tensor, residual: torch.Tensor | None = None, stride: int = 1
     ) -> Stream:
         """A 3x3 convolution of ``x``, which may be windows."""
+        if self.features.fp8 and self.defer and stride == 1:
+            if self.observes:
+                self._observe(module, x)
+            elif (quantised := self.in_fp8.get(id(module))) is not None and x.dim() == 4:
+                return self._owing(quantised(x), module.bias, residual)
         return self.convolve(module.weight, module.bias, x, residual, stride)
 
     def convolve(
@@ -185,16 +197,29 @@ class Convolver:
     ) -> Stream:
         """As :meth:`__call__`, with weight and bias in place of a module."""
         if x.dim() == 5:  # windows
-            if not self.features.fused_sums:
-                return Stream(_plus(window_convolution(x, weight, bias), residual))
             # The next norm adds both at no cost where it reads; the product's epilogue could, but a residual that is read again
             # would have to be copied first.
-            return Stream(window_convolution(x, weight), bias, residual)
+            return self._owing(window_convolution(x, weight), bias, residual)
         if not self.features.fused_sums:
             return Stream(_plus(convolution(x, weight, bias, stride=stride), residual))
         if self.defer:
             return Stream(convolution(x, weight, stride=stride), bias, residual)
         return Stream(convolution(x, weight, bias, residual=residual, stride=stride))
+
+    def _owing(self, y: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None) -> Stream:
+        """``y`` with bias and residual left to the next norm, or added in passes of their own."""
+        if self.features.fused_sums:
+            return Stream(y, bias, residual)
+        return Stream(_plus(y if bias is None else y + bias[:, None, None], residual))
+
+    def _observe(self, module: Any, x: torch.Tensor) -> None:
+        """Let the convolution in fp8 of this module see what it is to read: a picture, or its windows."""
+        height, width = x.shape[1:3] if x.dim() == 5 else x.shape[2:]
+        if id(module) not in self.in_fp8:
+            if not suits(module.weight, height, width):
+                return
+            self.in_fp8[id(module)] = Fp8Convolution(module, self.derive)
+        self.in_fp8[id(module)].observe(x)
 
     def project(
         self,

@@ -192,6 +192,14 @@ TENSORS = schema.tensors(Call)
 """The names of the arguments that are tensors; the first three are always there."""
 
 
+def result_rows(call: Call, y: torch.Tensor) -> tuple[int, int] | None:
+    """Strides of ``y`` from sample to sample and from position to position (:func:`~glide_fast.ops.layout.channel_rows`).
+
+    Of windows a position is a whole one, nine pixels side by side.
+    """
+    return channel_rows(y.flatten(3).permute(0, 3, 1, 2) if call.windows else y)
+
+
 def in_batches(call: Call, result: Result, most: int) -> Iterator[tuple[Call, Result]]:
     """The call and the memory for its result, cut into runs of at most ``most`` samples: a GPU's grid is no larger."""
     samples = call.x.shape[0]

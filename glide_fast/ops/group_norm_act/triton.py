@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from glide_fast.ops import triton_runtime
-from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
+from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, result_rows, why_not
 from glide_fast.ops.layout import channel_rows
 
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -45,7 +45,7 @@ def _launch(kernels: Any, call: Call, result: Result, cut: Any) -> None:
     total = result.sum if call.adds else None
     kernels.launch(
         rows(call.x, call.x_rows),
-        rows(result.y, (result.y.stride(0), result.y.stride(2)) if call.windows else channel_rows(result.y)),
+        rows(result.y, result_rows(call, result.y)),
         call.positions,
         call.weight,
         call.bias,

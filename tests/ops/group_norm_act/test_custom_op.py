@@ -134,6 +134,7 @@ def test_a_sum_that_adds_nothing_is_a_copy_in_the_op_and_x_itself_outside() -> N
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_under_torch_compile_it_breaks_no_graph(name: str, extra: str) -> None:
+    torch.compiler.reset()  # one function is compiled anew only so many times
     call = arguments(gradients=True, **EXTRAS[extra])
 
     @torch.compile(backend="aot_eager", fullgraph=True)
