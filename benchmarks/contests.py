@@ -68,15 +68,20 @@ class Size(NamedTuple):
         return self.case.arguments(self.batch, self.dtype, self.device, seed, small=self.small)
 
 
+def made_on(op: str, device: str) -> list[Case]:
+    """The cases that the runtime makes on a device; none of an op that it uses on others only."""
+    return [case for case in cases_of(op).CASES if device in case.devices]
+
+
 def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> Iterator[Size]:
     """Every case that the runtime makes on the device, at its first batch, then at larger ones; ``quick``: one of each model.
 
-    ``small``: at the first batch only, and as small as the case can be.
+    ``small``: at the first batch only, and as small as the case can be; of an op that the runtime does not use there, all cases.
     """
-    every = [case for case in cases_of(op).CASES if device in case.devices]
+    every = made_on(op, device) or (list(cases_of(op).CASES) if small else [])
     if quick:
         every = list({case.model: case for case in reversed(every)}.values())[::-1]
-    for turn in range(1 if quick or small else max(len(case.batches) for case in every)):
+    for turn in range(1 if quick or small else max((len(case.batches) for case in every), default=0)):
         for case in every:
             if turn < len(case.batches):
                 yield Size(case, case.batches[turn], activation_dtype(device), device, small)

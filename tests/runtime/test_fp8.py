@@ -59,6 +59,17 @@ def test_it_is_the_convolution_to_the_digits_of_e4m3() -> None:
     assert relative_error([y], [rounded]) <= 5e-4
 
 
+@pytest.mark.gpu
+def test_a_device_multiplies_as_the_cpu_does() -> None:
+    x, module = operands()
+    on_cpu, on_gpu = (Fp8Convolution(module.to(device), Derived) for device in ("cpu", "cuda"))
+    on_gpu.observe(x.cuda())
+    found = on_gpu(x.cuda()).cpu()
+    module.to("cpu")
+    on_cpu.observe(x)
+    assert relative_error([found], [on_cpu(x)]) <= 1e-3
+
+
 def test_windows_lie_as_those_of_the_norm() -> None:
     x, _ = operands(16, 16, 3)
     windows = quantised_windows(x, torch.tensor(1.0)).float().view(2, 3, 3, 9, 16)

@@ -36,7 +36,7 @@ def operands(
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n=st.integers(1, 3),
     inputs=st.integers(1, 20),
