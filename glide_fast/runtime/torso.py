@@ -165,26 +165,24 @@ class Convolver:
         ``resampled`` says how the norm resizes ``x``.
         """
         weight = module.weight
-        if id(module) in self.in_fp8 and not self.observes:
-            return False
         if not (self.defer and self.features.windows) or weight.dtype not in (torch.float16, torch.bfloat16):
             return False
         samples, _, height, width = x.shape
-        pixels = height * width
         if resampled is not None:
-            pixels = pixels * 4 if resampled == "nearest_x2" else pixels // 4
+            height, width = (side * 2 if resampled == "nearest_x2" else side // 2 for side in (height, width))
         outputs, inputs, *kernel = weight.shape
-        return kernel == [3, 3] and ways.fastest(samples, pixels, inputs, outputs) == ways.WINDOWS
+        if kernel != [3, 3] or self._quantised(module, height, width) is not None:
+            return False
+        return ways.fastest(samples, height * width, inputs, outputs) == ways.WINDOWS
 
     def __call__(
         self, module: Any, x: torch.Tensor, residual: torch.Tensor | None = None, stride: int = 1
     ) -> Stream:
         """A 3x3 convolution of ``x``, which may be windows."""
-        if self.features.fp8 and self.defer and stride == 1:
-            if self.observes:
-                self._observe(module, x)
-            elif (quantised := self.in_fp8.get(id(module))) is not None and x.dim() == 4:
-                return self._owing(quantised(x), module.bias, residual)
+        if self.observes and stride == 1:
+            self._observe(module, x)
+        if x.dim() == 4 and (quantised := self._quantised(module, *x.shape[2:])) is not None:
+            return self._owing(quantised(x), module.bias, residual)
         return self.convolve(module.weight, module.bias, x, residual, stride)
 
     def convolve(
@@ -211,6 +209,11 @@ class Convolver:
         if self.features.fused_sums:
             return Stream(y, bias, residual)
         return Stream(_plus(y if bias is None else y + bias[:, None, None], residual))
+
+    def _quantised(self, module: Any, height: int, width: int) -> Fp8Convolution | None:
+        """The convolution in fp8 that runs for pictures of this size; None where there is none."""
+        found = self.in_fp8.get(id(module))
+        return None if found is None or self.observes or not suits(module.weight, height, width) else found
 
     def _observe(self, module: Any, x: torch.Tensor) -> None:
         """Let the convolution in fp8 of this module see what it is to read: a picture, or its windows."""
