@@ -56,9 +56,8 @@ def test_gradients_are_those_of_the_convolution() -> None:
 
 
 def test_the_operator_keeps_its_promises() -> None:
-    for gradients in (False, True):
-        call = [t.detach().clone().requires_grad_(gradients) for t in operands(torch.float32).values()]
-        torch.library.opcheck(NODE.operator, tuple(call))
+    call = [t.detach().clone().requires_grad_() for t in operands(torch.float32).values()]
+    torch.library.opcheck(NODE.operator, tuple(call))
 
 
 @pytest.mark.parametrize(

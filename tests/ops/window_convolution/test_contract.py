@@ -96,10 +96,9 @@ def test_half_precision_on_a_cpu_is_the_references() -> None:
 
 def test_the_operator_keeps_its_promises() -> None:
     a = {name: t.float() for name, t in operands().items()}
-    for gradients in (False, True):
-        call = [windows_of(a["x"]), a["weight"], a["bias"], a["residual"]]
-        call = [t.detach().clone().requires_grad_(gradients) for t in call]
-        torch.library.opcheck(NODE.operator, tuple(call))
+    call = [windows_of(a["x"]), a["weight"], a["bias"], a["residual"]]
+    call = [t.detach().clone().requires_grad_() for t in call]
+    torch.library.opcheck(NODE.operator, tuple(call))
 
 
 @pytest.mark.parametrize(
