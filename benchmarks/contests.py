@@ -68,7 +68,7 @@ class Size(NamedTuple):
         return self.case.arguments(self.batch, self.dtype, self.device, seed, small=self.small)
 
 
-def made_on(op: str, device: str) -> list[Case]:
+def cases_on(op: str, device: str) -> list[Case]:
     """The cases that the runtime makes on a device; none of an op that it uses on others only."""
     return [case for case in cases_of(op).CASES if device in case.devices]
 
@@ -78,7 +78,7 @@ def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> 
 
     ``small``: at the first batch only, and as small as the case can be; of an op that the runtime does not use there, all cases.
     """
-    every = made_on(op, device) or (list(cases_of(op).CASES) if small else [])
+    every = cases_on(op, device) or (list(cases_of(op).CASES) if small else [])
     if quick:
         every = list({case.model: case for case in reversed(every)}.values())[::-1]
     for turn in range(1 if quick or small else max((len(case.batches) for case in every), default=0)):

@@ -245,17 +245,17 @@ def _activate(tile, centre, gain, offset, SILU: tl.constexpr):
 def _store_windows(y, y_row_stride, tap_stride, row, column, height, width, channel, result, mask):
     """Store pixels (row, column) of a picture to the nine windows that each of them is in.
 
-    Where a window would be centred beyond the picture, the opposite place of the pixel's own window lies beyond it too, and is
+    Where a window would be centred beyond the picture, the opposite pixel of its own window lies beyond it too, and is
     filled with zeros: so every pixel makes nine stores of whole rows of channels, and together they fill every window.
     """
     own = (row * width + column).to(tl.int64) * y_row_stride
     for tap in tl.static_range(9):
         line = row + (1 - tap // 3)
-        place = column + (1 - tap % 3)
-        there = (line >= 0) & (line < height) & (place >= 0) & (place < width)
+        across = column + (1 - tap % 3)
+        there = (line >= 0) & (line < height) & (across >= 0) & (across < width)
         at = tl.where(
             there,
-            (line * width + place).to(tl.int64) * y_row_stride + tap * tap_stride,
+            (line * width + across).to(tl.int64) * y_row_stride + tap * tap_stride,
             own + (8 - tap) * tap_stride,
         )
         tl.store(y + at[:, None] + channel[None, :], tl.where(there[:, None], result, 0.0), mask=mask)
@@ -325,17 +325,17 @@ def _normalise_slab(
                             2 * height, 2 * width, channel, result, mask,
                         )  # fmt: skip
                 else:
-                    lines, places = height, width
+                    lines, columns = height, width
                     if RESAMPLE == MEAN_2X2:
-                        lines, places = height // 2, width // 2
+                        lines, columns = height // 2, width // 2
                     _store_windows(
                         y,
                         y_row_stride,
                         tap_stride,
-                        at // places,
-                        at % places,
+                        at // columns,
+                        at % columns,
                         lines,
-                        places,
+                        columns,
                         channel,
                         result,
                         mask,

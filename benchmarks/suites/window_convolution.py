@@ -9,7 +9,7 @@ from benchmarks.contests import PLAIN, Arguments, Baseline
 
 
 def picture(a: Arguments) -> Arguments:
-    """With the middle pixels of the windows, which are the picture, in their place."""
+    """With ``x``, the middle pixels of the windows, which are the picture."""
     x = a["windows"][:, :, :, 4].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     bias = a.get("bias")
     return a | {"x": x, "bias": None if bias is None else bias.to(x.dtype)}

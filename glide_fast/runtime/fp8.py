@@ -114,7 +114,7 @@ def calibrating(model: Any) -> Iterator[None]:
     that was captured before keeps what it recorded; ``pipe.release()`` drops it.
 
     Raises:
-        InvalidInputError: for a model that was made without ``Features(fp8=True)``, or for a CPU.
+        InvalidInputError: for a model without ``Features(fp8=True)``, or on a CPU.
     """
     features = getattr(model, "features", None)
     if features is None or not features.fp8 or not model._torso.convolve.defer:

@@ -33,7 +33,7 @@ def check(setting: Setting) -> Outcome:
         red += done.red
         if done.unfinished:
             return conclude(table.file, red, op)
-        ran = done.ran or done.kept or not contests.made_on(op, setting.device)
+        ran = done.ran or done.kept or not contests.cases_on(op, setting.device)
         idle += [] if ran else [f"no backend of {op} ran"]
     return conclude(table.file, [*red, *idle])
 

@@ -1,4 +1,4 @@
-"""GLIDE's calls of output_convolution: what they are given, what they cost at least, and how far a result may err."""
+"""GLIDE's calls of output_convolution: their arguments, what they cost at least, and how far a result may err."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GLIDE's calls of window_convolution: what they are given, what they cost at least, and how far a result may err.
+"""GLIDE's calls of window_convolution: their arguments, what they cost at least, and how far a result may err.
 
 They are the 3x3 convolutions that are the fastest this way at one of a model's batch sizes
 (:mod:`glide_fast.ops.convolution.ways`).
