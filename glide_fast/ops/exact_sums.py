@@ -1,8 +1,8 @@
 """Matrix products on a GPU whose sums are in fp32 from the first product to the last, whatever torch allows in general.
 
 torch lets cuBLAS split a sum among blocks of threads and add the parts in fp16 or bf16
-(``torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction``, on by default), and a caller may let it add all of a sum in
-fp16 (``allow_fp16_accumulation``). A product with few rows and a long sum is just what is split.
+(``torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction``, on by default), and a caller may let it add all of a sum
+in fp16 (``allow_fp16_accumulation``). A product with few rows and a long sum is just what is split.
 """
 
 from __future__ import annotations
