@@ -69,17 +69,22 @@ class Size(NamedTuple):
         return self.case.arguments(self.batch, self.dtype, self.device, seed, small=self.small)
 
 
+def cases_on(op: str, device: str) -> list[Case]:
+    """The cases that the runtime makes on a device; none of an op that it uses on others only."""
+    return [case for case in cases_of(op).CASES if device in case.devices]
+
+
 def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> Iterator[Size]:
     """Every case that the runtime makes on the device: first all at their first batch, then at larger ones.
 
     Args:
         quick: one case of each model, at its first batch.
-        small: the small form of each case, at its first batch.
+        small: the small form of each case, at its first batch; all cases of an op that the runtime does not use on the device.
     """
-    every = [case for case in cases_of(op).CASES if device in case.devices]
+    every = cases_on(op, device) or (list(cases_of(op).CASES) if small else [])
     if quick:
         every = list({case.model: case for case in reversed(every)}.values())[::-1]
-    for turn in range(1 if quick or small else max(len(case.batches) for case in every)):
+    for turn in range(1 if quick or small else max((len(case.batches) for case in every), default=0)):
         for case in every:
             if turn < len(case.batches):
                 yield Size(case, case.batches[turn], activation_dtype(device), device, small)

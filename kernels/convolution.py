@@ -7,6 +7,9 @@ residual to its result before the one rounding.
 A level of 8x8 or 16x16 pixels has too few rows to fill a device at small batches. There the sum is split among programs as
 well: each writes its part in fp32 to a workspace, and a second kernel adds the parts in their order, so that a result does not
 depend on which program ended first.
+
+A device with TMA can fetch the pixels of a tap, and the weights, by descriptors instead of pointers (``loads`` of a plan): one
+instruction for a whole tile, addresses and the zeros beyond the picture by the hardware. That wants tiles of whole image lines.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -21,8 +24,10 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from glide_fast.ops.case import fake_calls
+from glide_fast.ops.layout import pixel_strides
 
 from .build import Build
 
@@ -31,6 +36,9 @@ FILL = 132  # multiprocessors of an H100
 LEAST_STEPS = 8  # of a split's sum: fewer would not pay for filling the pipeline
 REDUCE_TILE = 1024
 REDUCE_WARPS = 4
+
+
+POINTERS, DESCRIPTORS = "pointers", "descriptors"
 
 
 class Plan(NamedTuple):
@@ -42,6 +50,7 @@ class Plan(NamedTuple):
     splits: int  # programs that share a tile's sum; 1 means no workspace
     warps: int
     stages: int
+    loads: str = POINTERS
 
     def steps(self, inputs: int) -> int:
         """Steps of the whole sum over ``inputs`` channels."""
@@ -61,6 +70,10 @@ def plan(pixels: int, inputs: int, outputs: int) -> Plan:
     splits = triton.cdiv(steps, triton.cdiv(steps, splits))  # none without steps
     large = rows * columns >= 128 * 128
     return Plan(rows, columns, step, splits, 8 if large else 4, 3 if large else 4)
+
+
+BY_DESCRIPTORS = 12
+"""How many of :func:`plans` are also tried with their tiles fetched by descriptors."""
 
 
 @functools.cache
@@ -92,8 +105,75 @@ def plans(pixels: int, inputs: int, outputs: int) -> tuple[Plan, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def box(rows: int, height: int, width: int) -> tuple[int, int, int] | None:
+    """Samples, lines and columns that a tile of so many rows consists of, for descriptors; None where it is no such box."""
+    columns = min(rows, width)
+    lines = min(rows // columns, height)
+    samples = rows // (columns * lines)
+    whole = width % columns == 0 and (columns == width or lines == 1)
+    whole = whole and height % lines == 0 and (lines == height or samples == 1)
+    sizes = samples, lines, columns
+    powers = all(size & (size - 1) == 0 for size in sizes)
+    return sizes if whole and powers and samples * lines * columns == rows and max(sizes) <= 256 else None
+
+
+def why_no_descriptors(x: torch.Tensor, weight: torch.Tensor, cut: Plan) -> str | None:
+    """Why the TMA cannot fetch the tiles of this cut; None if it can."""
+    _, inputs, height, width = x.shape
+    if inputs * x.element_size() % 16:
+        return f"{inputs} channels are no multiple of 16 bytes"
+    if not weight.is_contiguous(memory_format=torch.channels_last):
+        return "the weight is not dense"
+    if x.data_ptr() % 16 or weight.data_ptr() % 16 or any(size % 8 for size in pixel_strides(x) or (1,)):
+        return "x or weight does not lie on 16 bytes"
+    if box(cut.pixels, height, width) is None:
+        return f"{cut.pixels} pixels of a picture of {height}x{width} are no whole lines"
+    return None
+
+
 def _tiles(pixels: int, outputs: int, rows: int, columns: int) -> int:
     return triton.cdiv(pixels, rows) * triton.cdiv(outputs, columns)
+
+
+@triton.jit
+def _finish(
+    total,  # fp32 [PIXELS, OUTPUTS]
+    bias,
+    residual,
+    y,
+    pixel,
+    output,
+    pixels,
+    height,
+    width,
+    outputs,
+    residual_sample_stride,
+    residual_row_stride,
+    residual_column_stride,
+    y_sample_stride,
+    y_row_stride,
+    y_column_stride,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Store a program's part of the sums to the workspace, or bias and residual added and rounded to the result."""
+    real = (pixel < pixels)[:, None] & (output < outputs)[None, :]
+    if SPLIT:
+        at = (tl.program_id(2).to(tl.int64) * pixels + pixel)[:, None] * outputs + output[None, :]
+        tl.store(y + at, total, mask=real)
+    else:
+        # Offsets in 64 bits: pictures of GLIDE's sizes fit 32, any picture does not.
+        sample = (pixel // (height * width)).to(tl.int64)
+        rest = pixel % (height * width)
+        row, column = (rest // width).to(tl.int64), (rest % width).to(tl.int64)
+        if BIAS:
+            total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
+        if RESIDUAL:
+            at = sample * residual_sample_stride + row * residual_row_stride + column * residual_column_stride
+            total += tl.load(residual + at[:, None] + output[None, :], mask=real, other=0.0).to(tl.float32)
+        at = sample * y_sample_stride + row * y_row_stride + column * y_column_stride
+        tl.store(y + at[:, None] + output[None, :], total.to(y.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -137,8 +217,6 @@ def conv3x3(
     rest = pixel % (height * width)
     row = rest // width
     column = rest % width
-    # Offsets in 64 bits: pictures of GLIDE's sizes fit 32, any picture does not.
-    far_row, far_column = row.to(tl.int64), column.to(tl.int64)
     lane = tl.arange(0, INPUTS)
     x_at = (
         x
@@ -167,19 +245,62 @@ def conv3x3(
         b = tl.load(weight_at + (tap_offset + first), mask=real_weight, other=0.0)
         total = tl.dot(a, b, total)
 
-    real = real_pixel[:, None] & real_output
-    if SPLIT:
-        at = (split.to(tl.int64) * pixels + pixel)[:, None] * outputs + output[None, :]
-        tl.store(y + at, total, mask=real)
-    else:
-        if BIAS:
-            total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
-        if RESIDUAL:
-            at = sample * residual_sample_stride + far_row * residual_row_stride
-            at += far_column * residual_column_stride
-            total += tl.load(residual + at[:, None] + output[None, :], mask=real, other=0.0).to(tl.float32)
-        at = sample * y_sample_stride + far_row * y_row_stride + far_column * y_column_stride
-        tl.store(y + at[:, None] + output[None, :], total.to(y.dtype.element_ty), mask=real)
+    _finish(
+        total, bias, residual, y, pixel, output, pixels, height, width, outputs,
+        residual_sample_stride, residual_row_stride, residual_column_stride,
+        y_sample_stride, y_row_stride, y_column_stride, BIAS, RESIDUAL, SPLIT,
+    )  # fmt: skip
+
+
+@triton.jit
+def conv3x3_descriptors(
+    x,  # descriptor of [N, H, W, C], of blocks of SAMPLES, LINES, COLUMNS, INPUTS
+    weight,  # descriptor of [O, 9 C], of blocks of OUTPUTS, INPUTS
+    bias,  # these as in conv3x3
+    residual,
+    y,
+    pixels,
+    height,
+    width,
+    inputs,
+    outputs,
+    steps,
+    residual_sample_stride,
+    residual_row_stride,
+    residual_column_stride,
+    y_sample_stride,
+    y_row_stride,
+    y_column_stride,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SPLIT: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    LINES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+):
+    """Grid (tiles of pixels, tiles of outputs, splits), as conv3x3; INPUTS divides the input channels."""
+    PIXELS: tl.constexpr = SAMPLES * LINES * COLUMNS
+    first_pixel = tl.program_id(0) * PIXELS
+    first_output = tl.program_id(1) * OUTPUTS
+    split = tl.program_id(2)
+    sample = first_pixel // (height * width)
+    rest = first_pixel % (height * width)
+    row, column = rest // width, rest % width
+    blocks = inputs // INPUTS
+    total = tl.zeros((PIXELS, OUTPUTS), tl.float32)
+    for step in range(split * steps, tl.minimum((split + 1) * steps, 9 * blocks)):
+        tap = step // blocks
+        first = (step - tap * blocks) * INPUTS
+        a = x.load([sample, row + tap // 3 - 1, column + tap % 3 - 1, first])
+        b = weight.load([first_output, tap * inputs + first])
+        total = tl.dot(a.reshape(PIXELS, INPUTS), b.T, total)
+    _finish(
+        total, bias, residual, y, first_pixel + tl.arange(0, PIXELS), first_output + tl.arange(0, OUTPUTS),
+        pixels, height, width, outputs, residual_sample_stride, residual_row_stride, residual_column_stride,
+        y_sample_stride, y_row_stride, y_column_stride, BIAS, RESIDUAL, SPLIT,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -269,12 +390,30 @@ def launch(
         target = torch.empty(count, dtype=torch.float32, device=x.device) if workspace is None else workspace
     grid = (triton.cdiv(pixels, cut.pixels), triton.cdiv(outputs, cut.outputs), cut.splits)
     terms = {"BIAS": bias is not None, "RESIDUAL": residual is not None}
-    conv3x3[grid](
-        x, weight, offset, added, target, pixels, height, width, inputs, outputs, steps,
-        *x_strides, *weight_strides, *residual_strides, *y_strides,
-        **(dict.fromkeys(terms, False) if split else terms), **constants(cut, inputs),
-        num_warps=cut.warps, num_stages=cut.stages,
-    )  # fmt: skip
+    own_terms = dict.fromkeys(terms, False) if split else terms
+    if cut.loads == DESCRIPTORS:
+        if (reason := why_no_descriptors(x, weight, cut)) is not None or inputs % cut.inputs:
+            raise ValueError(
+                f"plan: got {cut}; accepted: loads by pointers ({reason or 'inputs do not divide'})"
+            )
+        # The host makes them: a launch hands them over by value, so a captured graph holds its own.
+        boxes = box(cut.pixels, height, width)
+        assert boxes is not None
+        rows = TensorDescriptor(x, [n, height, width, inputs], [*x_strides, 1], [*boxes, cut.inputs])
+        matrix = TensorDescriptor(
+            weight, [outputs, TAPS * inputs], [TAPS * inputs, 1], [cut.outputs, cut.inputs]
+        )
+        conv3x3_descriptors[grid](
+            rows, matrix, offset, added, target, pixels, height, width, inputs, outputs, steps,
+            *residual_strides, *y_strides, **own_terms, **constants(cut, inputs, height, width),
+            num_warps=cut.warps, num_stages=cut.stages,
+        )  # fmt: skip
+    else:
+        conv3x3[grid](
+            x, weight, offset, added, target, pixels, height, width, inputs, outputs, steps,
+            *x_strides, *weight_strides, *residual_strides, *y_strides, **own_terms, **constants(cut, inputs),
+            num_warps=cut.warps, num_stages=cut.stages,
+        )  # fmt: skip
     if split:
         rows, lanes = reduce_tile(outputs)
         add_splits[(triton.cdiv(pixels, rows), triton.cdiv(outputs, lanes))](
@@ -283,8 +422,11 @@ def launch(
         )  # fmt: skip
 
 
-def constants(cut: Plan, inputs: int) -> dict[str, int | bool]:
-    """The compile-time arguments of :func:`conv3x3` that follow from a cut."""
+def constants(cut: Plan, inputs: int, height: int = 0, width: int = 0) -> dict[str, int | bool]:
+    """The compile-time arguments that follow from a cut: of :func:`conv3x3`, or of :func:`conv3x3_descriptors`."""
+    if cut.loads == DESCRIPTORS:
+        boxes = zip(("SAMPLES", "LINES", "COLUMNS"), box(cut.pixels, height, width) or (), strict=True)
+        return {"SPLIT": cut.splits > 1, **dict(boxes), "OUTPUTS": cut.outputs, "INPUTS": cut.inputs}
     return {
         "SPLIT": cut.splits > 1,
         "WHOLE": inputs % cut.inputs == 0,
@@ -297,7 +439,13 @@ def constants(cut: Plan, inputs: int) -> dict[str, int | bool]:
 def plans_of(call: Any) -> tuple[Plan, ...]:
     """:func:`plans` of a call (:class:`glide_fast.ops.convolution.arguments.Call`)."""
     samples, inputs, height, width = call.x.shape
-    return plans(samples * height * width, inputs, call.weight.shape[0])
+    found = plans(samples * height * width, inputs, call.weight.shape[0])
+    fetched = [
+        cut._replace(loads=DESCRIPTORS)
+        for cut in found[:BY_DESCRIPTORS]
+        if inputs % cut.inputs == 0 and why_no_descriptors(call.x, call.weight, cut) is None
+    ]
+    return (*found, *fetched)
 
 
 def builds(
@@ -339,6 +487,30 @@ def builds(
     return found
 
 
+def descriptor_builds(
+    samples: int, side: int, inputs: int, outputs: int, element: str = "fp16"
+) -> list[Build]:
+    """The convolution of a shape with its tiles fetched by descriptors, cut as :func:`plan` says; none where it cannot be."""
+    cut = plan(samples * side * side, inputs, outputs)._replace(loads=DESCRIPTORS)
+    boxes = box(cut.pixels, side, side)
+    if boxes is None or inputs % cut.inputs:
+        return []
+    kernel, split = conv3x3_descriptors, cut.splits > 1
+    kinds = {
+        "x": f"tensordesc<{element}[{','.join(map(str, (*boxes, cut.inputs)))}]>",
+        "weight": f"tensordesc<{element}[{cut.outputs},{cut.inputs}]>",
+        **dict.fromkeys(("bias", "residual", "y"), f"*{element}"),
+    }
+    arguments = {n: kinds.get(n, "i32") for n in kernel.arg_names if not n.isupper()}
+    if split:
+        arguments["y"] = "*fp32"
+    values: dict[str, int | bool] = {"BIAS": not split, "RESIDUAL": not split}
+    values |= constants(cut, inputs, side, side)
+    label = f"[{samples}, {inputs}, {side}, {side}] to {outputs} {element}, by descriptors"
+    sizes = ("pixels", "inputs", "outputs")
+    return [Build(kernel, label, arguments, values, cut.warps, cut.stages, sizes=sizes)]
+
+
 def glide_shapes(one_prompt: bool = False) -> list[tuple[int, int, int, int]]:
     """Samples, side, inputs and outputs of GLIDE's 3x3 convolutions at stride 1, without those at the two ends of a network."""
     found = set()
@@ -366,6 +538,7 @@ def candidate_builds() -> list[Build]:
 
 def shipped_builds() -> list[Build]:
     """The other batch sizes that are benchmarked, and bf16."""
-    return [
+    found = [
         build for element in ("fp16", "bf16") for shape in glide_shapes() for build in builds(*shape, element)
     ]
+    return found + [build for shape in glide_shapes() for build in descriptor_builds(*shape)]

@@ -6,7 +6,8 @@ columns of ``LANES`` channels; statistics are kept for each channel (Welford 196
 a few numbers, are brought together into groups (Chan, Golub and LeVeque 1979).
 
 What is normalised may come from two tensors (the second's channels follow the first's), and the first may have a residual
-and a bias added, whose sum is written once. The result may be repeated in 2x2 squares or averaged over them on its way out.
+and a bias added, whose sum is written once. The result may be repeated in 2x2 squares or averaged over them on its way out,
+and written nine times, once for each 3x3 window that a pixel is in.
 Every option is decided at compile time: a kernel without it has no instruction of it.
 """
 
@@ -269,13 +270,35 @@ def _activate(tile, centre, gain, offset, SILU: tl.constexpr):
 
 
 @triton.jit
+def _store_windows(y, y_row_stride, tap_stride, row, column, height, width, channel, result, mask):
+    """Store pixels (row, column) of a picture to the nine windows that each of them is in.
+
+    Where a window would be centred beyond the picture, the opposite pixel of its own window lies beyond it too, and is
+    filled with zeros: so every pixel makes nine stores of whole rows of channels, and together they fill every window.
+    """
+    own = (row * width + column).to(tl.int64) * y_row_stride
+    for tap in tl.static_range(9):
+        line = row + (1 - tap // 3)
+        across = column + (1 - tap % 3)
+        there = (line >= 0) & (line < height) & (across >= 0) & (across < width)
+        at = tl.where(
+            there,
+            (line * width + across).to(tl.int64) * y_row_stride + tap * tap_stride,
+            own + (8 - tap) * tap_stride,
+        )
+        tl.store(y + at[:, None] + channel[None, :], tl.where(there[:, None], result, 0.0), mask=mask)
+
+
+@triton.jit
 def _normalise_slab(
     inputs,  # as they are at the slab's first channel
     y,
     y_row_stride,
+    tap_stride,  # of a window's nine pixels; read only with WINDOWS
+    height,  # image lines of the input; read only with WINDOWS
     first,  # positions [first, last) of the input, of the output for a mean
     last,
-    width,  # of an image line; read only to resample
+    width,  # of an image line; read only to resample and with WINDOWS
     mean,  # fp32 [GROUPS]
     rstd,  # fp32 [GROUPS]
     affine,  # weight, bias, scale and shift at the slab's first channel
@@ -286,6 +309,7 @@ def _normalise_slab(
     ROWS: tl.constexpr,
     RESAMPLE: tl.constexpr,
     SILU: tl.constexpr,
+    WINDOWS: tl.constexpr,
 ):
     """Everything after the statistics, for some positions."""
     weight, bias, scale, shift = affine
@@ -321,7 +345,30 @@ def _normalise_slab(
                 tile = _tile(inputs, column, at, channel, mask)
                 result = _activate(tile, centre, gain, offset, SILU)
             result = result.to(y.dtype.element_ty)
-            if RESAMPLE == NEAREST_X2:
+            if WINDOWS:
+                if RESAMPLE == NEAREST_X2:
+                    for part in tl.static_range(4):
+                        _store_windows(
+                            y, y_row_stride, tap_stride, at // width * 2 + part // 2, at % width * 2 + part % 2,
+                            2 * height, 2 * width, channel, result, mask,
+                        )  # fmt: skip
+                else:
+                    lines, columns = height, width
+                    if RESAMPLE == MEAN_2X2:
+                        lines, columns = height // 2, width // 2
+                    _store_windows(
+                        y,
+                        y_row_stride,
+                        tap_stride,
+                        at // columns,
+                        at % columns,
+                        lines,
+                        columns,
+                        channel,
+                        result,
+                        mask,
+                    )
+            elif RESAMPLE == NEAREST_X2:
                 to = (at // width * 2).to(tl.int64) * (2 * width) + at % width * 2
                 for part in tl.static_range(4):
                     square = to + (part // 2 * (2 * width) + part % 2)
@@ -337,13 +384,15 @@ def one_pass(
     residual,  # as x, or None
     x_bias,  # [split or C], or None
     total,  # as x, or None: the sum of x, x_bias and residual
-    y,  # [N, positions * 4 or 1 or 1/4, C]
+    y,  # [N, positions * 4 or 1 or 1/4, C], with WINDOWS [N, ..., 9, C]
     weight,  # [C]
     bias,  # [C]
     scale,  # [N, C], or None
     shift,
     positions,
     width,
+    height,
+    tap_stride,
     split,
     x_sample_stride,
     x_row_stride,
@@ -366,6 +415,7 @@ def one_pass(
     ROWS_OUT: tl.constexpr,  # ROWS of the second reading
     RESAMPLE: tl.constexpr,
     SILU: tl.constexpr,
+    WINDOWS: tl.constexpr,
 ):
     """Grid (slabs, N): a program reads its slab, and reads it again from the cache to normalise it."""
     channel = tl.program_id(0) * SLAB
@@ -396,6 +446,8 @@ def one_pass(
         inputs,
         y + sample * y_sample_stride + channel,
         y_row_stride,
+        tap_stride,
+        height,
         0,
         positions // 4 if RESAMPLE == MEAN_2X2 else positions,
         width,
@@ -409,6 +461,7 @@ def one_pass(
         ROWS_OUT,
         RESAMPLE,
         SILU,
+        WINDOWS,
     )
 
 
@@ -484,6 +537,8 @@ def normalise(
     chunks,
     share,  # positions of the input, of the output for a mean, of one program
     width,
+    height,
+    tap_stride,
     split,
     x_sample_stride,
     x_row_stride,
@@ -504,6 +559,7 @@ def normalise(
     CHUNKS: tl.constexpr,  # chunks, rounded up to a power of two
     RESAMPLE: tl.constexpr,
     SILU: tl.constexpr,
+    WINDOWS: tl.constexpr,
 ):
     """Grid (shares, slabs, N), the second pass: every program merges the statistics of all chunks for its own slab."""
     # What the first pass read last is normalised first, while the second-level cache still has it.
@@ -553,6 +609,8 @@ def normalise(
         inputs,
         y + sample * y_sample_stride + channel,
         y_row_stride,
+        tap_stride,
+        height,
         begin,
         tl.minimum(begin + share, positions // 4 if RESAMPLE == MEAN_2X2 else positions),
         width,
@@ -566,6 +624,7 @@ def normalise(
         ROWS_OUT,
         RESAMPLE,
         SILU,
+        WINDOWS,
     )  # fmt: skip
 
 
@@ -588,6 +647,7 @@ class Options(NamedTuple):
     keep_sum: bool = False
     resample: str | None = None
     wide: bool = False  # y is fp32 whatever x is
+    windows: bool = False
 
 
 def constants(plan: Plan, group: int) -> dict[str, Any]:
@@ -623,6 +683,7 @@ def launch(
     total: Rows | None = None,
     resample: str | None = None,
     width: int = 0,
+    windows: bool = False,
     cut: Plan | None = None,
 ) -> None:
     """Write the op of ``x`` to ``y``, and the sum of ``x``, ``x_bias`` and ``residual`` to ``total``, where it is given.
@@ -631,7 +692,8 @@ def launch(
         positions: of a sample of x; even lines of even ``width`` for ``mean_2x2``.
         weight, bias, x_bias: ``[C]``, ``[C]`` and ``[C1]`` with stride 1.
         scale, shift: ``[N, C]`` with stride 1 along C, or None.
-        width: positions of an image line; read only with ``resample``.
+        width: positions of an image line; read only with ``resample`` and ``windows``.
+        windows: ``y``'s rows are the nine pixels of a window, side by side.
         cut: in place of what :func:`plan` says.
     """
     samples, split = x.tensor.shape[:2]
@@ -644,11 +706,12 @@ def launch(
     affine = (weight, bias, scale, shift)
     fixed = constants(cut, group)
     rows_out = _output_rows(cut, positions, resample)
-    last = {"ROWS_OUT": rows_out, "RESAMPLE": RESAMPLE[resample], "SILU": silu}
+    last = {"ROWS_OUT": rows_out, "RESAMPLE": RESAMPLE[resample], "SILU": silu, "WINDOWS": windows}
+    picture = (width, positions // width, channels) if windows else (width, 0, 0)
     second, beside, kept = _spread(x2), _spread(residual), _spread(total)
     if cut.chunks == 1:
         one_pass[slabs, samples](
-            x.tensor, second[0], beside[0], x_bias, kept[0], y.tensor, *affine, positions, width, split,
+            x.tensor, second[0], beside[0], x_bias, kept[0], y.tensor, *affine, positions, *picture, split,
             *x[1:], *second[1:], *beside[1:], *kept[1:], *y[1:], *film_strides, eps,
             **fixed, ROWS=cut.rows, **last, num_warps=cut.warps,
         )  # fmt: skip
@@ -664,7 +727,8 @@ def launch(
     if resample == "mean_2x2":
         results, share = positions // 4, triton.cdiv(cut.chunk // 4, rows_out) * rows_out
     normalise[triton.cdiv(results, share), slabs, samples](
-        x.tensor, second[0], beside[0], x_bias, y.tensor, *affine, partial, positions, cut.chunk, cut.chunks, share, width, split,
+        x.tensor, second[0], beside[0], x_bias, y.tensor, *affine, partial, positions, cut.chunk, cut.chunks, share,
+        *picture, split,
         *x[1:], *second[1:], *beside[1:], *y[1:], *film_strides, eps,
         **fixed, CHUNKS=triton.next_power_of_2(cut.chunks), **last, num_warps=cut.warps,
     )  # fmt: skip
@@ -699,8 +763,8 @@ def builds(
         **dict.fromkeys(("scale", "shift"), f"*{o.film}"),
         "y": "*fp32" if o.wide else f"*{element}",
         **dict.fromkeys(("weight", "bias", "partial"), "*fp32"),
-        **dict.fromkeys(("positions", "chunk", "chunks", "share", "width", "split"), "i32"),
-        **dict.fromkeys(("scale_stride", "shift_stride"), "i32"),
+        **dict.fromkeys(("positions", "chunk", "chunks", "share", "width", "height", "split"), "i32"),
+        **dict.fromkeys(("scale_stride", "shift_stride", "tap_stride"), "i32"),
         **{
             f"{tensor}_{axis}_stride": "i32"
             for tensor in ("x", "x2", "residual", "total", "y")
@@ -721,7 +785,7 @@ def builds(
         fixed["positions"] = 1  # as a launch makes a constant of it
     rows = {"ROWS": cut.rows}
     last = {"ROWS_OUT": _output_rows(cut, positions, o.resample)}
-    last |= {"RESAMPLE": RESAMPLE[o.resample], "SILU": o.silu}
+    last |= {"RESAMPLE": RESAMPLE[o.resample], "SILU": o.silu, "WINDOWS": o.windows}
     if cut.chunks == 1:
         kernels = [(one_pass, given, fixed | rows | last)]
     else:
@@ -750,6 +814,7 @@ def _label(samples: int, positions: int, channels: int, element: str, options: O
         "sum": options.keep_sum,
         str(options.resample): options.resample,
         "to fp32": options.wide,
+        "windows": options.windows,
     }
     extras = [name for name, present in parts.items() if present]
     return ", ".join([f"[{samples}, {channels}, {positions}] {element}", *extras])
@@ -771,6 +836,7 @@ def options_of(call: Any) -> Options:
         keep_sum=call.keep_sum and call.adds,
         resample=call.resample,
         wide=call.out_dtype is torch.float32 and call.x.dtype is not torch.float32,
+        windows=call.windows,
     )
 
 

@@ -33,6 +33,9 @@ def chain(normalise: Callable[[torch.Tensor, Arguments], torch.Tensor], a: Argum
     if a.get("resample") is not None:
         y = F.interpolate(y, scale_factor=2.0) if a["resample"] == "nearest_x2" else F.avg_pool2d(y, 2)
     y = y.to(a.get("out_dtype") or y.dtype)
+    if a.get("windows"):
+        n, channels, height, width = y.shape
+        y = F.unfold(y, 3, padding=1).view(n, channels, 9, height, width).permute(0, 3, 4, 2, 1).contiguous()
     return [y, s] if a.get("keep_sum") else [y]
 
 
@@ -64,7 +67,7 @@ BASELINES = {PLAIN: Baseline(plain, low), "official fp32 chain": Baseline(offici
 
 def describe(a: Arguments) -> NormCall:
     """The call as a description for other packages, which normalise one tensor and fuse nothing."""
-    for name in ("x2", "x_bias", "residual", "resample", "out_dtype", "keep_sum"):
+    for name in ("x2", "x_bias", "residual", "resample", "out_dtype", "keep_sum", "windows"):
         if a.get(name) is not None and a[name] is not False:
             raise Unable(f"not asked for calls with {name}")
     scale, shift = a.get("scale"), a.get("shift")

@@ -16,7 +16,7 @@ struct GroupNormAct {
     Dtype out_dtype;  // of y: dtype, or fp32
     std::int64_t samples, rows, groups;
     std::int64_t x_channels, channels;  // the channels past x's are x2's
-    std::int64_t width;                 // rows of an image line; read only to resample
+    std::int64_t width;                 // rows of an image line; read only to resample and for windows
 
     // The input of the norm is x + x_bias + residual, rounded to dtype, followed by the channels of x2 (a skip connection);
     // they are never concatenated in memory. The rounded sum is also written to `sum` unless that is null.
@@ -26,6 +26,10 @@ struct GroupNormAct {
     double eps;
     bool silu;
     Resampling resample;
+
+    // y is written as 3x3 windows: its row is the neighbourhood of a position of the (resampled) picture, nine times `channels`
+    // values side by side from the upper left to the lower right, zeros beyond the picture. y.row_stride is from window to window.
+    bool windows;
 };
 
 }  // namespace glide_fast

@@ -22,7 +22,8 @@ inline void bind_group_norm_act(py::module_& module) {
                          std::int64_t channels, std::int64_t groups, std::int64_t width, const Rows& x,
                          const Rows& x2, const Rows& residual, const Rows& sum, const Rows& y,
                          const PerChannel& x_bias, const PerChannel& weight, const PerChannel& bias,
-                         const PerChannel& scale, const PerChannel& shift, double eps, bool silu, int resample) {
+                         const PerChannel& scale, const PerChannel& shift, double eps, bool silu, int resample,
+                         bool windows) {
                  GroupNormAct g{};
                  g.dtype = Dtype(dtype);
                  g.out_dtype = Dtype(out_dtype);
@@ -45,12 +46,13 @@ inline void bind_group_norm_act(py::module_& module) {
                  g.eps = eps;
                  g.silu = silu;
                  g.resample = Resampling(resample);
+                 g.windows = windows;
                  return g;
              }),
              py::arg("dtype"), py::arg("out_dtype"), py::arg("samples"), py::arg("rows"), py::arg("x_channels"),
              py::arg("channels"), py::arg("groups"), py::arg("width"), py::arg("x"), py::arg("x2"), py::arg("residual"),
              py::arg("sum"), py::arg("y"), py::arg("x_bias"), py::arg("weight"), py::arg("bias"), py::arg("scale"),
-             py::arg("shift"), py::arg("eps"), py::arg("silu"), py::arg("resample"));
+             py::arg("shift"), py::arg("eps"), py::arg("silu"), py::arg("resample"), py::arg("windows"));
     module.def(
         "group_norm_act",
         [](const GroupNormAct& arguments, int threads, const std::string& isa) { group_norm_act(arguments, threads, isa.c_str()); },

@@ -82,6 +82,7 @@ void check(const GroupNormAct& g) {
     require(g.weight.data && g.bias.data, "weight and bias must be there");
     require(!g.scale.data == !g.shift.data, "scale and shift come together");
     require(!g.sum.data || g.x_bias.data || g.residual.data, "a sum comes with something to add");
+    require(!g.windows, "the kernel writes pictures, not windows");
     require(g.resample >= Resampling::none && g.resample <= Resampling::mean_2x2, "resample is 0, 1 or 2");
     if (g.resample == Resampling::none) return;
     require(g.width >= 1 && g.rows % g.width == 0, "width must divide rows");

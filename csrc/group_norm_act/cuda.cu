@@ -28,6 +28,7 @@ void check_arguments(const GroupNormAct& g) {
         require(type == Dtype::f32 || type == Dtype::bf16 || type == Dtype::f16,
                 "a type code is 0 (fp32), 1 (bf16) or 2 (fp16)");
     require(g.out_dtype == g.dtype || g.out_dtype == Dtype::f32, "y has the type of x, or fp32");
+    require(!g.windows, "the kernels write pictures, not windows");
     if (g.resample == Resampling::none) return;
     require(g.resample == Resampling::nearest_x2 || g.resample == Resampling::mean_2x2,
             "resample is 0 (none), 1 (nearest x2) or 2 (2x2 mean)");

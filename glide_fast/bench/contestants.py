@@ -120,6 +120,8 @@ ABLATIONS = (
     Ablation("sums in passes of their own", Features(fused_sums=False)),
     Ablation("upsampled pictures convolved as they are", Features(by_places=False)),
     Ablation("all products of 3x3 convolutions", Features(winograd=False)),
+    Ablation("no convolution as a product of windows", Features(windows=False)),
+    Ablation("last convolution by cuDNN", Features(output_convolution=False)),
     Ablation("memory asked for at each step", Features(arena=False)),
     Ablation("shortcuts in the main line", Features(side_stream=False)),
     Ablation("kernels set up one after the other", Features(dependent_launch=False)),
@@ -153,6 +155,10 @@ def ablated(subject: Subject, work: Work, dtype: torch.dtype, name: str) -> Cont
         raise Unable("the kernel of Winograd's algorithm is for bf16")
     if not features.winograd and (slow := winograd_weight.why_not_worth()) is not None:
         raise Unable(f"Winograd's kernel does not run here: {slow}")
+    if not features.windows and (work.device.type != "cuda" or dtype == torch.float32):
+        raise Unable("windows are for GPUs and half precision")
+    if not features.output_convolution and work.device.type != "cuda":
+        raise Unable("the kernel of the last convolution is for GPUs")
     if work.device.type == "cuda" and not features.arena:
         raise Unable("a captured step on a GPU has separate memory")
     if not features.arena and (missing := arena.why_missing()) is not None:

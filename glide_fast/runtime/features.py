@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Features:
-    """All on; ``glide-fast bench step --ablate`` measures the step with each of them off."""
+    """All on but ``fp8``; ``glide-fast bench step --ablate`` measures the step with each of the others off."""
 
     cached_text: bool = True
     """A prompt is encoded once; otherwise the text transformer, and all keys and values of the text, at every call."""
@@ -28,6 +28,12 @@ class Features:
     winograd: bool = True
     """3x3 convolutions take two thirds of the products by Winograd's algorithm where that is faster (CPU, bf16); otherwise oneDNN
     takes all of them."""
+    windows: bool = True
+    """Where a matrix product was measured to be faster than a convolution, norms write 3x3 windows for it (GPU, half precision);
+    otherwise they write pictures, and all convolutions read those."""
+    output_convolution: bool = True
+    """The last convolution, whose weights are fp32, reads pixels in fp16 and runs in a kernel of its own (GPU); otherwise cuDNN
+    convolves pixels in fp32."""
     arena: bool = True
     """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 
@@ -36,7 +42,10 @@ class Features:
     second norm, one after the other."""
     dependent_launch: bool = True
     """Our kernels are set up while the kernel before them ends (GPU, from compute capability 9.0 on); otherwise afterwards."""
+    fp8: bool = False
+    """The 3x3 convolutions of 8 to 32 pixels multiply in fp8, once :func:`glide_fast.runtime.fp8.calibrating` has seen what they
+    read (GPU, half precision). It changes the picture, and was never timed."""
 
 
 ALL = Features()
-"""All optimisations, the default of :func:`glide_fast.runtime.accelerate`."""
+"""All optimisations but those that change the picture, the default of :func:`glide_fast.runtime.accelerate`."""

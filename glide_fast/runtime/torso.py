@@ -2,7 +2,8 @@
 
 Everything is channels-last. A skip connection is read beside the stream, never concatenated to it; resampling happens where a
 norm writes its result; a residual is added by the convolution that follows it (oneDNN's epilogue) or by the norm that reads it
-(``defer``, for GPUs, where cuDNN would launch a kernel for each sum).
+(``defer``, for GPUs, where cuDNN would launch a kernel for each sum). Where a GPU multiplies matrices faster than it convolves,
+the norm writes 3x3 windows and the convolution is their product with the weights.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from glide_fast.errors import invalid
 from glide_fast.models.layers import GroupNorm32
 from glide_fast.models.precision import CONVOLUTIONS
 from glide_fast.models.unet import AttentionBlock, Downsample, ResBlock, UNetModel, Upsample
-from glide_fast.ops import arena, group_norm_act, text_attention
-from glide_fast.ops.convolution import convolution
+from glide_fast.ops import arena, group_norm_act, output_convolution, text_attention, window_convolution
+from glide_fast.ops.convolution import convolution, ways
 from glide_fast.ops.resample import resample
 from glide_fast.ops.upsampled_convolution import upsampled_convolution
 from glide_fast.ops.upsampled_convolution.places import PLACES, place_weights
 from glide_fast.runtime.derived import Derived
 from glide_fast.runtime.features import ALL, Features
+from glide_fast.runtime.fp8 import Fp8Convolution, suits
 from glide_fast.runtime.layout import reads_upsampled
 from glide_fast.runtime.side_stream import SideStream
 from glide_fast.runtime.stream import Stream
@@ -85,6 +87,7 @@ def normalise(
     silu: bool = False,
     resampled: str | None = None,
     out_dtype: torch.dtype | None = None,
+    windows: bool = False,
 ) -> torch.Tensor:
     """Norm, FiLM and SiLU of ``stream`` and ``skip`` joined by channels; with ``keep`` the stream's sum is written as well."""
     scale, shift = (None, None) if film is None else film.chunk(2, dim=1)
@@ -104,6 +107,7 @@ def normalise(
         keep_sum=keep,
         resample=resampled,
         out_dtype=out_dtype,
+        windows=windows,
     )
     if not keep:
         return result  # type: ignore[no-any-return]
@@ -134,6 +138,10 @@ class Convolver:
         self.side = SideStream()
         self.parts: list[Derived] = []
         """Everything that is computed from weights."""
+        self.in_fp8: dict[int, Fp8Convolution] = {}
+        """Those that a calibration has seen, by the ids of their modules."""
+        self.observes = False
+        """Whether a calibration is under way."""
 
     def derive(
         self,
@@ -162,10 +170,30 @@ class Convolver:
         """Whether parts of weights are kept in the layout that oneDNN reads."""
         return not self.defer and self.features.packed_weights
 
+    def reads_windows(self, module: Any, x: torch.Tensor, resampled: str | None = None) -> bool:
+        """Whether a 3x3 convolution behind the norm of ``x`` is the fastest as a product of windows, which the norm then writes.
+
+        ``resampled`` says how the norm resizes ``x``.
+        """
+        weight = module.weight
+        if not (self.defer and self.features.windows) or weight.dtype not in (torch.float16, torch.bfloat16):
+            return False
+        samples, _, height, width = x.shape
+        if resampled is not None:
+            height, width = (side * 2 if resampled == "nearest_x2" else side // 2 for side in (height, width))
+        outputs, inputs, *kernel = weight.shape
+        if kernel != [3, 3] or self._quantised(module, height, width) is not None:
+            return False
+        return ways.fastest(samples, height * width, inputs, outputs) == ways.WINDOWS
+
     def __call__(
         self, module: Any, x: torch.Tensor, residual: torch.Tensor | None = None, stride: int = 1
     ) -> Stream:
-        """A 3x3 convolution of ``x``."""
+        """A 3x3 convolution of ``x``, which may be windows."""
+        if self.observes and stride == 1:
+            self._observe(module, x)
+        if x.dim() == 4 and (quantised := self._quantised(module, *x.shape[2:])) is not None:
+            return self._owing(quantised(x), module.bias, residual)
         return self.convolve(module.weight, module.bias, x, residual, stride)
 
     def convolve(
@@ -177,11 +205,35 @@ class Convolver:
         stride: int = 1,
     ) -> Stream:
         """As :meth:`__call__`, with weight and bias in place of a module."""
+        if x.dim() == 5:  # windows
+            # The next norm adds both at no cost where it reads; the product's epilogue could, but a residual that is read again
+            # would have to be copied first.
+            return self._owing(window_convolution(x, weight), bias, residual)
         if not self.features.fused_sums:
             return Stream(_plus(convolution(x, weight, bias, stride=stride), residual))
         if self.leaves_sums:
             return Stream(convolution(x, weight, stride=stride), bias, residual)
         return Stream(convolution(x, weight, bias, residual=residual, stride=stride))
+
+    def _owing(self, y: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None) -> Stream:
+        """``y`` with bias and residual left to the next norm, or added in passes of their own."""
+        if self.features.fused_sums:
+            return Stream(y, bias, residual)
+        return Stream(_plus(y if bias is None else y + bias[:, None, None], residual))
+
+    def _quantised(self, module: Any, height: int, width: int) -> Fp8Convolution | None:
+        """The convolution in fp8 that runs for pictures of this size; None where there is none."""
+        found = self.in_fp8.get(id(module))
+        return None if found is None or self.observes or not suits(module.weight, height, width) else found
+
+    def _observe(self, module: Any, x: torch.Tensor) -> None:
+        """Let the convolution in fp8 of this module see what it is to read: a picture, or its windows."""
+        height, width = x.shape[1:3] if x.dim() == 5 else x.shape[2:]
+        if id(module) not in self.in_fp8:
+            if not suits(module.weight, height, width):
+                return
+            self.in_fp8[id(module)] = Fp8Convolution(module, self.derive)
+        self.in_fp8[id(module)].observe(x)
 
     def project(
         self,
@@ -231,7 +283,8 @@ class Residual:
         film = conditioning.films[self.index]
         # The norm writes its result resampled, unless the convolution wants the small picture.
         resampled = self.resampling if self._places is None else None
-        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled)
+        windows = self.convolve.reads_windows(block.in_layers[2], stream.value, resampled)
+        h = normalise(block.in_layers[0], stream, skip, silu=True, resampled=resampled, windows=windows)
         x = stream.value
         started = None
         if self._runs_beside(x):
@@ -244,13 +297,14 @@ class Residual:
                 inner = Stream(upsampled_convolution(h, weights, biases))
             del h  # a block of the upsampler holds 25 MB at a time for each of its tensors
             norm = block.out_layers[0]
+            windows = self.convolve.reads_windows(block.out_layers[3], inner.value)
             if block.use_scale_shift_norm:
-                h = normalise(norm, inner, film=film, keep=False, silu=True)
+                h = normalise(norm, inner, film=film, keep=False, silu=True, windows=windows)
             else:
                 shifted = film.to(inner.value.dtype)[:, :, None, None]
                 if inner.bias is not None:
                     shifted = shifted + inner.bias[:, None, None]
-                h = normalise(norm, Stream(inner.value + shifted), silu=True)
+                h = normalise(norm, Stream(inner.value + shifted), silu=True, windows=windows)
             del inner
             # Where it runs beside, the convolution does not read it: the next norm does.
             shortcut = self.shortcut(x, skip) if started is None else started.result
@@ -444,6 +498,11 @@ class Torso:
                 skip = None
         norm: Any = self.model.out[0]
         last: Any = self.model.out[2]
-        wide = last.weight.dtype
-        h = normalise(norm, stream, keep=False, out_dtype=None if wide == stream.value.dtype else wide)
+        wide, narrow = last.weight.dtype, stream.value.dtype
+        if self.convolve.defer and self.convolve.features.output_convolution and wide == torch.float32:
+            # fp16 has the digits of TF32, in which torch lets cuDNN convolve fp32; bf16 has fewer.
+            out_dtype = None if narrow == torch.float16 else wide
+            h = normalise(norm, stream, keep=False, out_dtype=out_dtype)
+            return output_convolution(h, last.weight, last.bias)
+        h = normalise(norm, stream, keep=False, out_dtype=None if wide == narrow else wide)
         return convolution(h, last.weight, last.bias)

@@ -41,13 +41,20 @@ def launched(model: str, batch: int, defer: bool) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     with torch.device("meta"), torch.no_grad():
         network, _ = build(options)
+        dtype = torch.float32
+        if defer:  # a GPU's type; some choices there depend on it
+            dtype = torch.float16
+            network.convert_to(dtype)
         torso = Torso(network, defer)
         films = Films(torso.residuals)
-        text = [torch.empty(batch, 2 * block.channels, options["text_ctx"]) for block in torso.attentions]
-        x = torch.empty(batch, 3, side, side).to(memory_format=torch.channels_last)
+        text = [
+            torch.empty(batch, 2 * block.channels, options["text_ctx"], dtype=dtype)
+            for block in torso.attentions
+        ]
+        x = torch.empty(batch, 3, side, side).to(dtype, memory_format=torch.channels_last)
         share = None
         if model == "upsampler":
-            share = torch.empty(batch, channels, side, side).to(memory_format=torch.channels_last)
+            share = torch.empty(batch, channels, side, side).to(dtype, memory_format=torch.channels_last)
         conditioning = Conditioning(films.split(torch.empty(batch, films.width)), text, share)
         with listen(lambda choice: found.setdefault(choice.op.name, set()).add(described(choice))):
             torso(x, conditioning)
@@ -65,6 +72,23 @@ def test_the_cases_are_what_a_network_launches_on_a_cpu_and_on_a_gpu(op: str, mo
     # Models whose layers resize without a residual block are not among the released ones.
     others = {text for text, name in described.items() if op == "resample" and "bias residual" in name}
     assert set(described) - others == networks
+
+
+@pytest.mark.parametrize(
+    ("op", "model", "batch"),
+    [
+        ("window_convolution", "base", 2),
+        ("window_convolution", "base", 32),
+        ("window_convolution", "upsampler", 1),
+        ("output_convolution", "base", 2),
+        ("output_convolution", "upsampler", 1),
+    ],
+)
+def test_the_cases_of_a_batch_are_what_a_network_launches_on_a_gpu(op: str, model: str, batch: int) -> None:
+    cases = [case for case in module(op, "cases").CASES if case.model == model and batch in case.batches]
+    with FakeTensorMode():
+        described = {module(op, "cases").describe(call(op, case, batch)) for case in cases}
+    assert described == launched(model, batch, True)[op]
 
 
 @pytest.mark.parametrize("op", OPS)

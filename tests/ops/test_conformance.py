@@ -31,6 +31,8 @@ SPREADS = {("convolution", "winograd")}
 """It computes two columns from the four that either of them sees: NaN reaches both. Its own test says how far."""
 EMPTY_SOFTMAX = {("masked_attention", "sdpa")}
 """Where all that a query sees has the logit minus infinity, torch's fused attention gives 0, and a softmax NaN."""
+ONLY_ON_DEVICES = {"output_convolution"}
+"""Ops that a network on a CPU does not call, and for which there is nothing but plain torch."""
 BATCH = 5
 """No other dimension of an argument is as long: it tells which arguments have samples."""
 
@@ -97,7 +99,7 @@ def test_every_backend_that_can_run_here_takes_a_case(op: str) -> None:
             raise AssertionError(f"{name} takes none of the cases: {reasons}")
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", sorted(set(OPS) - ONLY_ON_DEVICES))
 def test_calls_do_not_all_fall_back_to_the_reference(op: str) -> None:
     if native.why_missing():
         pytest.skip(f"needs the native library: {native.why_missing()}")

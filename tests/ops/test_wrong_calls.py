@@ -21,8 +21,10 @@ from glide_fast.ops import (
     group_norm_act,
     guided_step,
     masked_attention,
+    output_convolution,
     resample,
     text_attention,
+    window_convolution,
 )
 from glide_fast.ops.backends import force
 from glide_fast.ops.guided_step import Step
@@ -40,7 +42,7 @@ def right() -> dict[Callable[..., Any], dict[str, Any]]:
         group_norm_act: {
             "x": x, "weight": torch.randn(16), "bias": torch.randn(16), "groups": 4, "eps": 1e-5, "scale": torch.randn(2, 16),
             "shift": torch.randn(2, 16), "silu": True, "x2": None, "residual": x.clone(), "x_bias": torch.randn(16),
-            "keep_sum": False, "resample": None, "out_dtype": None,
+            "keep_sum": False, "resample": None, "out_dtype": None, "windows": False,
         },
         text_attention: {"qkv": torch.randn(2, 8, 96).mT, "heads": 1, "encoder_kv": torch.randn(2, 5, 64).mT},
         masked_attention: {
@@ -50,6 +52,11 @@ def right() -> dict[Callable[..., Any], dict[str, Any]]:
         convolution: {
             "x": x, "weight": kernel, "bias": torch.randn(4), "residual": torch.randn(2, 4, 4, 4), "stride": 1, "padding": 1,
         },
+        window_convolution: {
+            "windows": torch.randn(2, 3, 4, 9, 16), "weight": kernel.to(memory_format=torch.channels_last),
+            "bias": torch.randn(4), "residual": torch.randn(2, 4, 3, 4).to(memory_format=torch.channels_last),
+        },
+        output_convolution: {"x": x, "weight": kernel, "bias": torch.randn(4)},
         upsampled_convolution: {"x": x, "weights": place_weights(kernel), "bias": torch.randn(16)},
         place_weights: {"weight": kernel},
         guided_step: {

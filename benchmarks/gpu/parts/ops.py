@@ -33,7 +33,8 @@ def check(setting: Setting) -> Outcome:
         red += done.red
         if done.unfinished:
             return conclude(table.file, red, op)
-        idle += [] if done.ran or done.kept else [f"no backend of {op} ran"]
+        ran = done.ran or done.kept or not contests.cases_on(op, setting.device)
+        idle += [] if ran else [f"no backend of {op} ran"]
     return conclude(table.file, [*red, *idle])
 
 

@@ -82,6 +82,6 @@ def _wrong(call: Call) -> bool:
 # A weight is in tiles only where that was found to be faster (tiling.py), and no other backend reads tiles.
 OP.register("winograd", winograd.run, winograd.supports, plain_only=True)
 OP.register("onednn", onednn.run, onednn.supports, plain_only=True, as_measured=onednn.as_measured)
-OP.register("cudnn", cudnn.run, cudnn.supports)
 OP.register("triton", triton.run, triton.supports, triton.worth, plain_only=True, plans=triton.plans)
+OP.register("cudnn", cudnn.run, cudnn.supports)
 OP.register("reference", reference.run, as_measured=reference.as_measured)

@@ -1,7 +1,8 @@
 """The Triton backend of convolution, 3x3 at stride 1 only; the kernels are in kernels/convolution.py.
 
-Off unless forced (``GLIDE_FAST_BACKEND=convolution=triton``) or measured to be the fastest (:mod:`glide_fast.plans`): elsewhere
-cuDNN stays in its place.
+It runs where it was faster than cuDNN on an H100 (:mod:`glide_fast.ops.convolution.ways`): at 8x8 pixels and a batch of 1 or 2,
+and in one layer of 16x16; or where a file of plans says that it is the fastest (:mod:`glide_fast.plans`).
+``GLIDE_FAST_BACKEND=convolution=triton`` forces it elsewhere.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 import torch
 
 from glide_fast.ops import triton_runtime
+from glide_fast.ops.convolution import ways
 from glide_fast.ops.convolution.arguments import Call, Facts
 from glide_fast.ops.layout import pixel_strides
 from glide_fast.plans.file import Plan
 
-UNMEASURED = "it runs where it was measured to be the fastest, or is forced"
+SLOWER = "cuDNN was as fast, or nothing like it was measured"
 TYPES = (torch.float16, torch.bfloat16)
 
 
@@ -41,7 +43,9 @@ def supports(facts: Facts) -> str | None:
 
 def worth(facts: Facts) -> str | None:
     """Why another should run where nobody asks for these kernels."""
-    return UNMEASURED
+    height, width = facts.size
+    way = ways.fastest(facts.batch, height * width, *facts.channels, windows=False)
+    return None if way == ways.TRITON else SLOWER
 
 
 def plans(call: Call) -> Iterator[Plan]:

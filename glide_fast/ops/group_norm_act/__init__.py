@@ -36,6 +36,7 @@ def group_norm_act(
     keep_sum: Literal[False] = ...,
     resample: str | None = ...,
     out_dtype: torch.dtype | None = ...,
+    windows: bool = ...,
 ) -> torch.Tensor: ...
 
 
@@ -56,6 +57,7 @@ def group_norm_act(
     keep_sum: Literal[True],
     resample: str | None = ...,
     out_dtype: torch.dtype | None = ...,
+    windows: bool = ...,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
@@ -75,6 +77,7 @@ def group_norm_act(
     keep_sum: bool = False,
     resample: str | None = None,
     out_dtype: torch.dtype | None = None,
+    windows: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``resample(act((s - mean) / sqrt(var + eps) * weight + bias) * (1 + scale) + shift)``, statistics per sample and group.
 
@@ -95,11 +98,14 @@ def group_norm_act(
         resample: of the result, for ``[N, C, H, W]``. ``"nearest_x2"`` repeats each position in a 2x2 square,
             ``"mean_2x2"`` (even H and W) is the mean of each 2x2 square, in fp32.
         out_dtype: None for x's type, or ``torch.float32``.
+        windows: write the result once more for each 3x3 window that a pixel is in, for ``[N, C, H, W]``: what a 3x3 convolution
+            with padding 1 reads, as the rows of a matrix (:func:`glide_fast.ops.window_convolution`).
 
     Returns:
-        ``y``: ``[N, C, ...]``, resampled; channels-last where x is. With ``keep_sum`` ``(y, sum)``, the sum of x's shape and
-        type. All arithmetic is fp32 (fp64 for fp64 input), rounded once at the end; the official code rounds to the
-        activation type before FiLM and SiLU as well.
+        ``y``: ``[N, C, ...]``, resampled; channels-last where x is. With ``windows`` it is ``[N, H, W, 9, C]``, contiguous, of
+        the resampled height and width: a pixel's neighbourhood from the upper left to the lower right, zeros beyond the picture.
+        With ``keep_sum`` ``(y, sum)``, the sum of x's shape and type. All arithmetic is fp32 (fp64 for fp64 input), rounded
+        once at the end; the official code rounds to the activation type before FiLM and SiLU as well.
 
         A group of a single value has the variance 0, and so the result of its mean. NaN, or an infinity, among a group's values
         makes all of the group NaN.
@@ -109,7 +115,21 @@ def group_norm_act(
         BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
     """
     call = Call(
-        x, weight, bias, groups, eps, scale, shift, silu, x2, residual, x_bias, resample, out_dtype, keep_sum
+        x,
+        weight,
+        bias,
+        groups,
+        eps,
+        scale,
+        shift,
+        silu,
+        x2,
+        residual,
+        x_bias,
+        resample,
+        out_dtype,
+        keep_sum,
+        windows,
     )
     check_arguments(call)
     result: Result = traced.compiled(call) if torch.compiler.is_compiling() else OP.run(call)

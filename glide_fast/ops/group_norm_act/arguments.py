@@ -13,6 +13,8 @@ from glide_fast.ops import checks, plain_tensor, schema
 from glide_fast.ops.layout import channel_rows
 
 RESAMPLINGS = ("nearest_x2", "mean_2x2")
+TAPS = 9
+"""Pixels of a 3x3 window, from the upper left one to the lower right one, a line after the other."""
 
 
 class Facts(NamedTuple):
@@ -27,6 +29,7 @@ class Facts(NamedTuple):
     channels_last: bool  # x, x2 and residual
     empty: bool
     gradients: bool
+    windows: bool = False
     unreadable: str | None = None  # why the tensors are more than their memory (plain_tensor.why_not)
 
 
@@ -82,6 +85,7 @@ class Call:
     resample: str | None = None
     out_dtype: torch.dtype | None = None
     keep_sum: bool = False
+    windows: bool = False
 
     tensors: tuple[torch.Tensor | None, ...] = field(init=False)
     """The arguments that :data:`TENSORS` names."""
@@ -145,17 +149,24 @@ class Call:
             channels_last,
             x.numel() == 0,
             checks.gradients(self.tensors),
+            self.windows,
             plain_tensor.why_not(TENSORS, self.tensors),
         )
 
     def empty_y(self) -> torch.Tensor:
-        """Memory for y: channels-last where x is (a channel slice of a wider tensor included), otherwise contiguous."""
+        """Memory for y: channels-last where x is (a channel slice of a wider tensor included), otherwise contiguous.
+
+        Windows are contiguous whatever x is.
+        """
         n, _, *spatial = self.x.shape
         if self.resample == "nearest_x2":
             spatial = [2 * size for size in spatial]
         elif self.resample == "mean_2x2":
             spatial = [size // 2 for size in spatial]
-        return self._empty((n, self.channels, *spatial), self.out_dtype or self.x.dtype)
+        dtype = self.out_dtype or self.x.dtype
+        if self.windows:
+            return torch.empty((n, *spatial, TAPS, self.channels), dtype=dtype, device=self.x.device)
+        return self._empty((n, self.channels, *spatial), dtype)
 
     def empty_sum(self) -> torch.Tensor:
         """Memory for the sum, laid out as y is."""
@@ -179,6 +190,14 @@ class Call:
 
 TENSORS = schema.tensors(Call)
 """The names of the arguments that are tensors; the first three are always there."""
+
+
+def result_rows(call: Call, y: torch.Tensor) -> tuple[int, int] | None:
+    """Strides of ``y`` from sample to sample and from position to position (:func:`~glide_fast.ops.layout.channel_rows`).
+
+    Of windows a position is a whole one, nine pixels side by side.
+    """
+    return channel_rows(y.flatten(3).permute(0, 3, 1, 2) if call.windows else y)
 
 
 def in_batches(call: Call, result: Result, most: int) -> Iterator[tuple[Call, Result]]:
@@ -242,6 +261,9 @@ def check_arguments(call: Call) -> None:
         call.eps = eps
     checks.flag("silu", call.silu)
     checks.flag("keep_sum", call.keep_sum)
+    checks.flag("windows", call.windows)
+    if call.windows and x.dim() != 4:
+        raise invalid("windows", f"True with x of shape {tuple(x.shape)}", "x of shape [N, C, H, W]")
     if call.out_dtype is not None and call.out_dtype is not x.dtype and call.out_dtype is not torch.float32:
         raise invalid("out_dtype", call.out_dtype, f"None, {x.dtype} (x's type) or torch.float32")
 

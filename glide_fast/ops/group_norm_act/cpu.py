@@ -15,6 +15,8 @@ def supports(facts: Facts) -> str | None:
     """Why the kernel cannot serve this call, or None."""
     if facts.device != "cpu":
         return f"x is on {facts.device}, not on the CPU"
+    if facts.windows:
+        return "windows are wanted; the kernel writes pictures"
     return why_not(facts, TYPE_CODES) or native.why_without("GroupNormAct")
 
 

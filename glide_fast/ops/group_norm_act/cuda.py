@@ -17,6 +17,8 @@ def supports(facts: Facts) -> str | None:
     """Why the kernels cannot serve this call, or None."""
     if facts.device != "cuda":
         return f"x is on {facts.device}, not on a CUDA device"
+    if facts.windows:
+        return "windows are wanted; the kernels write pictures"
     return why_not(facts, TYPE_CODES) or why_missing()
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from glide_fast.ops.group_norm_act.arguments import RESAMPLINGS, Call, Result
+from glide_fast.ops.group_norm_act.arguments import RESAMPLINGS, Call, Result, result_rows
 from glide_fast.ops.layout import channel_rows
 
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -35,7 +35,7 @@ def arguments(call: Call, result: Result) -> dict[str, object]:
         "x2": _rows(call.x2, call.x2_rows),
         "residual": _rows(call.residual, call.residual_rows),
         "sum": _ABSENT if total is None else _rows(total, channel_rows(total)),
-        "y": _rows(y, channel_rows(y)),
+        "y": _rows(y, result_rows(call, y)),
         "x_bias": _vector(call.x_bias),
         "weight": _vector(call.weight),
         "bias": _vector(call.bias),
@@ -44,6 +44,7 @@ def arguments(call: Call, result: Result) -> dict[str, object]:
         "eps": call.eps,
         "silu": call.silu,
         "resample": RESAMPLE_CODES[call.resample],
+        "windows": call.windows,
     }
 
 

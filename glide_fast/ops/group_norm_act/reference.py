@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from glide_fast.ops import checks, plain_tensor
-from glide_fast.ops.group_norm_act.arguments import TENSORS, Call, Result
+from glide_fast.ops.group_norm_act.arguments import TAPS, TENSORS, Call, Result
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -67,7 +67,17 @@ def normalise(call: Call, total: torch.Tensor, norm: Norm = torch.group_norm) ->
         y = F.interpolate(y, scale_factor=2.0, mode="nearest")
     elif call.resample == "mean_2x2":
         y = F.avg_pool2d(y, 2)
-    return y.to(call.out_dtype or total.dtype)
+    y = y.to(call.out_dtype or total.dtype)
+    return windows(y) if call.windows else y
+
+
+def windows(y: torch.Tensor) -> torch.Tensor:
+    """The 3x3 neighbourhood of every pixel of ``y`` ``[N, C, H, W]``, zeros beyond the picture: ``[N, H, W, 9, C]``."""
+    height, width = y.shape[2:]
+    padded = F.pad(y.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    return torch.stack(
+        [padded[:, tap // 3 : tap // 3 + height, tap % 3 : tap % 3 + width] for tap in range(TAPS)], dim=3
+    )
 
 
 def reference(*arguments: Any, **options: Any) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glide_fast.ops import triton_runtime
-from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
+from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, result_rows, why_not
 from glide_fast.ops.layout import channel_rows
 from glide_fast.plans.file import Plan
 
@@ -60,7 +60,7 @@ def _launch(kernels: Any, call: Call, result: Result, cut: Any) -> None:
     total = result.sum if call.adds else None
     kernels.launch(
         rows(call.x, call.x_rows),
-        rows(result.y, channel_rows(result.y)),
+        rows(result.y, result_rows(call, result.y)),
         call.positions,
         call.weight,
         call.bias,
@@ -74,6 +74,7 @@ def _launch(kernels: Any, call: Call, result: Result, cut: Any) -> None:
         x_bias=call.x_bias,
         total=rows(total, None if total is None else channel_rows(total)),
         resample=call.resample,
-        width=call.x.shape[-1] if call.resample else 0,
+        width=call.x.shape[-1] if call.resample or call.windows else 0,
+        windows=call.windows,
         cut=cut,
     )

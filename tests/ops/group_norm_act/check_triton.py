@@ -18,6 +18,7 @@ from glide_fast.ops.backends import force
 from glide_fast.ops.group_norm_act import triton as group_norm_act_triton
 from glide_fast.ops.group_norm_act.arguments import Call, Result
 from glide_fast.ops.group_norm_act.reference import reference, reference_sum
+from glide_fast.ops.group_norm_act.reference import windows as windows_of
 from glide_fast.ops.layout import channel_rows
 from glide_fast.ops.triton_runtime import interpreting
 
@@ -73,14 +74,19 @@ def inputs(
 
 
 class Canaries:
-    """An output full of NaN between values that must stay what they are."""
+    """An output full of NaN between values that must stay what they are; of windows a row is all nine pixels of one."""
 
     def __init__(self, like: torch.Tensor) -> None:
+        self.taps = like.shape[3] if like.dim() == 5 else 0
+        if self.taps:
+            like = like.flatten(3).permute(0, 3, 1, 2)
         n, c, height, width = like.shape
         self.arena = torch.full((n, height * width + 2, c + 8), 7.0, dtype=like.dtype, device=like.device)
         inner = self.arena[:, 1 : height * width + 1, 4 : c + 4]
         self.tensor = inner.unflatten(1, (height, width)).movedim(-1, 1)
         self.tensor.fill_(float("nan"))
+        if self.taps:
+            self.tensor = self.tensor.movedim(1, -1).unflatten(-1, (self.taps, -1))
 
     def result(self) -> torch.Tensor:
         found = self.tensor.clone()
@@ -118,9 +124,10 @@ def plain_chain(arguments: dict[str, Any]) -> torch.Tensor:
     if "scale" in a:
         y = y * (1 + a["scale"][..., None, None]) + a["shift"][..., None, None]
     y = F.silu(y) if arguments.get("silu") else y
-    if arguments.get("resample") == "nearest_x2":
-        return F.interpolate(y, scale_factor=2.0)
-    return F.avg_pool2d(y, 2) if arguments.get("resample") else y
+    if arguments.get("resample") is not None:
+        nearest = arguments["resample"] == "nearest_x2"
+        y = F.interpolate(y, scale_factor=2.0) if nearest else F.avg_pool2d(y, 2)
+    return windows_of(y) if arguments.get("windows") else y
 
 
 def worst(y: torch.Tensor, truth: torch.Tensor) -> float:
@@ -157,6 +164,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     residual=st.booleans(),
     x_bias=st.booleans(),
     keep_sum=st.booleans(),
+    windows=st.booleans(),
     spread=st.sampled_from([(0.0, 1.0), (2.3, 0.5), (-1e4, 30.0), (5e4, 3e3)]),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -169,6 +177,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     residual: bool,
     x_bias: bool,
     keep_sum: bool,
+    windows: bool,
     spread: tuple[float, float],
     seed: int,
 ) -> None:
@@ -183,6 +192,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
         "keep_sum": keep_sum,
         "resample": resample,
         "out_dtype": out_dtype,
+        "windows": windows,
     }
     y, total = launched(cut, **arguments)
     truth, true_total = exact(arguments)

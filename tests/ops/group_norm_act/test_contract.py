@@ -84,6 +84,36 @@ def test_channels_last_in_is_channels_last_out(backend: str | None, resample: st
     assert total.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("resample", [None, "nearest_x2", "mean_2x2"])
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (2, 2)])
+def test_windows_are_what_a_3x3_convolution_reads(
+    backend: str | None, resample: str | None, height: int, width: int
+) -> None:
+    x = normal(2, 8, height, width).float().to(memory_format=torch.channels_last)
+    options: dict[str, Any] = {"silu": True, "residual": x, "keep_sum": True, "resample": resample}
+    with force(backend):
+        y, total = group_norm_act(x, torch.ones(8), torch.zeros(8), 2, **options)
+        windows, again = group_norm_act(x, torch.ones(8), torch.zeros(8), 2, **options, windows=True)
+    torch.testing.assert_close(again, total, rtol=0, atol=0)
+    assert windows.shape == (2, *y.shape[2:], 9, 8) and windows.is_contiguous()
+    unfolded = F.unfold(y, 3, padding=1).view(2, 8, 9, *y.shape[2:]).permute(0, 3, 4, 2, 1)
+    torch.testing.assert_close(windows, unfolded)
+    assert (windows[:, 0, :, :3] == 0).all() and (windows[:, :, -1, 2::3] == 0).all()
+
+
+def test_gradients_reach_through_windows() -> None:
+    a: dict[str, torch.Tensor] = {"x": normal(1, 4, 3, 2), "weight": normal(4), "bias": normal(4)}
+    a = {name: tensor.requires_grad_() for name, tensor in a.items()}
+
+    def through(*tensors: torch.Tensor) -> torch.Tensor:
+        y = group_norm_act(*tensors, groups=2, silu=True, windows=True)
+        assert isinstance(y, torch.Tensor)
+        return y
+
+    assert torch.autograd.gradcheck(through, tuple(a.values()))
+
+
 def test_gradients_of_all_inputs_are_those_of_the_reference() -> None:
     a: dict[str, torch.Tensor] = {
         "x": normal(2, 8, 4, 4), "weight": normal(12), "bias": normal(12), "scale": normal(2, 12),
@@ -119,6 +149,8 @@ def test_gradients_of_all_inputs_are_those_of_the_reference() -> None:
         ({"resample": "mean_2x2", "x": torch.zeros(2, 8, 4, 3)}, "resample"),
         ({"resample": "nearest_x2", "x": torch.zeros(2, 8, 4)}, "resample"),
         ({"out_dtype": torch.float16}, "out_dtype"),
+        ({"windows": None}, "windows"),
+        ({"windows": True, "x": torch.zeros(2, 8, 4)}, "windows"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Any], argument: str) -> None:
