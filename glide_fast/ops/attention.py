@@ -7,9 +7,10 @@ import importlib
 
 import torch
 
+from glide_fast.cpu import features
 from glide_fast.ops import native
 
-# csrc/cpu/attention.kernel.cpp
+# csrc/attention/cpu.cpp
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 HEAD_SIZES = (32, 64, 128)
 
@@ -35,6 +36,18 @@ def cpu_worth(facts: object) -> str | None:
     if library is not None and library.isas()[0] == "portable":
         return "without AVX2 it takes twice the time of SDPA; force it to compare"
     return None
+
+
+def tiles_are_left_to_torch() -> bool:
+    """Whether torch may multiply bf16 in this processor's AMX tiles, but the C++ kernel was compiled without them.
+
+    Where the system refuses tiles to the process, torch has none either.
+    """
+    library = native.load()
+    if library is None or "AMX BF16" not in features() or "amx" in library.isas():
+        return False
+    usable: bool = library.amx_usable() if hasattr(library, "amx_usable") else True
+    return usable
 
 
 @functools.cache

@@ -1,11 +1,15 @@
 // The CPU kernel of text_attention and masked_attention for one instruction set, against a plain fp64 loop; every buffer is just as long as it must be.
-// Prints the largest error of fp32 and of bf16 results.
+// Prints the largest error of fp32 and of bf16 results. With GLIDE_FAST_AMX the kernel is the one with tiles.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#if defined(GLIDE_FAST_AMX)
+#include "attention/cpu.amx.cpp"
+#else
 #include "attention/cpu.kernel.cpp"
+#endif
 
 using namespace glide_fast;
 
@@ -145,7 +149,9 @@ int main() {
         for (int head_size : {32, 64, 128}) {
             for (Mask mask : {Mask::none, Mask::causal, Mask::lengths, Mask::both}) {
                 if (mask != Mask::none && text_tokens) continue;  // no op has both
+#if !defined(GLIDE_FAST_AMX)  // whose tiles multiply bf16 alone
                 single = larger(error<float>(Dtype::f32, head_size, tokens, text_tokens, int(threads), mask), single);
+#endif
                 half = larger(error<bf16>(Dtype::bf16, head_size, tokens, text_tokens, int(threads), mask), half);
             }
         }
