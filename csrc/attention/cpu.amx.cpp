@@ -260,6 +260,7 @@ struct Task {
     template <int n>
     OWN_REGISTERS unsigned raise(const float* block_logits, i64 count, i64 q) const {
         Vec most[side];
+#pragma GCC unroll 16
         for (i64 i = 0; i < side; ++i) {
             most[i] = Vec::all(-__builtin_inff());
             for (i64 k = 0; k < count; k += n * side) {

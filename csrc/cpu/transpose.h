@@ -8,48 +8,60 @@
 namespace glide_fast {
 namespace GLIDE_FAST_ISA {
 
-// Blocks of `size` lanes of two vectors change places across the diagonal: the first vector keeps its lower block and takes the
-// second's lower one, the second keeps its upper block and takes the first's upper one.
-struct Exchange {
-    __m512i first, second;
-
-    explicit Exchange(int size) {
-        const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        const __m512i bit = _mm512_set1_epi32(size), other = _mm512_set1_epi32(16 - size);
-        const __mmask16 high = _mm512_test_epi32_mask(lane, bit);
-        // Index 16 + i is lane i of the second operand.
-        first = _mm512_mask_add_epi32(lane, high, lane, other);
-        second = _mm512_mask_add_epi32(_mm512_add_epi32(lane, bit), high, lane, _mm512_set1_epi32(16));
+// Of two vectors, blocks of 2^step lanes change places across the diagonal: what is left in the first, and in the second. Index
+// 16 + i is lane i of the second vector.
+constexpr struct Exchanged {
+    alignas(64) int first[4][16], second[4][16];
+    constexpr Exchanged() : first(), second() {
+        for (int step = 0; step < 4; ++step) {
+            const int size = 1 << step;
+            for (int lane = 0; lane < 16; ++lane) {
+                first[step][lane] = lane & size ? 16 + lane - size : lane;
+                second[step][lane] = lane & size ? 16 + lane : lane + size;
+            }
+        }
     }
-};
+} exchanged;
+
+template <int step>
+static inline void transpose_step(__m512i (&r)[16]) {
+    constexpr int size = 1 << step;
+    const __m512i first = _mm512_loadu_si512(exchanged.first[step]), second = _mm512_loadu_si512(exchanged.second[step]);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+        if (i & size) continue;
+        const __m512i a = r[i], b = r[i + size];
+        r[i] = _mm512_permutex2var_epi32(a, first, b);
+        r[i + size] = _mm512_permutex2var_epi32(a, second, b);
+    }
+}
 
 // Element j of row i goes to lane i of vector j.
 static inline void transpose(__m512i (&r)[16]) {
-#pragma GCC unroll 4
-    for (int size = 1; size < 16; size *= 2) {
-        const Exchange exchange(size);
+    transpose_step<0>(r);
+    transpose_step<1>(r);
+    transpose_step<2>(r);
+    transpose_step<3>(r);
+}
+
+template <int step, typename Join>
+static inline void join_step(Vec (&r)[16], Join join) {
+    constexpr int size = 1 << step;
+    const __m512i first = _mm512_loadu_si512(exchanged.first[step]), second = _mm512_loadu_si512(exchanged.second[step]);
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) {
-            if (i & size) continue;
-            const __m512i a = r[i], b = r[i + size];
-            r[i] = _mm512_permutex2var_epi32(a, exchange.first, b);
-            r[i + size] = _mm512_permutex2var_epi32(a, exchange.second, b);
-        }
+    for (int i = 0; i < 16; i += 2 * size) {
+        const __m512 a = r[i].v, b = r[i + size].v;
+        r[i] = join(Vec{_mm512_permutex2var_ps(a, first, b)}, Vec{_mm512_permutex2var_ps(a, second, b)});
     }
 }
 
 // Lane i of the result: the lanes of r[i], joined by `join` of two vectors; always in the same order.
 template <typename Join>
 static inline Vec across(Vec (&r)[16], Join join) {
-#pragma GCC unroll 4
-    for (int size = 1; size < 16; size *= 2) {
-        const Exchange exchange(size);
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i += 2 * size) {
-            const __m512 a = r[i].v, b = r[i + size].v;
-            r[i] = join(Vec{_mm512_permutex2var_ps(a, exchange.first, b)}, Vec{_mm512_permutex2var_ps(a, exchange.second, b)});
-        }
-    }
+    join_step<0>(r, join);
+    join_step<1>(r, join);
+    join_step<2>(r, join);
+    join_step<3>(r, join);
     return r[0];
 }
 

@@ -32,7 +32,7 @@ FLAGS = [
 
 def isa_flags() -> dict[str, str]:
     """``X86_FLAGS`` as setup.py has them."""
-    wanted = {"_AVX2", "_AVX512", "X86_FLAGS"}
+    wanted = {"_AVX2", "_AVX512", "_AVX512_BF16", "X86_FLAGS"}
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     names: dict[str, dict[str, str]] = {}
     for node in tree.body:
@@ -58,7 +58,7 @@ def build(isa: str) -> Path:
 
 def build_with_tiles() -> Path:
     """The driver with the AMX kernel, for the emulated processor."""
-    flags = ["-O1", *SANITIZE, *amx_emulated.KERNEL, *amx_emulated.host_flags()]
+    flags = ["-O0", *SANITIZE, *amx_emulated.KERNEL, *amx_emulated.host_flags()]
     return amx_emulated.compiled("sanitized_amx", [str(DRIVER), *flags], link=SANITIZE)
 
 
