@@ -43,7 +43,7 @@ _AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-w
 _AVX512_BF16 = f"{_AVX512} -mavx512bf16"
 # One object of every *.kernel.cpp for each; csrc/cpu/isa.h lists the same names.
 X86_FLAGS = {"portable": "", "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": _AVX512_BF16}
-# Of every *.amx.cpp, where the compiler knows these flags (GCC and Clang from 11 on).
+# Of every *.amx.cpp, where the compiler knows AMX (GCC and Clang from 11 on).
 AMX, AMX_FLAGS = "amx", f"{_AVX512_BF16} -mamx-tile -mamx-bf16"
 CUDA_TARGETS = ("80", "90a", "100")
 # By source. nvcc fuses products and sums unless it is asked not to; guided_step/cuda.cu says why it may not there.
@@ -73,11 +73,12 @@ def compiler() -> list[str]:
     raise CannotBuild(f"no C++ compiler: {named or 'g++'} not found (on Debian or Ubuntu: apt install g++)")
 
 
-def accepts(cxx: list[str], flags: str) -> bool:
-    """Whether the compiler compiles a file that holds nothing with these flags."""
-    command = [*cxx, *shlex.split(flags), "-x", "c++", "-c", os.devnull, "-o", os.devnull]
+def knows_amx(cxx: list[str]) -> bool:
+    """Whether the compiler takes AMX_FLAGS, and its assembler the instructions."""
+    command = [*cxx, *shlex.split(AMX_FLAGS), "-x", "c++", "-c", "-", "-o", os.devnull]
+    tile = 'void multiply() { asm volatile("tdpbf16ps %tmm2, %tmm1, %tmm0"); }'
     try:
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return subprocess.run(command, input=tile, text=True, capture_output=True).returncode == 0
     except OSError:
         return False
 
@@ -153,7 +154,7 @@ class NinjaFile:
     def add_cpu(self) -> list[str]:
         x86 = platform.machine() in ("x86_64", "AMD64")
         isas = X86_FLAGS if x86 else {"portable": ""}
-        amx = x86 and accepts(self.cxx, AMX_FLAGS)
+        amx = x86 and knows_amx(self.cxx)
         if amx:
             self.defines += " -DGLIDE_FAST_AMX"
         for source in cpu_sources():
