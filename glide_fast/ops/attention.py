@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -48,6 +49,33 @@ def tiles_are_left_to_torch() -> bool:
         return False
     usable: bool = library.amx_usable() if hasattr(library, "amx_usable") else True
     return usable
+
+
+def cpu_plans(dtype: torch.dtype) -> Iterator[dict[str, int | str | bool]]:
+    """The instruction sets that are candidates for the C++ kernel here, the best guess first.
+
+    That tiles are faster than AVX-512 for bf16 is a guess. Fp32 has no use for tiles; of the others each is faster than the next.
+    """
+    library = native.load()
+    isas = (
+        [] if library is None else [isa for isa in library.isas() if isa != "amx" or dtype == torch.bfloat16]
+    )
+    for isa in isas[: 2 if isas[:1] == ["amx"] else 1]:
+        yield {"isa": isa}
+
+
+def planned_isa(plan: Mapping[str, int | str | bool] | None, dtype: torch.dtype, isa: str) -> str:
+    """The instruction set of a plan; ``isa`` where there is none.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`cpu_plans`.
+    """
+    if plan is None:
+        return isa
+    candidates = list(cpu_plans(dtype))
+    if plan not in candidates:
+        raise ValueError(f"plan: got {plan}; this call takes {' or '.join(map(str, candidates))}")
+    return str(plan["isa"])
 
 
 @functools.cache

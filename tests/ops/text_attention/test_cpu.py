@@ -355,6 +355,29 @@ def test_with_amx_torch_is_left_what_the_kernel_has_no_tiles_for(
         assert ("AMX tiles" in said) == (expected == "sdpa")
 
 
+@needs_library
+def test_a_plan_is_an_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in TYPES:
+        call = Call(*inputs(1, 2, 40, 7, dtype=dtype))
+        (plan,) = [plan for plan in text_attention_cpu.plans(call) if plan["isa"] != "amx"]
+        found = text_attention_cpu.run(call, plan=plan)
+        assert torch.equal(found, text_attention_cpu.run(call, isa=str(plan["isa"])))
+        for wrong in ({"isa": "sse"}, {}, {**plan, "block": 96}):
+            with pytest.raises(ValueError, match="plan: got"):
+                text_attention_cpu.run(call, plan=wrong)
+    bf16, fp32 = (Call(*inputs(1, 1, 40, 7, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
+    monkeypatch.setattr(
+        native, "load", lambda: SimpleNamespace(isas=lambda: ["amx", "avx512_bf16", "avx512"])
+    )
+    assert [*text_attention_cpu.plans(bf16)] == [{"isa": "amx"}, {"isa": "avx512_bf16"}]
+    assert [*text_attention_cpu.plans(fp32)] == [{"isa": "avx512_bf16"}]
+    if amx_emulated.ISAS:
+        monkeypatch.setattr(native, "load", lambda: amx_emulated.LIBRARY)
+        (plan,) = text_attention_cpu.plans(bf16)
+        found = text_attention_cpu.run(bf16, plan=plan)
+        assert worst(found, exact(bf16.qkv, 1, bf16.encoder_kv)) <= 2.4 * HALF_UNIT[torch.bfloat16]
+
+
 def test_without_the_library_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "why_missing", lambda: "no C++ compiler")
     monkeypatch.setattr(native, "load", lambda: None)
