@@ -40,8 +40,11 @@ CXX_FLAGS = (
 )
 _AVX2 = "-mavx2 -mfma"
 _AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+_AVX512_BF16 = f"{_AVX512} -mavx512bf16"
 # One object of every *.kernel.cpp for each; csrc/cpu/isa.h lists the same names.
-X86_FLAGS = {"portable": "", "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": f"{_AVX512} -mavx512bf16"}
+X86_FLAGS = {"portable": "", "avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": _AVX512_BF16}
+# Of every *.amx.cpp, where the compiler knows AMX (GCC and Clang from 11 on).
+AMX, AMX_FLAGS = "amx", f"{_AVX512_BF16} -mamx-tile -mamx-bf16"
 CUDA_TARGETS = ("80", "90a", "100")
 # By source. nvcc fuses products and sums unless it is asked not to; guided_step/cuda.cu says why it may not there.
 CUDA_FLAGS = {"guided_step/cuda.cu": "-fmad=false"}
@@ -116,6 +119,16 @@ def compiler() -> list[str]:
     raise CannotBuild(f"no C++ compiler: {named or 'g++'} not found (on Debian or Ubuntu: apt install g++)")
 
 
+def knows_amx(cxx: list[str]) -> bool:
+    """Whether the compiler takes AMX_FLAGS, and its assembler the instructions."""
+    command = [*cxx, *shlex.split(AMX_FLAGS), "-x", "c++", "-c", "-", "-o", os.devnull]
+    tile = 'void multiply() { asm volatile("tdpbf16ps %tmm2, %tmm1, %tmm0"); }'
+    try:
+        return subprocess.run(command, input=tile, text=True, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def find_ninja() -> str:
     beside = Path(sys.executable).with_name("ninja")  # of a virtual environment that was not activated
     found = shutil.which("ninja") or (str(beside) if beside.exists() else None)
@@ -166,7 +179,7 @@ class NinjaFile:
             raise CannotBuild("pybind11 is not installed (pip install pybind11)") from error
         system = (pybind11.get_include(), sysconfig.get_paths()["include"])
         includes = " ".join([f"-I{argument(CSRC)}", *(f"-isystem {argument(path)}" for path in system)])
-        self.build_dir, self.library = build_dir, library
+        self.build_dir, self.library, self.cxx = build_dir, library, cxx
         self.objects: list[str] = []
         self.defines = self.libraries = ""
         self.link = "$cxx -shared -fopenmp"
@@ -187,13 +200,18 @@ class NinjaFile:
     def add_cpu(self) -> list[str]:
         x86 = platform.machine() in ("x86_64", "AMD64")
         isas = X86_FLAGS if x86 else {"portable": ""}
+        amx = x86 and knows_amx(self.cxx)
+        if amx:
+            self.defines += " -DGLIDE_FAST_AMX"
         for source in cpu_sources():
             if source.name.endswith(".kernel.cpp"):
                 for isa, flags in isas.items():
                     self.add("cxx", source, f"-DGLIDE_FAST_ISA={isa} {flags}", isa)
-            else:
-                self.add("cxx", source, "")
-        return list(isas)
+            elif not source.name.endswith(".amx.cpp"):
+                self.add("cxx", source, self.defines)
+            elif amx:
+                self.add("cxx", source, f"-DGLIDE_FAST_ISA={AMX} {AMX_FLAGS}", AMX)
+        return [*isas, AMX] if amx else list(isas)
 
     def add_cuda(self, nvcc: str, cxx: list[str], targets: list[str]) -> None:
         codes = " ".join(f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets)
@@ -206,7 +224,7 @@ class NinjaFile:
             self.add("nvcc", source, CUDA_FLAGS.get(source.relative_to(CSRC).as_posix(), ""))
         # nvcc links, since it knows where its toolkit keeps the static runtime.
         self.link = "$nvcc -shared -cudart=static -Xcompiler=-fopenmp"
-        self.defines = "-DGLIDE_FAST_CUDA"
+        self.defines += " -DGLIDE_FAST_CUDA"
 
     def add_bindings(self) -> None:
         self.add("cxx", BINDINGS, f"-O1 {self.defines}")  # glue: nothing to optimise

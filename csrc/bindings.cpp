@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "convolution/bind.h"
+#include "cpu/amx.h"
 #include "cpu/isa.h"
 #include "group_norm_act/bind.h"
 #include "guided_step/bind.h"
@@ -19,7 +20,7 @@ py::list isas() {
     py::list names;
 #define GLIDE_FAST_ADD_NAME(name, ...) \
     if (glide_fast::supported(glide_fast::Isa::name)) names.append(#name);
-    GLIDE_FAST_FOR_EACH_ISA(GLIDE_FAST_ADD_NAME, )
+    GLIDE_FAST_FOR_EACH_NAMED_ISA(GLIDE_FAST_ADD_NAME, )
 #undef GLIDE_FAST_ADD_NAME
     return names;
 }
@@ -31,6 +32,8 @@ PYBIND11_MODULE(_C, module) {
         "C++ kernels of glide_fast; reached through glide_fast.ops. Addresses are integers (0: no tensor), strides are in "
         "elements, type codes are 0 (fp32), 1 (bf16) and 2 (fp16, for CUDA alone), `isa` forces one of isas().";
     module.def("isas", &isas, "Instruction sets that the CPU kernels can use on this machine, best first.");
+    module.def("amx_usable", [] { return glide_fast::amx_usable(); },
+               "Whether this process may use the processor's AMX tiles, however the kernels were compiled.");
     glide_fast::bind_convolution(module);
     glide_fast::bind_group_norm_act(module);
     glide_fast::bind_guided_step(module);

@@ -14,6 +14,9 @@
 namespace glide_fast {
 
 GLIDE_FAST_KERNEL(attention, AttentionWork)
+#if defined(GLIDE_FAST_AMX)
+GLIDE_FAST_DECLARE_KERNEL(amx, attention, AttentionWork)
+#endif
 
 namespace {
 
@@ -64,6 +67,10 @@ void attention(const char* op, const Attention& arguments, bool addresses, int t
     else
         g.parts = 1;
     g.scratch = scratch(g.threads * g.scratch_floats());
+#if defined(GLIDE_FAST_AMX)
+    // Tiles multiply bf16 alone.
+    if (g.dtype == Dtype::bf16 && chosen(isa) == Isa::amx) return amx::attention(g);
+#endif
     run_attention(isa, g);
 }
 

@@ -38,6 +38,9 @@ struct AttentionWork : Attention {
     static constexpr std::int64_t tile = 64;   // queries that share a pass over the keys
     static constexpr std::int64_t block = 96;  // keys whose logits are held at once, at most
     static constexpr std::int64_t rows = 6;    // keys, then queries, that a micro-kernel takes
+    // With AMX: rows of two tiles, and keys whose logits are held at once. Logits of two blocks, a block's weights, sums and
+    // queries of 32 rows are 36 KiB of the first cache's 48; keys and values stream through the rest.
+    static constexpr std::int64_t tile_pair = 32, tile_block = 96;
 
     std::int64_t tiles() const { return (query_tokens + tile - 1) / tile; }
 
@@ -49,10 +52,20 @@ struct AttentionWork : Attention {
         return causal ? std::min(count, end) : count;
     }
 
-    // What a thread needs, in whole cache lines: the keys (to a multiple of `rows`) and values (to an even number) of a head,
-    // a tile's queries, its logits, its sums, and three numbers a query. Fp32 needs all of it, bf16 less.
-    std::int64_t scratch_floats() const {
+    // What a thread needs, in whole cache lines.
+    std::int64_t scratch_floats() const { return std::max(scratch_floats_of_lanes(), scratch_floats_of_tiles()); }
+
+private:
+    // cpu.kernel.cpp: the keys (to a multiple of `rows`) and values (to an even number) of a head, a tile's queries, its logits,
+    // its sums, and three numbers a query. Fp32 needs all of it, bf16 less.
+    std::int64_t scratch_floats_of_lanes() const {
         return (2 * all_keys() + rows + 2 * tile) * head_size + (block + 3) * tile;
+    }
+    // cpu.amx.cpp: keys and values in bf16, to whole pairs of tiles; then of as many queries the channels, two blocks of logits,
+    // sums, totals of 16 keys' weights each, and two numbers.
+    std::int64_t scratch_floats_of_tiles() const {
+        const std::int64_t padded = (all_keys() + tile_pair - 1) / tile_pair * tile_pair;
+        return padded * head_size + tile_pair * (head_size / 2 + 2 * tile_block + head_size + 16 + 2);
     }
 };
 

@@ -14,6 +14,8 @@
 
 #include <omp.h>
 
+#include "attention/rows.h"
+#include "cpu/transpose.h"
 #include "cpu/vec.h"
 
 namespace glide_fast {
@@ -103,37 +105,6 @@ void product(const typename M::Word* a, const typename M::Word* b, std::int64_t 
     }
 }
 
-// One head of one sample: where its rows are.
-template <typename T>
-struct Rows {
-    struct Part {
-        const T* first;
-        std::int64_t stride;
-
-        Part(const HeadRows& all, std::int64_t sample, std::int64_t index)
-            : first(static_cast<const T*>(all.data)), stride(all.token_stride) {
-            if (first) first += sample * all.sample_stride + index * all.head_stride;
-        }
-        const T* row(std::int64_t i) const { return first + i * stride; }
-    };
-    const Part queries, keys, values, text_keys, text_values;
-    T* const y;
-    const std::int64_t y_stride, text_tokens;
-
-    Rows(const AttentionWork& g, std::int64_t sample, std::int64_t index)
-        : queries(g.queries, sample, index),
-          keys(g.keys, sample, index),
-          values(g.values, sample, index),
-          text_keys(g.text_keys, sample, index),
-          text_values(g.text_values, sample, index),
-          y(static_cast<T*>(g.y) + sample * g.y_sample_stride + index * g.head_size),
-          y_stride(g.y_token_stride),
-          text_tokens(g.text_tokens) {}
-    const T* query(std::int64_t i) const { return queries.row(i); }
-    const T* key(std::int64_t i) const { return i < text_tokens ? text_keys.row(i) : keys.row(i - text_tokens); }
-    const T* value(std::int64_t i) const { return i < text_tokens ? text_values.row(i) : values.row(i - text_tokens); }
-};
-
 // As many zeros as there are hidden lanes, then ones: loaded from so far before the middle.
 constexpr struct Seen {
     float ones[2 * Vec::lanes];
@@ -143,28 +114,6 @@ constexpr struct Seen {
     // 0 in the first `hidden` lanes (one at least), else 1.
     Vec from(std::int64_t hidden) const { return Vec::load(ones + Vec::lanes - smaller(hidden, Vec::lanes)); }
 } seen_lanes;
-
-#if defined(__AVX512F__)
-// Element j of row i goes to lane i of vector j: at every step blocks of `size` change places across the diagonal.
-void transpose(__m512i (&r)[16]) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-#pragma GCC unroll 4
-    for (int size = 1; size < 16; size *= 2) {
-        const __m512i bit = _mm512_set1_epi32(size), other = _mm512_set1_epi32(16 - size);
-        const __mmask16 high = _mm512_test_epi32_mask(lane, bit);
-        // Index 16 + i is lane i of the second operand.
-        const __m512i first = _mm512_mask_add_epi32(lane, high, lane, other);
-        const __m512i second = _mm512_mask_add_epi32(_mm512_add_epi32(lane, bit), high, lane, _mm512_set1_epi32(16));
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) {
-            if (i & size) continue;
-            const __m512i a = r[i], b = r[i + size];
-            r[i] = _mm512_permutex2var_epi32(a, first, b);
-            r[i + size] = _mm512_permutex2var_epi32(a, second, b);
-        }
-    }
-}
-#endif
 
 // Word w of each of a tile's queries side by side, [head / depth][tile]; queries past `count` are zero.
 template <typename M, int head>

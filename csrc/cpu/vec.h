@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__)
+#if defined(__SSE2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 

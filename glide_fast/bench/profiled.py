@@ -73,7 +73,7 @@ class Profile:
 
     Attributes:
         step: seconds of the whole step, as it runs outside the profiler (replayed, on a GPU).
-        profiled: seconds of the step under the profiler, to which shares refer; on a GPU the sum of all that it ran.
+        profiled: seconds of the step under the profiler; on a GPU the sum of all that it ran.
         items: by time, longest first.
         kernels: the kernels of a step on a GPU, longest first.
         unlaunched: seconds of kernels on a GPU whose launch the profiler missed, so that they belong to no op.
@@ -130,9 +130,17 @@ class Profile:
         return sum(item.least for item in self.items)
 
     @property
+    def whole(self) -> float:
+        """Seconds that shares refer to: on a GPU of all that it ran; on a CPU of the step without the profiler, which slows it.
+
+        Where the parts took longer than that step, they are the whole.
+        """
+        return self.profiled if self.kernels else max(self.step, sum(item.seconds for item in self.items))
+
+    @property
     def other(self) -> float:
-        """Seconds of the step under the profiler that no op accounts for: copies, lookups, and on a CPU Python."""
-        return max(0.0, self.profiled - sum(item.seconds for item in self.items))
+        """Seconds of the step that no op accounts for: copies, lookups, and on a CPU Python."""
+        return max(0.0, self.whole - sum(item.seconds for item in self.items))
 
     def rows(self) -> list[Row]:
         """One row an item."""
@@ -145,7 +153,7 @@ class Profile:
                 "dtype": str(item.dtype).removeprefix("torch."),
                 "calls": str(item.calls),
                 "seconds": f"{item.seconds:.6g}",
-                "share": f"{item.seconds / self.profiled:.4f}",
+                "share": f"{item.seconds / self.whole:.4f}",
                 "bytes": str(item.cost.bytes),
                 "flops": str(item.cost.flops),
                 "least_seconds": f"{item.least:.6g}",
@@ -181,7 +189,7 @@ class Profile:
             lines.append(f"{'':>9} and {len(self.items) - most} more")
         lines.append("")
         lines += [self._line(item, item.op) for item in self._by_op()]
-        lines.append(f"{self._time(self.other)} {self.other / self.profiled:6.1%} {'':31}  everything else")
+        lines.append(f"{self._time(self.other)} {self.other / self.whole:6.1%} {'':31}  everything else")
         if self.elsewhere.launches:
             launches = f"{self.elsewhere.launches} launch{'es' if self.elsewhere.launches > 1 else ''}"
             lines.append(
@@ -203,7 +211,7 @@ class Profile:
     def _line(self, item: Item, name: str) -> str:
         ceiling = f"{item.least / item.seconds:7.0%}" if item.seconds else " " * 7
         return (
-            f"{self._time(item.seconds)} {item.seconds / self.profiled:6.1%} {item.calls:5} "
+            f"{self._time(item.seconds)} {item.seconds / self.whole:6.1%} {item.calls:5} "
             f"{item.cost.bytes / 1e6:8.1f} {item.cost.flops / 1e9:8.2f} {ceiling}  {name}"
         )
 

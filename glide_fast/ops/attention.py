@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Iterator, Mapping
 
 import torch
 
+from glide_fast.cpu import features
 from glide_fast.ops import native
 
-# csrc/cpu/attention.kernel.cpp
+# csrc/attention/cpu.cpp
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 HEAD_SIZES = (32, 64, 128)
 
@@ -35,6 +37,45 @@ def cpu_worth(facts: object) -> str | None:
     if library is not None and library.isas()[0] == "portable":
         return "without AVX2 it takes twice the time of SDPA; force it to compare"
     return None
+
+
+def tiles_are_left_to_torch() -> bool:
+    """Whether torch may multiply bf16 in this processor's AMX tiles, but the C++ kernel was compiled without them.
+
+    Where the system refuses tiles to the process, torch has none either.
+    """
+    library = native.load()
+    if library is None or "AMX BF16" not in features() or "amx" in library.isas():
+        return False
+    usable: bool = library.amx_usable() if hasattr(library, "amx_usable") else True
+    return usable
+
+
+def cpu_plans(dtype: torch.dtype) -> Iterator[dict[str, int | str | bool]]:
+    """The instruction sets that are candidates for the C++ kernel here, the best guess first.
+
+    That tiles are faster than AVX-512 for bf16 is a guess. Fp32 has no use for tiles; of the others each is faster than the next.
+    """
+    library = native.load()
+    isas = (
+        [] if library is None else [isa for isa in library.isas() if isa != "amx" or dtype == torch.bfloat16]
+    )
+    for isa in isas[: 2 if isas[:1] == ["amx"] else 1]:
+        yield {"isa": isa}
+
+
+def planned_isa(plan: Mapping[str, int | str | bool] | None, dtype: torch.dtype, isa: str) -> str:
+    """The instruction set of a plan; ``isa`` where there is none.
+
+    Raises:
+        ValueError: for a plan that is none of :func:`cpu_plans`.
+    """
+    if plan is None:
+        return isa
+    candidates = list(cpu_plans(dtype))
+    if plan not in candidates:
+        raise ValueError(f"plan: got {plan}; this call takes {' or '.join(map(str, candidates))}")
+    return str(plan["isa"])
 
 
 @functools.cache

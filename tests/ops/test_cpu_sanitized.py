@@ -11,7 +11,8 @@ from support import cpu_sanitized
 from glide_fast.ops import native
 
 library = native.load()
-ISAS = ["portable"] if library is None else library.isas()
+# Their kernels have no tiles: with "amx" they run what is compiled for "avx512_bf16".
+ISAS = ["portable"] if library is None else [isa for isa in library.isas() if isa != "amx"]
 
 
 @pytest.fixture(scope="module")

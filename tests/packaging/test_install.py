@@ -214,6 +214,25 @@ def test_without_torch_the_rest_is_built(tmp_path: Path, monkeypatch: pytest.Mon
         setup["find_torch"]()
 
 
+@pytest.mark.parametrize("knows", [True, False])
+def test_tiles_are_left_out_where_the_compiler_does_not_know_them(tmp_path: Path, knows: bool) -> None:
+    with mock.patch("setuptools.setup"):
+        setup = runpy.run_path(str(ROOT / "setup.py"))
+    for compiler in ("false", str(tmp_path / "missing")):
+        assert not setup["knows_amx"]([compiler])
+    ninja = setup["NinjaFile"](tmp_path, tmp_path / "library.so", ["g++"])
+    names = ninja.add_cpu.__globals__
+    with (
+        mock.patch.dict(names, knows_amx=lambda cxx: knows),
+        mock.patch("platform.machine", lambda: "x86_64"),
+    ):
+        built = ninja.add_cpu()
+        ninja.add_bindings()
+    text = "\n".join(ninja.builds)
+    assert ("amx" in built, "cpu.amx.cpp.amx.o" in text, "-DGLIDE_FAST_AMX" in text) == (knows,) * 3
+    assert "cpu.amx.cpp.o" not in text and "cpu.amx.cpp.avx2.o" not in text
+
+
 def test_the_wheel_lives_beside_another_owner_of_kernels(wheel: Path, rival: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     run(*PIP, "install", *OFFLINE, "--target", target, wheel, rival, cwd=tmp_path)

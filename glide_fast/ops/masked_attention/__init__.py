@@ -52,7 +52,7 @@ def masked_attention(
 
 
 OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
-OP.register("cpu", cpu.run, cpu.supports, attention.cpu_worth, plain_only=True)
+OP.register("cpu", cpu.run, cpu.supports, attention.cpu_worth, plain_only=True, plans=cpu.plans)
 OP.register("sdpa", sdpa.run, sdpa.supports, sdpa.worth, plain_only=True)
 OP.register("xformers", xformers.run, xformers.supports, plain_only=True)
 OP.register("reference", reference.run)

@@ -1,10 +1,12 @@
-"""The C++ backend of masked_attention for CPUs; it shares its kernel, csrc/attention/cpu.kernel.cpp, with text_attention."""
+"""The C++ backend of masked_attention for CPUs; the kernels, in csrc/attention, are those of text_attention."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 
-from glide_fast.ops import native
+from glide_fast.ops import attention, native
 from glide_fast.ops.attention import HEAD_SIZES, TYPE_CODES
 from glide_fast.ops.masked_attention.arguments import Call, Facts
 
@@ -26,11 +28,23 @@ def supports(facts: Facts) -> str | None:
     return native.why_without("masked_attention")
 
 
-def run(call: Call, *, out: torch.Tensor | None = None, isa: str = "") -> torch.Tensor:
+def plans(call: Call) -> Iterator[dict[str, int | str | bool]]:
+    """Every plan that :func:`run` takes for this call, the best guess first: an instruction set."""
+    return attention.cpu_plans(call.q.dtype)
+
+
+def run(
+    call: Call,
+    *,
+    out: torch.Tensor | None = None,
+    isa: str = "",
+    plan: Mapping[str, int | str | bool] | None = None,
+) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 
-    ``out`` (of q's shape and type, a token's channels side by side) takes the result; ``isa``, threads and scratch memory are
-    as in :func:`glide_fast.ops.text_attention.cpu.run`. The result is the same, bit for bit, for any number of threads.
+    ``out`` (of q's shape and type, a token's channels side by side) takes the result; ``isa``, ``plan``, threads and scratch
+    memory are as in :func:`glide_fast.ops.text_attention.cpu.run`. The result is the same, bit for bit, for any number of
+    threads.
     """
     library, q, k, v, lengths = native.load(), call.q, call.k, call.v, call.lengths
     result = call.empty_result() if out is None else out
@@ -48,6 +62,6 @@ def run(call: Call, *, out: torch.Tensor | None = None, isa: str = "") -> torch.
         q.shape[1],
         k.shape[1],
         torch.get_num_threads(),
-        isa,
+        attention.planned_isa(plan, q.dtype, isa),
     )
     return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 
-from glide_fast.ops import attention
 from glide_fast.ops.backends import Op
 from glide_fast.ops.text_attention import cpu, reference, sdpa, traced, triton, xformers
 from glide_fast.ops.text_attention.arguments import Call, Facts, check_arguments
@@ -42,7 +41,7 @@ def text_attention(qkv: torch.Tensor, heads: int, encoder_kv: torch.Tensor | Non
 
 
 OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
-OP.register("cpu", cpu.run, cpu.supports, attention.cpu_worth, plain_only=True)
+OP.register("cpu", cpu.run, cpu.supports, cpu.worth, plain_only=True, plans=cpu.plans)
 OP.register("sdpa", sdpa.run, sdpa.supports, sdpa.worth, plain_only=True)
 OP.register("xformers", xformers.run, xformers.supports, plain_only=True)
 OP.register("reference", reference.run)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import amx_emulated
 
 from glide_fast.errors import BackendError
 from glide_fast.ops import masked_attention, native
@@ -25,6 +26,10 @@ needs_library = pytest.mark.skipif(library is None, reason=str(native.why_missin
 ISAS = [] if library is None else library.isas()
 HALF_UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 TYPES = list(HALF_UNIT)
+KINDS = [(isa, dtype) for isa in ISAS for dtype in TYPES] + [
+    (isa, torch.bfloat16) for isa in amx_emulated.ISAS
+]
+BEST = [("", dtype) for dtype in TYPES] + [(isa, torch.bfloat16) for isa in amx_emulated.ISAS]
 NAN = float("nan")
 
 
@@ -51,7 +56,9 @@ def run(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *,
     causal: bool = False, lengths: torch.Tensor | None = None, **options: Any,
 ) -> torch.Tensor:  # fmt: skip
-    return masked_attention_cpu.run(Call(q, k, v, heads, causal, lengths), **options)
+    call = Call(q, k, v, heads, causal, lengths)
+    result: torch.Tensor = amx_emulated.run(masked_attention_cpu, call, **options)
+    return result
 
 
 def exact(arguments: list[torch.Tensor], heads: int, **mask: Any) -> torch.Tensor:
@@ -71,7 +78,7 @@ def bound(v: torch.Tensor) -> float:
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *amx_emulated.ISAS])
 @settings(max_examples=60)
 @given(data=st.data())
 def test_error_is_at_most_twice_that_of_plain_torch(isa: str, data: st.DataObject) -> None:
@@ -81,7 +88,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(isa: str, data: st.DataObjec
     queries = draw(tokens, "queries")
     keys = queries if causal else draw(tokens, "keys")
     n, heads = draw(st.integers(1, 3), "samples"), draw(st.integers(1, 3), "heads")
-    dtype = draw(st.sampled_from(TYPES), "type")
+    dtype = torch.bfloat16 if isa in amx_emulated.ISAS else draw(st.sampled_from(TYPES), "type")
     size = draw(st.sampled_from([0.0, 1.0, 1.0, 10.0, 300.0]), "size")
     arguments = qkv(
         *(n, heads, queries, keys, draw(st.sampled_from(HEAD_SIZES), "head size"), dtype, size),
@@ -124,8 +131,7 @@ def test_the_towers_of_clip_take_it_by_default(
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 def test_keys_behind_a_length_are_never_read(isa: str, dtype: torch.dtype) -> None:
     lengths = torch.tensor([1, 63, 64, 97, 130])
     for causal in (False, True):
@@ -138,8 +144,7 @@ def test_keys_behind_a_length_are_never_read(isa: str, dtype: torch.dtype) -> No
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 def test_a_query_does_not_see_what_comes_after_it(isa: str, dtype: torch.dtype) -> None:
     """Not a bit of it: with huge keys and values behind it the same bits come out, wherever tiles and blocks end."""
     q, k, v = qkv(1, 2, 200, 200, 32, dtype)
@@ -152,19 +157,17 @@ def test_a_query_does_not_see_what_comes_after_it(isa: str, dtype: torch.dtype) 
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-def test_a_mask_that_hides_nothing_is_none(isa: str) -> None:
-    for dtype in TYPES:
-        arguments = qkv(2, 2, 70, 110, 32, dtype)
-        plain = run(*arguments, 2, isa=isa)
-        for lengths in ([110, 110], [111, 2**40]):
-            masked = run(*arguments, 2, lengths=torch.tensor(lengths), isa=isa)
-            assert torch.equal(masked, plain)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
+def test_a_mask_that_hides_nothing_is_none(isa: str, dtype: torch.dtype) -> None:
+    arguments = qkv(2, 2, 70, 110, 32, dtype)
+    plain = run(*arguments, 2, isa=isa)
+    for lengths in ([110, 110], [111, 2**40]):
+        masked = run(*arguments, 2, lengths=torch.tensor(lengths), isa=isa)
+        assert torch.equal(masked, plain)
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 def test_logits_of_any_size_pick_the_largest_that_is_seen(isa: str, dtype: torch.dtype) -> None:
     for size in (1e6, 1e15, 1e30):
         q, k, v = qkv(1, 1, 150, 150, 32, dtype)
@@ -176,16 +179,16 @@ def test_logits_of_any_size_pick_the_largest_that_is_seen(isa: str, dtype: torch
 
 
 @needs_library
-def test_no_length_is_no_reason_to_leave_its_memory() -> None:
+@pytest.mark.parametrize(("isa", "dtype"), BEST)
+def test_no_length_is_no_reason_to_leave_its_memory(isa: str, dtype: torch.dtype) -> None:
     """The result is undefined; keys before the first and behind the last would be NaN."""
-    arguments = qkv(3, 2, 20, 20, gap=8)
+    arguments = qkv(3, 2, 20, 20, dtype=dtype, gap=8)
     lengths = torch.tensor([0, -5, -(2**62)])
-    assert run(*arguments, 2, lengths=lengths).isfinite().all()
+    assert run(*arguments, 2, lengths=lengths, isa=isa).isfinite().all()
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 def test_nothing_is_written_outside_the_output(isa: str, dtype: torch.dtype) -> None:
     for tokens in (1, 63, 65):
         arguments = qkv(2, 3, tokens, tokens, 32, dtype)
@@ -198,23 +201,24 @@ def test_nothing_is_written_outside_the_output(isa: str, dtype: torch.dtype) -> 
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), BEST)
 @pytest.mark.parametrize("causal", [False, True])
-def test_neither_threads_nor_the_batch_change_a_bit(dtype: torch.dtype, causal: bool) -> None:
-    arguments = qkv(3, 2, 600, 600, dtype=dtype)
-    lengths = torch.tensor([600, 31, 300])
+def test_neither_threads_nor_the_batch_change_a_bit(isa: str, dtype: torch.dtype, causal: bool) -> None:
+    tokens = 300 if isa in amx_emulated.ISAS else 600
+    arguments = qkv(3, 2, tokens, tokens, dtype=dtype)
+    lengths = torch.tensor([tokens, 31, tokens // 2])
     before = torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(run(*arguments, 2, causal=causal, lengths=lengths))
+            results.append(run(*arguments, 2, causal=causal, lengths=lengths, isa=isa))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
     for i in range(3):
         one = slice(i, i + 1)
-        alone = run(*(x[one] for x in arguments), 2, causal=causal, lengths=lengths[one])
+        alone = run(*(x[one] for x in arguments), 2, causal=causal, lengths=lengths[one], isa=isa)
         assert torch.equal(alone, results[0][one])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import amx_emulated
 
 from glide_fast.errors import BackendError
-from glide_fast.ops import native, text_attention
+from glide_fast.ops import attention, native, text_attention
 from glide_fast.ops.attention import HEAD_SIZES
 from glide_fast.ops.backends import force
 from glide_fast.ops.text_attention import cpu as text_attention_cpu
@@ -28,6 +30,10 @@ needs_library = pytest.mark.skipif(library is None, reason=str(native.why_missin
 ISAS = [] if library is None else library.isas()
 HALF_UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 TYPES = list(HALF_UNIT)
+KINDS = [(isa, dtype) for isa in ISAS for dtype in TYPES] + [
+    (isa, torch.bfloat16) for isa in amx_emulated.ISAS
+]
+BEST = [("", dtype) for dtype in TYPES] + [(isa, torch.bfloat16) for isa in amx_emulated.ISAS]
 NAN = float("nan")
 
 
@@ -66,7 +72,8 @@ def inputs(
 
 
 def run(qkv: torch.Tensor, heads: int, text: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
-    return text_attention_cpu.run(Call(qkv, heads, text), **options)
+    result: torch.Tensor = amx_emulated.run(text_attention_cpu, Call(qkv, heads, text), **options)
+    return result
 
 
 def exact(qkv: torch.Tensor, heads: int, text: torch.Tensor | None) -> torch.Tensor:
@@ -94,7 +101,7 @@ def poisoned(qkv: torch.Tensor) -> torch.Tensor:
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *amx_emulated.ISAS])
 @settings(max_examples=60)
 @given(
     n=st.integers(1, 3),
@@ -119,6 +126,8 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     gaps: tuple[int, int],
     seed: int,
 ) -> None:
+    if isa in amx_emulated.ISAS:
+        n, heads, dtype = min(n, 2), min(heads, 2), torch.bfloat16
     arguments = inputs(n, heads, tokens, text_tokens, head, dtype, size, gaps, seed)
     truth = exact(*arguments)
     result = run(*arguments, out=poisoned(arguments[0]), isa=isa)
@@ -147,8 +156,7 @@ def test_glide_shapes_through_the_public_op(
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 def test_logits_of_any_size_pick_the_largest(isa: str, dtype: torch.dtype) -> None:
     """Keys grow along the sequence, so every block raises the maximum by far more than an exponential of fp32 holds."""
     tokens, heads, head = 250, 1, 32
@@ -170,8 +178,7 @@ def test_logits_of_any_size_pick_the_largest(isa: str, dtype: torch.dtype) -> No
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_what_is_not_finite_spoils_no_more_than_it_must(isa: str, dtype: torch.dtype, value: float) -> None:
     """In a query its own token and head, in a key its head, in a value its channel of its head."""
@@ -189,8 +196,7 @@ def test_what_is_not_finite_spoils_no_more_than_it_must(isa: str, dtype: torch.d
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), KINDS)
 def test_nothing_is_written_outside_the_output(isa: str, dtype: torch.dtype) -> None:
     for tokens in (1, 63, 65):
         arguments = inputs(2, 3, tokens, 5, 32, dtype)
@@ -203,36 +209,39 @@ def test_nothing_is_written_outside_the_output(isa: str, dtype: torch.dtype) -> 
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("isa", "dtype"), BEST)
 @pytest.mark.parametrize("shape", [(2, 3, 300, 50), (1, 1, 1024, 128), (2, 12, 64, 128)])
 def test_the_number_of_threads_does_not_change_a_bit(
-    shape: tuple[int, int, int, int], dtype: torch.dtype
+    shape: tuple[int, int, int, int], isa: str, dtype: torch.dtype
 ) -> None:
-    arguments = inputs(*shape, dtype=dtype)
+    n, heads, tokens, text_tokens = shape
+    if isa in amx_emulated.ISAS:
+        tokens //= 3
+    arguments = inputs(n, heads, tokens, text_tokens, dtype=dtype)
     before = torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            results.append(run(*arguments))
+            results.append(run(*arguments, isa=isa))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", TYPES)
-def test_a_query_depends_on_its_own_row_and_the_keys_only(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("isa", "dtype"), BEST)
+def test_a_query_depends_on_its_own_row_and_the_keys_only(isa: str, dtype: torch.dtype) -> None:
     qkv, heads, text = inputs(3, 2, 150, 20, dtype=dtype)
     assert text is not None
-    together = run(qkv, heads, text)
+    together = run(qkv, heads, text, isa=isa)
     for i in range(3):
-        assert torch.equal(run(qkv[i : i + 1], heads, text[i : i + 1]), together[i : i + 1])
+        assert torch.equal(run(qkv[i : i + 1], heads, text[i : i + 1], isa=isa), together[i : i + 1])
     # Other queries, the same keys and values.
     changed = qkv.unflatten(1, (heads, 3, 64)).clone()
     changed[:, :, 0, :, 1:] = 3.0
     changed = changed.permute(0, 4, 1, 2, 3).flatten(2).transpose(1, 2)
-    y = run(changed, heads, text)
+    y = run(changed, heads, text, isa=isa)
     assert torch.equal(y[:, :, 0], together[:, :, 0])
 
 
@@ -309,6 +318,64 @@ def test_it_comes_before_sdpa_where_it_was_measured_faster(monkeypatch: pytest.M
     assert "without AVX2" in reason(qkv, heads, text)
     with force(text_attention="cpu"):
         assert reason(qkv, heads, text) == "None"
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("isas", "usable", "tokens", "dtype", "wanted"),
+    [
+        (
+            ["avx512_bf16"],
+            True,
+            LONG,
+            torch.bfloat16,
+            "sdpa",
+        ),  # compiled without tiles, on a processor that has them
+        (["avx512_bf16"], None, LONG, torch.bfloat16, "sdpa"),  # by a library that does not know of them
+        (["avx512_bf16"], False, LONG, torch.bfloat16, "cpu"),  # the system refuses tiles, to torch as well
+        (["avx512_bf16"], True, LONG - 1, torch.bfloat16, "cpu"),
+        (["avx512_bf16"], True, LONG, torch.float32, "cpu"),
+        (["amx", "avx512_bf16"], True, LONG, torch.bfloat16, "cpu"),
+    ],
+)
+def test_with_amx_torch_is_left_what_the_kernel_has_no_tiles_for(
+    isas: list[str], usable: bool | None, tokens: int, dtype: torch.dtype, wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fake = SimpleNamespace(isas=lambda: isas)
+    if usable is not None:
+        fake.amx_usable = lambda: usable
+    facts = Call(*inputs(1, 1, tokens, 7, dtype=dtype)).facts()
+    monkeypatch.setattr(native, "load", lambda: fake)
+    for features, expected in ((["AMX BF16"], wanted), ([], "cpu")):
+        monkeypatch.setattr(op.OP, "_choices", {})
+        monkeypatch.setattr(attention, "features", lambda features=features: features)
+        assert op.OP.choose(facts).name == expected
+        said = str({v.backend: v.reason for v in op.OP.explain(facts).verdicts}["cpu"])
+        assert ("AMX tiles" in said) == (expected == "sdpa")
+
+
+@needs_library
+def test_a_plan_is_an_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in TYPES:
+        call = Call(*inputs(1, 2, 40, 7, dtype=dtype))
+        (plan,) = [plan for plan in text_attention_cpu.plans(call) if plan["isa"] != "amx"]
+        found = text_attention_cpu.run(call, plan=plan)
+        assert torch.equal(found, text_attention_cpu.run(call, isa=str(plan["isa"])))
+        for wrong in ({"isa": "sse"}, {}, {**plan, "block": 96}):
+            with pytest.raises(ValueError, match="plan: got"):
+                text_attention_cpu.run(call, plan=wrong)
+    bf16, fp32 = (Call(*inputs(1, 1, 40, 7, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32))
+    monkeypatch.setattr(
+        native, "load", lambda: SimpleNamespace(isas=lambda: ["amx", "avx512_bf16", "avx512"])
+    )
+    assert [*text_attention_cpu.plans(bf16)] == [{"isa": "amx"}, {"isa": "avx512_bf16"}]
+    assert [*text_attention_cpu.plans(fp32)] == [{"isa": "avx512_bf16"}]
+    if amx_emulated.ISAS:
+        monkeypatch.setattr(native, "load", lambda: amx_emulated.LIBRARY)
+        (plan,) = text_attention_cpu.plans(bf16)
+        found = text_attention_cpu.run(bf16, plan=plan)
+        assert worst(found, exact(bf16.qkv, 1, bf16.encoder_kv)) <= 2.4 * HALF_UNIT[torch.bfloat16]
 
 
 def test_without_the_library_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support import amx_emulated
 
 from glide_fast.ops import native
 
@@ -21,16 +22,17 @@ ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
 DRIVER = Path(__file__).with_name("cpu_sanitized.cpp")
 COMPILER = shutil.which("g++")
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = [
     *("-std=c++17", "-O1", "-ffp-contract=off", "-fopenmp", f"-I{CSRC}"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *SANITIZE,
     *("-Wall", "-Wextra", "-Werror", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]
 
 
 def isa_flags() -> dict[str, str]:
     """``X86_FLAGS`` as setup.py has them."""
-    wanted = {"_AVX2", "_AVX512", "X86_FLAGS"}
+    wanted = {"_AVX2", "_AVX512", "_AVX512_BF16", "X86_FLAGS"}
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     names: dict[str, dict[str, str]] = {}
     for node in tree.body:
@@ -54,15 +56,22 @@ def build(isa: str) -> Path:
     return program
 
 
+def build_with_tiles() -> Path:
+    """The driver with the AMX kernel, for the emulated processor."""
+    flags = ["-O0", *SANITIZE, *amx_emulated.KERNEL, *amx_emulated.host_flags()]
+    return amx_emulated.compiled("sanitized_amx", [str(DRIVER), *flags], link=SANITIZE)
+
+
 @pytest.mark.skipif(COMPILER is None, reason="needs g++ to compile the kernel with sanitizers; there is none")
-@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "portable"])
+@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "portable", *amx_emulated.ISAS])
 def test_no_access_is_out_of_bounds(isa: str) -> None:
     library = native.load()
-    if isa not in (["portable"] if library is None else library.isas()):
+    if isa not in [*(["portable"] if library is None else library.isas()), *amx_emulated.ISAS]:
         pytest.skip(f"this machine has no {isa}")
     # Leaks are not looked for: OpenMP keeps its threads until the process ends.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([str(build(isa))], capture_output=True, text=True, timeout=300, env=environment)
+    program = build_with_tiles() if isa in amx_emulated.ISAS else build(isa)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     single, half = map(float, done.stdout.split())
     # Logits reach 40, values 2: roundings of the former in fp32; one of the result and its weights in bf16.
