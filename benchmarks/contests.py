@@ -79,7 +79,7 @@ def sizes(op: str, device: str, *, quick: bool = False, small: bool = False) -> 
 
     Args:
         quick: one case of each model, at its first batch.
-        small: the small form of each case, at its first batch; all cases of an op that the runtime does not use on the device.
+        small: the small form of each case, at its first batch; of an op that the runtime does not use there, of all cases.
     """
     every = cases_on(op, device) or (list(cases_of(op).CASES) if small else [])
     if quick:

@@ -33,6 +33,7 @@ from .build import Build
 
 TAPS = 9
 FILL = 132  # multiprocessors of an H100
+TMA = (9, 0)  # compute capability from which descriptors are fetched by hardware
 LEAST_STEPS = 8  # of a split's sum: fewer would not pay for filling the pipeline
 REDUCE_TILE = 1024
 REDUCE_WARPS = 4
@@ -72,10 +73,6 @@ def plan(pixels: int, inputs: int, outputs: int) -> Plan:
     return Plan(rows, columns, step, splits, 8 if large else 4, 3 if large else 4)
 
 
-BY_DESCRIPTORS = 12
-"""How many of :func:`plans` are also tried with their tiles fetched by descriptors."""
-
-
 @functools.cache
 def plans(pixels: int, inputs: int, outputs: int) -> tuple[Plan, ...]:
     """Every cut that is worth a measurement, the guess of :func:`plan` first; the arguments are those."""
@@ -90,6 +87,8 @@ def plans(pixels: int, inputs: int, outputs: int) -> tuple[Plan, ...]:
     ]
     if outputs <= 16:
         tiles = [(64, 16, 4, 4), (128, 16, 4, 3), (128, 16, 8, 3)]
+    elif outputs % 256 == 0 or _tiles(pixels, outputs, 128, 256) >= 2 * FILL:
+        tiles.append((128, 256, 8, 3))
     found = [plan(pixels, inputs, outputs)]
     for rows, columns, warps, stages in tiles:
         for wide in (
@@ -437,15 +436,14 @@ def constants(cut: Plan, inputs: int, height: int = 0, width: int = 0) -> dict[s
 
 
 def plans_of(call: Any) -> tuple[Plan, ...]:
-    """:func:`plans` of a call (:class:`glide_fast.ops.convolution.arguments.Call`)."""
+    """:func:`plans` of a call (:class:`glide_fast.ops.convolution.arguments.Call`), and the first of them by descriptors."""
     samples, inputs, height, width = call.x.shape
     found = plans(samples * height * width, inputs, call.weight.shape[0])
-    fetched = [
-        cut._replace(loads=DESCRIPTORS)
-        for cut in found[:BY_DESCRIPTORS]
-        if inputs % cut.inputs == 0 and why_no_descriptors(call.x, call.weight, cut) is None
-    ]
-    return (*found, *fetched)
+    cut = found[0]
+    served = inputs % cut.inputs == 0 and box(cut.pixels, height, width) is not None
+    if call.x.is_cuda and torch.cuda.get_device_capability(call.x.device) < TMA:
+        served = False
+    return (*found, cut._replace(loads=DESCRIPTORS)) if served else found
 
 
 def builds(
@@ -533,7 +531,7 @@ def candidate_builds() -> list[Build]:
         for shape in glide_shapes()
         for cut in plans(shape[0] * shape[1] ** 2, *shape[2:])
         for build in builds(*shape, cut=cut)
-    ]
+    ] + [build for shape in glide_shapes() for build in descriptor_builds(*shape)]
 
 
 def shipped_builds() -> list[Build]:

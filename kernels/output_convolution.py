@@ -216,9 +216,11 @@ def constants(cut: Plan, outputs: int, split: bool) -> dict[str, Any]:
     return {"SPLIT": split, "PIXELS": cut.pixels, "INPUTS": cut.inputs, "COLUMNS": columns(outputs)}
 
 
-def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "fp16") -> list[Build]:
-    """What :func:`launch` compiles for a shape with a bias. ``element``: x's Triton type."""
-    cut = plan(samples * side * side, inputs)
+def builds(
+    samples: int, side: int, inputs: int, outputs: int, element: str = "fp16", cut: Plan | None = None
+) -> list[Build]:
+    """What :func:`launch` compiles for a shape with a bias. ``element``: x's Triton type; ``cut``: in place of :func:`plan`."""
+    cut = plan(samples * side * side, inputs) if cut is None else cut
     label = f"[{samples}, {inputs}, {side}, {side}] {element} to {outputs}"
     kinds = {
         "x": f"*{element}",
@@ -241,17 +243,24 @@ def builds(samples: int, side: int, inputs: int, outputs: int, element: str = "f
     return found
 
 
-def _builds(dtype: torch.dtype, one_prompt: bool) -> list[Build]:
+def _builds(dtype: torch.dtype, one_prompt: bool, candidates: bool = False) -> list[Build]:
     found = []
     for call in fake_calls("output_convolution", dtype, "cuda", one_prompt=one_prompt):
         n, inputs, side, _ = call.x.shape
-        found += builds(n, side, inputs, call.weight.shape[0], ELEMENTS[call.x.dtype])
+        shape = n, side, inputs, call.weight.shape[0], ELEMENTS[call.x.dtype]
+        for cut in plans_of(call) if candidates else (None,):
+            found += builds(*shape, cut)
     return found
 
 
 def default_builds() -> list[Build]:
     """What one prompt launches in fp16."""
     return _builds(torch.float16, True)
+
+
+def candidate_builds() -> list[Build]:
+    """Every plan of GLIDE's calls in fp16."""
+    return _builds(torch.float16, False, candidates=True)
 
 
 def shipped_builds() -> list[Build]:

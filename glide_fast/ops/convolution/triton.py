@@ -1,8 +1,8 @@
 """The Triton backend of convolution, 3x3 at stride 1 only; the kernels are in kernels/convolution.py.
 
-It runs where it was faster than cuDNN on an H100 (:mod:`glide_fast.ops.convolution.ways`): at 8x8 pixels and a batch of 1 or 2,
-and in one layer of 16x16; or where a file of plans says that it is the fastest (:mod:`glide_fast.plans`).
-``GLIDE_FAST_BACKEND=convolution=triton`` forces it elsewhere.
+It runs where it was measured to be the fastest (:mod:`glide_fast.plans`) and, without a measurement on this device, where it was
+faster than cuDNN on an H100 (:mod:`glide_fast.ops.convolution.ways`): at 8x8 pixels and a batch of 1 or 2, and in one layer of
+16x16. ``GLIDE_FAST_BACKEND=convolution=triton`` forces it elsewhere.
 """
 
 from __future__ import annotations

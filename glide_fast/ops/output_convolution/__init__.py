@@ -46,5 +46,5 @@ def output_convolution(
     return result
 
 
-OP.register("triton", triton.run, triton.supports, plain_only=True)
+OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
 OP.register("reference", reference.run)

@@ -8,6 +8,7 @@ import torch
 
 from glide_fast.ops import triton_runtime
 from glide_fast.ops.output_convolution.arguments import Call, Facts
+from glide_fast.plans.file import Plan
 
 TYPES = (torch.float16, torch.float32)
 MOST_OUTPUTS = 14  # nine columns of the products each, of 128
@@ -28,13 +29,13 @@ def supports(facts: Facts) -> str | None:
     return triton_runtime.why_not(facts.device, "output_convolution")
 
 
-def plans(call: Call) -> Iterator[dict[str, int | str | bool]]:
+def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
     kernels, _ = triton_runtime.load("output_convolution")
     return (cut._asdict() for cut in kernels.plans_of(call)) if kernels is not None else iter(())
 
 
-def run(call: Call, *, plan: dict[str, int | str | bool] | None = None) -> torch.Tensor:
+def run(call: Call, *, plan: Plan | None = None) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 
     Raises:
@@ -43,10 +44,8 @@ def run(call: Call, *, plan: dict[str, int | str | bool] | None = None) -> torch
     kernels, _ = triton_runtime.load("output_convolution")
     if kernels is None:
         raise RuntimeError("output_convolution's Triton kernels were called where they decline")
-    if plan is not None and plan not in plans(call):
-        raise ValueError(f"plan: got {plan}; accepted: one of {list(plans(call))}")
     y = call.empty_result()
     with torch.cuda.device_of(call.x):
-        cut = None if plan is None else kernels.Plan(**plan)
+        cut = None if plan is None else triton_runtime.cut_of(kernels.Plan, plan, kernels.plans_of(call))
         kernels.launch(call.x, call.weight, call.bias, y, cut=cut)
     return y
