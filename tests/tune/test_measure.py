@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,48 @@ def test_noise_does_not_replace_the_rules_choice(
     verdict = measure._verdict(task, entered, measured, {"rule": "r", "fast": "f"}, 3, task.arguments())
     assert verdict.row is not None and verdict.row.fastest.backend == wins
     assert verdict.by_rule_us == pytest.approx(1e6 * rule[1])
+
+
+def test_on_a_gpu_what_a_graph_wrote_is_compared(
+    task: Task, only: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the graph holds the call several times, of which the time of one is told."""
+    ran: list[int] = []
+    released: list[int] = []
+
+    class Graph:
+        def __init__(self, work: Any) -> None:
+            self._work = work
+
+        def replay(self) -> None:
+            self._work()
+
+        def release(self) -> None:
+            released.append(1)
+
+    class Recorder:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def record(self, work: Any) -> Graph:
+            work()
+            return Graph(work)
+
+    def counted(call: Call) -> torch.Tensor:
+        ran.append(1)
+        return reference.run(call)
+
+    monkeypatch.setattr(measure, "CudaGraphs", Recorder)
+    only(backend("counted", counted))
+    entrant = next(measure.entrants(OP, task.arguments(), task.signature))
+    with ExitStack() as ends:
+        competitor = measure._captured(entrant, CPU, 3, torch.float32, ends)
+        assert len(ran) == 4 and competitor.outputs is not None
+        (found,) = competitor.outputs()
+        competitor.call()
+        assert len(ran) == 10 and not released
+        assert torch.equal(found, reference.run(entrant.call))
+    assert released == [1]
+    timed = Measurement("tune", "", "", "counted", value=6.0, lower=3.0, upper=9.0)
+    once = measure._divided(timed, 3)
+    assert (once.value, once.lower, once.upper) == (2.0, 1.0, 3.0)
