@@ -87,8 +87,6 @@ def plans(pixels: int, inputs: int, outputs: int) -> tuple[Plan, ...]:
     ]
     if outputs <= 16:
         tiles = [(64, 16, 4, 4), (128, 16, 4, 3), (128, 16, 8, 3)]
-    elif outputs % 256 == 0 or _tiles(pixels, outputs, 128, 256) >= 2 * FILL:
-        tiles.append((128, 256, 8, 3))
     found = [plan(pixels, inputs, outputs)]
     for rows, columns, warps, stages in tiles:
         for wide in (

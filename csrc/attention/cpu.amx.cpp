@@ -106,7 +106,7 @@ struct Task {
 
     const Rows<bf16> at;
     const bool causal;
-    const i64 keys_count;                                                // that any query of the task sees
+    const i64 keys_count;                                                    // that any query of the task sees
     const Vec scale = Vec::all(1.44269504f / __builtin_sqrtf(float(head)));  // log2(e) is in it
     // A weight is 2^8 at most, or little more: far from the ends of fp32, and of bf16, which has the same exponents.
     const Vec slack = Vec::all(8.0f / 1.44269504f * __builtin_sqrtf(float(head)));

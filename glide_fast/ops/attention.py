@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
 from glide_fast.cpu import features
 from glide_fast.ops import native
+from glide_fast.plans.file import Plan
 
 # csrc/attention/cpu.cpp
 TYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
@@ -51,7 +52,7 @@ def tiles_are_left_to_torch() -> bool:
     return usable
 
 
-def cpu_plans(dtype: torch.dtype) -> Iterator[dict[str, int | str | bool]]:
+def cpu_plans(dtype: torch.dtype) -> Iterator[Plan]:
     """The instruction sets that are candidates for the C++ kernel here, the best guess first.
 
     That tiles are faster than AVX-512 for bf16 is a guess. Fp32 has no use for tiles; of the others each is faster than the next.
@@ -64,7 +65,7 @@ def cpu_plans(dtype: torch.dtype) -> Iterator[dict[str, int | str | bool]]:
         yield {"isa": isa}
 
 
-def planned_isa(plan: Mapping[str, int | str | bool] | None, dtype: torch.dtype, isa: str) -> str:
+def planned_isa(plan: Plan | None, dtype: torch.dtype, isa: str) -> str:
     """The instruction set of a plan; ``isa`` where there is none.
 
     Raises:

@@ -1,14 +1,15 @@
-"""The C++ backend of masked_attention for CPUs; the kernels, in csrc/attention, are those of text_attention."""
+"""The C++ backend of masked_attention for CPUs; it shares its kernels, in csrc/attention, with text_attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
 from glide_fast.ops import attention, native
 from glide_fast.ops.attention import HEAD_SIZES, TYPE_CODES
 from glide_fast.ops.masked_attention.arguments import Call, Facts
+from glide_fast.plans.file import Plan
 
 
 def supports(facts: Facts) -> str | None:
@@ -28,7 +29,7 @@ def supports(facts: Facts) -> str | None:
     return native.why_without("masked_attention")
 
 
-def plans(call: Call) -> Iterator[dict[str, int | str | bool]]:
+def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes for this call, the best guess first: an instruction set."""
     return attention.cpu_plans(call.q.dtype)
 
@@ -38,7 +39,7 @@ def run(
     *,
     out: torch.Tensor | None = None,
     isa: str = "",
-    plan: Mapping[str, int | str | bool] | None = None,
+    plan: Plan | None = None,
 ) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 

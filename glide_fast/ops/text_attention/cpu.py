@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
 from glide_fast.ops import attention, native
 from glide_fast.ops.attention import HEAD_SIZES, TYPE_CODES
 from glide_fast.ops.text_attention.arguments import Call, Facts
+from glide_fast.plans.file import Plan
 
 
 def supports(facts: Facts) -> str | None:
@@ -42,7 +43,7 @@ def worth(facts: Facts) -> str | None:
     return attention.cpu_worth(facts)
 
 
-def plans(call: Call) -> Iterator[dict[str, int | str | bool]]:
+def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes for this call, the best guess first: an instruction set."""
     return attention.cpu_plans(call.qkv.dtype)
 
@@ -52,7 +53,7 @@ def run(
     *,
     out: torch.Tensor | None = None,
     isa: str = "",
-    plan: Mapping[str, int | str | bool] | None = None,
+    plan: Plan | None = None,
 ) -> torch.Tensor:
     """The op for calls that :func:`supports` accepts.
 
