@@ -26,6 +26,11 @@ struct GroupNormAct {
     double eps;
     bool silu;
     Resampling resample;
+
+    // Whether y holds the rows of a 3x3 convolution with a border of zeros, [samples, rows, 9, channels]: each value nine
+    // times, and zeros where a neighbour is outside of the image. The nine lie side by side, y.row_stride leads to the next
+    // position. Their order is that of the lines above, at and below the position, each from left to right.
+    bool windows = false;
 };
 
 }  // namespace glide_fast

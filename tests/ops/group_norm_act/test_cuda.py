@@ -98,10 +98,15 @@ def test_the_library_takes_what_the_backend_passes() -> None:
         x2=x, residual=x, x_bias=torch.ones(96), keep_sum=True, resample="mean_2x2", out_dtype=torch.float32,
     )  # fmt: skip
     given = native_arguments.arguments(call, call.empty_result())
-    hopper = library.cuda.Device(multiprocessors=132, shared_bytes=232448, clusters=True)
+    hopper = library.cuda.Device(multiprocessors=132, shared_bytes=232448, max_cluster=16)
     for variant in ("one_pass", "two_pass"):
         plan = library.cuda.plan_group_norm_act(library.GroupNormAct(**given), hopper, variant)
         assert plan.one_pass == (variant == "one_pass")
+    for plan in group_norm_act_cuda.plans(call):
+        native_plan = group_norm_act_cuda.complete(library.GroupNormAct(**given), hopper, plan)
+        assert native_plan.one_pass == (plan["variant"] == "one_pass") and native_plan.vector == 8
+    with pytest.raises(ValueError, match="a slab is whole groups"):
+        group_norm_act_cuda.complete(library.GroupNormAct(**given), hopper, plan | {"slab": 7})
     wrong = library.GroupNormAct(**given | {"out_dtype": 1})
     with pytest.raises(ValueError, match="y has the type of x, or fp32"):
         library.cuda.plan_group_norm_act(wrong, hopper)
@@ -155,7 +160,9 @@ def run_on_device(variant: str, call: Call, out: Result | None = None) -> Result
         pytest.skip(reason)
     if variant == "one_pass" and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("one_pass needs a device with thread-block clusters")
-    return group_norm_act_cuda.run(call, out=poisoned(call) if out is None else out, variant=variant)
+    return group_norm_act_cuda.run(
+        call, out=poisoned(call) if out is None else out, plan={"variant": variant}
+    )
 
 
 def check(call: Call, got: Result) -> None:
