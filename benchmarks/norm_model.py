@@ -155,7 +155,7 @@ def _print_shapes(most: int) -> None:
                 [
                     str(plan["variant"]),
                     *(f"{key} {plan[key]}" for key in ("slab", "chunks", "threads")),
-                    "held" * plan["held"],
+                    "held" if plan["held"] else "",
                 ]
             )
             print(f"{name:15} {figures} {us:6.1f} {wanted if place == 0 else '':>7}  {how}")

@@ -107,9 +107,9 @@ def _output(*command: str | Path) -> str:
 
 
 def _entry(mangled: str) -> tuple[str, str, int] | None:
-    """A kernel's name, element type and vector, from its mangled name, such as ``...4cuda8one_passI6__halfLi8ELb1ELNS0_4FormE0EE...``.
+    """A kernel's name, element type and vector, from its mangled name (``...8one_passI6__halfLi8ELb1ELNS0_4FormE0EE...``).
 
-    It says whether registers hold the rows, and what becomes of the result.
+    The name says whether registers hold the rows, and what becomes of the result.
     """
     found = re.search(
         r"4cuda\d+(\w+?)I(f|6__half|13__nv_bfloat16)Li(\d+)E(?:Lb(\d)E)?(?:LNS\w*_4FormE(\d)E)?E", mangled

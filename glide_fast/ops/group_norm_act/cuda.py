@@ -13,9 +13,7 @@ from glide_fast.ops import native
 from glide_fast.ops.group_norm_act import cost
 from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
 from glide_fast.ops.group_norm_act.native_arguments import TYPE_CODES, arguments
-
-Plan = dict[str, Any]
-"""How the kernels are laid over a device: see :func:`plans`."""
+from glide_fast.plans.file import Plan
 
 MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
 
@@ -66,6 +64,8 @@ def _device(index: int) -> Any:
 def plans(call: Call, device: Any = None) -> list[Plan]:
     """Every candidate for this call, the likeliest to be fast (:mod:`~glide_fast.ops.group_norm_act.cost`) first.
 
+    There is none for more samples than a launch takes, and where the native library was built without CUDA.
+
     A plan names:
 
     - ``variant``: ``one_pass`` (a thread-block cluster holds some groups whole) or ``two_pass`` (moments, then the result);
@@ -77,15 +77,18 @@ def plans(call: Call, device: Any = None) -> list[Plan]:
     Args:
         call: its tensors' sizes, types and addresses count, wherever they are.
         device: ``glide_fast._C.cuda.Device``; by default that of x, and an H100 for tensors that are on no CUDA device.
-
-    Raises:
-        RuntimeError: the native library was built without CUDA.
     """
+    if call.x.shape[0] > MOST_SAMPLES or not hasattr(native.load(), "cuda"):
+        return []
     return [plan for plan, _ in predicted(call, device)]
 
 
 def predicted(call: Call, device: Any = None) -> list[tuple[Plan, float]]:
-    """:func:`plans`, each with the microseconds that it is predicted to take."""
+    """:func:`plans`, each with the microseconds that it is predicted to take.
+
+    Raises:
+        RuntimeError: the native library was built without CUDA.
+    """
     library = _library()
     if device is None:
         on_cuda = call.x.device.type == "cuda"
