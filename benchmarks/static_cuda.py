@@ -5,7 +5,8 @@
 ``cuda.csv`` has a row for every kernel: registers, the stack and static shared memory are what cuobjdump reads out of the
 binary; spills are the instructions on thread-local memory. ``cuda_plans.csv`` has a row for every shape of GLIDE: how
 group_norm_act is laid over the device, with the shared memory that is asked for at launch. Occupancy is calculated. Nothing is
-run and nothing is timed. Needs nvcc, g++, and the cuobjdump and nvdisasm of a CUDA toolkit or of Triton.
+run and nothing is timed. Needs nvcc, and the cuobjdump and nvdisasm of a CUDA toolkit or of Triton; for ``cuda_plans.csv`` the
+native library with its CUDA half.
 """
 
 from __future__ import annotations
@@ -20,21 +21,28 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from glide_fast.kernels.occupancy import DEVICES, WARPS, blocks_per_multiprocessor
 
+from benchmarks import norm_model
 from glide_fast.bench.record import write
+from glide_fast.ops import native
 from glide_fast.ops.case import fake_calls
+from glide_fast.ops.group_norm_act import cuda
+from glide_fast.ops.group_norm_act.native_arguments import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 SOURCES = {"group_norm_act/cuda.cu": (), "guided_step/cuda.cu": ("-fmad=false",)}
 """The sources, with the flags that setup.py adds to the common ones for each."""
 TARGETS = ("80", "90a", "100")
+LARGEST_CLUSTER = 16
 NEEDS_CLUSTERS = "one_pass"
-"""The kernel that has an empty body, and is never launched, on devices without clusters."""
+"""The first word of the names of kernels with an empty body, never launched, on devices without clusters."""
+FORMS = ("once", "spread", "mean")
+"""What becomes of a result, in the order of csrc/group_norm_act/output.cuh."""
 CODES = {"f": "fp32", "6__half": "fp16", "13__nv_bfloat16": "bf16"}
 
 
@@ -47,6 +55,7 @@ class Row(NamedTuple):
     target: str
     registers: int
     stack_bytes: int
+    instructions: int  # of all paths
     spill_instructions: int
     shared_bytes: int  # static shared memory
     threads: int  # the most threads of a block
@@ -71,6 +80,7 @@ class PlanRow(NamedTuple):
     blocks_per_multiprocessor: int
     occupancy: float
     waves: float  # how many times all blocks that fit on the device at once
+    predicted_us: float  # by the model of an H100's latencies
     nvcc: str
     commit: str
 
@@ -97,10 +107,17 @@ def _output(*command: str | Path) -> str:
 
 
 def _entry(mangled: str) -> tuple[str, str, int] | None:
-    """A kernel's name, element type and vector, from its mangled name, such as ``...4cuda8one_passI6__halfLi8EE...``."""
-    found = re.search(r"4cuda\d+(\w+?)I(f|6__half|13__nv_bfloat16)Li(\d+)EE", mangled)
+    """A kernel's name, element type and vector, from its mangled name (``...8one_passI6__halfLi8ELb1ELNS0_4FormE0EE...``).
+
+    The name says whether registers hold the rows, and what becomes of the result.
+    """
+    found = re.search(
+        r"4cuda\d+(\w+?)I(f|6__half|13__nv_bfloat16)Li(\d+)E(?:Lb(\d)E)?(?:LNS\w*_4FormE(\d)E)?E", mangled
+    )
     if found:
-        return found[1], CODES[found[2]], int(found[3])
+        held = {None: "", "0": " shared", "1": " held"}[found[4]]
+        form = "" if found[5] is None else f" {FORMS[int(found[5])]}"
+        return found[1] + held + form, CODES[found[2]], int(found[3])
     return ("guided_step", "any", 4) if "7advance" in mangled else None
 
 
@@ -116,9 +133,7 @@ def _threads(kernel: str) -> int:
     """The threads of the kernel's largest block, to which the compiler fits its registers."""
     if kernel == "guided_step":
         return _constant("guided_step/cuda.cu", "threads")
-    return _constant(
-        "group_norm_act/plan.h", f"max_{kernel}_threads" if kernel == "one_pass" else "two_pass_threads"
-    )
+    return _constant("group_norm_act/plan.h", "max_threads")
 
 
 def capability(target: str) -> int:
@@ -147,10 +162,11 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
                 )
                 _output(nvcc, *flags, *flags_of_it, CSRC / source, "-o", cubin)
                 usage = _output(cuobjdump, "-res-usage", cubin)
-                spills = _spills(_output(nvdisasm, "-c", cubin))
+                disassembly = _output(nvdisasm, "-c", cubin)
+                spills, instructions = _spills(disassembly), _instructions(disassembly)
                 for name, figures in re.findall(r"Function ([^\s:]+):\s*\n?\s*(REG:.*)", usage):
                     entry = _entry(name)
-                    if entry is None or (entry[0] == NEEDS_CLUSTERS and target == "80"):
+                    if entry is None or (entry[0].split()[0] == NEEDS_CLUSTERS and target == "80"):
                         continue
                     numbers = {
                         key: int(value) for key, value in re.findall(r"\b(REG|STACK|SHARED):(\d+)", figures)
@@ -163,6 +179,7 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
                         target=f"sm_{target}",
                         registers=numbers["REG"],
                         stack_bytes=numbers["STACK"],
+                        instructions=instructions[name],
                         spill_instructions=spills[name],
                         shared_bytes=numbers["SHARED"],
                         threads=_threads(entry[0]),
@@ -173,6 +190,52 @@ def report(targets: tuple[str, ...] = TARGETS) -> Iterator[Row]:
                     )
 
 
+TYPICAL = """
+    g.silu = true;
+    g.dtype = g.out_dtype = g.x_bias.dtype = Dtype::f16;
+    g.weight.dtype = g.bias.dtype = g.scale.dtype = g.shift.dtype = Dtype::f32;
+    g.residual.data = g.sum.data = nullptr;
+    g.x_channels = g.channels;
+    plan.pieces = 1;
+"""
+"""What a call with a bias, FiLM and SiLU decides, as most of GLIDE's second norms do. The compiler drops the other paths."""
+BODIES = {
+    "one_pass held once": "one_pass_block<__half, 8, true, Form::once>(g, plan, eps);",
+    "one_pass shared once": "one_pass_block<__half, 8, false, Form::once>(g, plan, eps);",
+    "statistics": "statistics_block<__half, 8>(g, plan, parts);",
+    "result once": "result_block<__half, 8, Form::once>(g, plan, eps, parts);",
+}
+
+
+def paths(target: str = "90a") -> dict[str, int]:
+    """How many instructions of each kernel are left where the options of a typical call are fixed, of fp16.
+
+    Each counts once, in loops too; what a warp that has come apart needs to shuffle (out of the way of others) is among them.
+    """
+    kernels = "".join(
+        f"__global__ void __launch_bounds__(max_threads) path_{i}(GroupNormAct g, Plan plan, float eps, Moments* parts)"
+        f" {{{TYPICAL}{body}}}\n"
+        for i, body in enumerate(BODIES.values())
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "paths.cu", Path(folder) / "paths.cubin"
+        source.write_text(
+            f'#include "group_norm_act/cuda.cuh"\nnamespace glide_fast::cuda {{\n{kernels}}}\n',
+            encoding="utf-8",
+        )
+        flags = (
+            "-std=c++17",
+            "-O3",
+            f"-I{CSRC}",
+            f"-gencode=arch=compute_{target},code=sm_{target}",
+            "-cubin",
+        )
+        _output(find("nvcc"), *flags, source, "-o", cubin)
+        counts = _instructions(_output(find("nvdisasm"), "-c", cubin))
+    found = {int(re.findall(r"path_(\d)", name)[0]): count for name, count in counts.items()}
+    return {kernel: found[i] for i, kernel in enumerate(BODIES)}
+
+
 def glide_shapes() -> list[tuple[int, int, int, int]]:
     """Samples, positions, channels of both inputs together, and groups, of every norm that models run on a GPU."""
     calls = fake_calls("group_norm_act", torch.float16, "cuda")
@@ -181,67 +244,89 @@ def glide_shapes() -> list[tuple[int, int, int, int]]:
 
 def plans(rows: list[Row]) -> Iterator[PlanRow]:
     """A row for every shape that GLIDE's models norm and target of ``rows``, in fp16."""
-    shapes = glide_shapes()
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "plans"
-        source = ROOT / "benchmarks" / "static_plans.cpp"
-        _output(find("g++"), "-std=c++17", "-O1", source, "-o", program)
-        for target in dict.fromkeys(row.target for row in rows):
-            device = DEVICES[capability(target)]
-            tail = f"{device.multiprocessors} {device.shared_of_a_block} {int(device.clusters)}"
-            lines = [f"{n} {positions} {c} {groups} 2 {tail}" for n, positions, c, groups in shapes]
-            said = subprocess.run(
-                [program], input="\n".join(lines), capture_output=True, text=True, check=True
+    library = native.load()
+    if library is None or not hasattr(library, "cuda"):
+        raise MissingTool("the native library was built without CUDA, and it knows the plans")
+    for target in dict.fromkeys(row.target for row in rows):
+        facts = DEVICES[capability(target)]
+        device = library.cuda.Device(
+            facts.multiprocessors, facts.shared_of_a_block, LARGEST_CLUSTER if facts.clusters else 0
+        )
+        for n, positions, c, groups in glide_shapes():
+            side = math.isqrt(positions)
+            call = norm_model.call_of(n, c, side)
+            assert call.groups == groups
+            choice, us = cuda.predicted(call, device)[0]
+            given = library.GroupNormAct(*arguments(call, call.empty_result()).values())
+            yield _plan_row(
+                f"[{n}, {c}, {side}, {side}]", n, target, cuda.complete(given, device, choice), us, rows
             )
-            for (n, positions, c, _), line in zip(shapes, said.stdout.splitlines(), strict=True):
-                side = math.isqrt(positions)
-                yield _plan_row(f"[{n}, {c}, {side}, {side}]", n, target, line.split(), rows)
 
 
-def _plan_row(shape: str, samples: int, target: str, plan: list[str], rows: list[Row]) -> PlanRow:
-    variant = plan[0]
-    vector, threads, channels, slabs, chunks, shared = map(int, plan[1:])
-    kernels = ("one_pass",) if variant == "one_pass" else ("statistics", "result")
-    wanted = {(kernel, "fp16", vector, target) for kernel in kernels}
+def _plan_row(shape: str, samples: int, target: str, plan: Any, us: float, rows: list[Row]) -> PlanRow:
+    kernels = (
+        (f"one_pass {'held' if plan.held else 'shared'} once",)
+        if plan.one_pass
+        else ("statistics", "result once")
+    )
+    wanted = {(kernel, "fp16", plan.vector, target) for kernel in kernels}
     used = [row for row in rows if (row.kernel, row.element, row.vector, row.target) in wanted]
     registers = max(row.registers for row in used)
     static = max(row.shared_bytes for row in used)
-    fitting = blocks_per_multiprocessor(capability(target), threads // 32, registers, shared + static)
-    blocks = samples * slabs * chunks
+    fitting = blocks_per_multiprocessor(
+        capability(target), plan.threads // 32, registers, plan.shared_bytes + static
+    )
+    blocks = samples * plan.slabs * plan.chunks
     return PlanRow(
         shape=shape,
         target=target,
-        kernels=" ".join(kernels),
-        threads=threads,
-        channels=channels,
-        cluster=chunks if variant == "one_pass" else 1,
+        kernels=", ".join(kernels),
+        threads=plan.threads,
+        channels=plan.slab,
+        cluster=plan.chunks if plan.one_pass else 1,
         blocks=blocks,
         registers=registers,
-        shared_bytes=shared,
+        shared_bytes=plan.shared_bytes,
         blocks_per_multiprocessor=fitting,
-        occupancy=round(fitting * threads / 32 / WARPS, 3),
+        occupancy=round(fitting * plan.threads / 32 / WARPS, 3),
         waves=round(blocks / (fitting * DEVICES[capability(target)].multiprocessors), 2),
+        predicted_us=round(us, 1),
         nvcc=used[0].nvcc,
         commit=used[0].commit,
     )
 
 
+def _sections(disassembly: str) -> dict[str, str]:
+    """The code of each function."""
+    sections = re.split(r"^\s*\.section\s+\.text\.([^\s,]+),.*$", disassembly, flags=re.MULTILINE)
+    return dict(zip(sections[1::2], sections[2::2], strict=True))
+
+
+def _instructions(disassembly: str) -> dict[str, int]:
+    """How many there are, by function."""
+    instruction = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/", re.MULTILINE)
+    return {name: len(instruction.findall(code)) for name, code in _sections(disassembly).items()}
+
+
 def _spills(disassembly: str) -> dict[str, int]:
     """The number of loads from and stores to local memory, by function."""
-    sections = re.split(r"^\s*\.section\s+\.text\.([^\s,]+),.*$", disassembly, flags=re.MULTILINE)
-    return {
-        name: len(re.findall(r"\b(?:LDL|STL)\b", code))
-        for name, code in zip(sections[1::2], sections[2::2], strict=True)
-    }
+    return {name: len(re.findall(r"\b(?:LDL|STL)\b", code)) for name, code in _sections(disassembly).items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder for cuda.csv and cuda_plans.csv")
+    parser.add_argument("--out", type=Path, help="the folder for cuda.csv and cuda_plans.csv")
     parser.add_argument("--targets", default=";".join(TARGETS), help="such as 80;90a")
+    parser.add_argument("--paths", action="store_true", help="instead: count a typical call's instructions")
     arguments = parser.parse_args()
+    if arguments.paths:
+        for kernel, count in paths().items():
+            print(f"{kernel}: {count} instructions")
+        return
+    if arguments.out is None:
+        parser.error("--out is needed")
     rows = list(report(tuple(arguments.targets.split(";"))))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, table in (("cuda", rows), ("cuda_plans", list(plans(rows)))):

@@ -21,7 +21,12 @@ struct Launch {
     int threads;
     std::int64_t shared_bytes = 0;
     int cluster = 0;  // blocks along the grid's x; 0 for a kernel that knows nothing of clusters
+    // Let it start before the kernels before it have ended, where the device can (dependent_launch.cuh): for kernels that call
+    // wait_for_earlier_kernels, if nothing that they read before is written by one of those.
+    bool overlap = false;
 };
+
+constexpr int portable_cluster = 8;  // larger ones are not for every device, and have to be asked for
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& how, std::uintptr_t stream, Arguments&&... arguments) {
@@ -30,17 +35,29 @@ void launch(void (*kernel)(Parameters...), const Launch& how, std::uintptr_t str
         check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    int(how.shared_bytes)),
               "asking for shared memory");
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = unsigned(how.cluster);
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    if (how.cluster > portable_cluster)
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+              "asking for a large cluster");
+    cudaLaunchAttribute attributes[2]{};
+    unsigned count = 0;
+    if (how.cluster > 0) {
+        attributes[count].id = cudaLaunchAttributeClusterDimension;
+        attributes[count].val.clusterDim.x = unsigned(how.cluster);
+        attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+        ++count;
+    }
+    if (how.overlap) {
+        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[count].val.programmaticStreamSerializationAllowed = 1;
+        ++count;
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = how.grid;
     config.blockDim = dim3(unsigned(how.threads));
     config.dynamicSmemBytes = std::size_t(how.shared_bytes);
     config.stream = reinterpret_cast<cudaStream_t>(stream);
-    config.attrs = &attribute;
-    config.numAttrs = how.cluster > 0 ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = count;
     check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), "launching a kernel");
 }
 

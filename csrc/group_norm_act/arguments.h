@@ -27,9 +27,10 @@ struct GroupNormAct {
     bool silu;
     Resampling resample;
 
-    // y is written as 3x3 windows: its row is the neighbourhood of a position of the (resampled) picture, nine times `channels`
-    // values side by side from the upper left to the lower right, zeros beyond the picture. y.row_stride is from window to window.
-    bool windows;
+    // Whether y is written as 3x3 windows: its row is the neighbourhood of a position of the (resampled) picture, nine times
+    // `channels` values side by side from the upper left to the lower right, zeros beyond the picture. y.row_stride is from
+    // window to window.
+    bool windows = false;
 };
 
 }  // namespace glide_fast

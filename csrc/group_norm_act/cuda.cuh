@@ -1,415 +1,269 @@
 // Group norm + FiLM + SiLU on channels-last rows, with what surrounds it in a residual block: a second input in place of a
-// concatenation, a residual and a bias added on the way in, nearest x2 or 2x2 mean on the way out.
+// concatenation, a residual and a bias added on the way in, nearest x2, 2x2 mean or a convolution's windows on the way out.
 //
-// one_pass: a cluster of blocks holds a slab (some groups, all rows) in its shared memory. Each block takes the moments of
-// its rows as they come in, the blocks read each other's through distributed shared memory, and the result is computed from
-// shared memory: every input byte crosses the bus once.
+// one_pass: a cluster of blocks holds a slab (some groups, all rows) in its registers or its shared memory. Each block takes the
+// moments of its rows as they come in and writes them into the shared memory of all others; after one barrier the result is
+// computed from what is held: every input byte crosses the bus once.
 // statistics, result: two kernels with partial moments in global memory between them, for slabs too large and for devices
 // without clusters. The second reads its input again, mostly out of L2.
 #pragma once
 
-#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <utility>
 
-#include "cuda/dtype.cuh"
+#include "cuda/cluster.cuh"
+#include "cuda/dependent_launch.cuh"
 #include "cuda/shared_memory.cuh"
-#include "group_norm_act/arguments.h"
-#include "group_norm_act/plan.h"
-#include "moments/moments.cuh"
+#include "group_norm_act/input.cuh"
+#include "group_norm_act/output.cuh"
+#include "group_norm_act/reduction.cuh"
 
 namespace glide_fast::cuda {
 
-struct Statistics {
-    float mean, inverse_std;
-};
+static_assert(sizeof(Moments) == moments_bytes && sizeof(Statistics) == moments_bytes);
 
-static_assert(sizeof(Moments) == part_bytes);
-
-// What a block works on.
-struct Slab {
-    std::int64_t sample;
-    int first_channel, channels;
-    int first_group, groups, group_channels;  // of a group, as far as it lies in this slab
-    int piece;
-    int begin, end;  // rows
-
-    __device__ Slab(const GroupNormAct& g, const Plan& plan, int chunk, int slab, std::int64_t sample) : sample(sample) {
-        const int width = int(g.channels) / int(g.groups);
-        if (plan.pieces > 1) {
-            first_group = slab / plan.pieces;
-            piece = slab % plan.pieces;
-            first_channel = first_group * width + piece * plan.slab;
-            group_channels = channels = min(plan.slab, width - piece * plan.slab);
-            groups = 1;
-        } else {
-            piece = 0;
-            first_channel = slab * plan.slab;
-            channels = plan.slab;
-            groups = plan.slab / width;
-            first_group = slab * groups;
-            group_channels = width;
-        }
-        begin = min(chunk * plan.chunk_rows, int(g.rows));
-        end = min(begin + plan.chunk_rows, int(g.rows));
-    }
-};
-
-// Which part of a slab a thread works on: N neighbouring channels, and every `lanes`th row from `lane` on.
-struct Place {
-    int columns, column, lanes, lane;
-    bool works;
-
-    __device__ Place(const Slab& slab, int vector) {
-        columns = slab.channels / vector;
-        lanes = int(blockDim.x) / columns;
-        column = int(threadIdx.x) % columns;
-        lane = int(threadIdx.x) / columns;
-        works = lane < lanes;
-    }
-
-    // Rows that the threads of a lane walk.
-    __device__ int rows(const Slab& slab, int of_lane) const {
-        return (slab.end - slab.begin - of_lane + lanes - 1) / lanes;
-    }
-};
-
-template <typename T>
-__device__ inline T* rows_of(const Rows& rows, std::int64_t sample, std::int64_t channel) {
-    return rows.data ? static_cast<T*>(rows.data) + sample * rows.sample_stride + channel : nullptr;
-}
-
-__device__ inline float read(const PerChannel& from, std::int64_t sample, int channel) {
-    return read(from.data, from.dtype, sample * from.sample_stride + channel);
-}
-
-// A thread's N channels of what is normalised.
-template <typename T, int N>
-struct Input {
-    const T *x, *residual;
-    T* sum;
-    int x_stride, residual_stride, sum_stride;
-    bool adds;
-    float bias[N];
-
-    // FromSum: an earlier kernel has written the sum, and it is read in place of its parts.
-    __device__ Input(const GroupNormAct& g, std::int64_t sample, int channel, bool from_sum) {
-        const bool second = channel >= int(g.x_channels);
-        const bool added = !second && (g.residual.data || g.x_bias.data);
-        adds = added && !from_sum;
-        const Rows& rows = second ? g.x2 : added && from_sum ? g.sum : g.x;
-        x = rows_of<const T>(rows, sample, second ? channel - int(g.x_channels) : channel);
-        x_stride = int(rows.row_stride);
-        residual = adds ? rows_of<const T>(g.residual, sample, channel) : nullptr;
-        residual_stride = int(g.residual.row_stride);
-        sum = adds ? rows_of<T>(g.sum, sample, channel) : nullptr;
-        sum_stride = int(g.sum.row_stride);
-#pragma unroll
-        for (int k = 0; k < N; ++k) bias[k] = adds && g.x_bias.data ? read(g.x_bias, sample, channel + k) : 0.0f;
-    }
-
-    struct Fetched {
-        Pack<T, N> x, residual;
-    };
-
-    // Loads only, so that several can be under way before the first is used.
-    __device__ Fetched fetch(int row) const {
-        Fetched fetched;
-        fetched.x = *reinterpret_cast<const Pack<T, N>*>(x + std::int64_t(row) * x_stride);
-        if (residual) fetched.residual = *reinterpret_cast<const Pack<T, N>*>(residual + std::int64_t(row) * residual_stride);
-        return fetched;
-    }
-
-    // The sum is rounded to T before anything uses it: the same value whoever reads it, and wherever from.
-    __device__ Pack<T, N> finish(const Fetched& fetched) const {
-        if (!adds) return fetched.x;
-        float total[N], other[N];
-        fetched.x.unpack(total);
-#pragma unroll
-        for (int k = 0; k < N; ++k) total[k] += bias[k];
-        if (residual) {
-            fetched.residual.unpack(other);
-#pragma unroll
-            for (int k = 0; k < N; ++k) total[k] += other[k];
-        }
-        return Pack<T, N>::of(total);
-    }
-
-    __device__ void keep(const Pack<T, N>& total, int row) const {
-        if (sum) *reinterpret_cast<Pack<T, N>*>(sum + std::int64_t(row) * sum_stride) = total;
-    }
-};
-
-// Calls use(pack, row) for every row of a thread, and writes the sum where one is wanted.
+// Adds all rows of a thread to its sums, writes what is normalised where that is wanted, and calls use(pack, row).
 template <typename T, int N, typename Use>
-__device__ inline void for_each_row(const Input<T, N>& input, const Slab& slab, const Place& place, Use use) {
-    for (int first = slab.begin + place.lane; first < slab.end; first += rows_a_thread * place.lanes) {
-        typename Input<T, N>::Fetched fetched[rows_a_thread];
+__device__ inline void add_rows(const Input<T, N>& input, const Slab& slab, const Groups<N>& groups, ChannelSums<N>& sums, Use use) {
+    const int end = slab.works ? slab.rows : 0;
+    for (int first = slab.lane; first < end; first += batch * slab.lanes) {
+        typename Input<T, N>::Fetched fetched[batch];
+        input.fetch(first, slab.lanes, end, fetched);
+        float bias[N];
+        input.unpack_bias(bias);
 #pragma unroll
-        for (int u = 0; u < rows_a_thread; ++u) {
-            const int row = first + u * place.lanes;
-            if (row < slab.end) fetched[u] = input.fetch(row);
-        }
-#pragma unroll
-        for (int u = 0; u < rows_a_thread; ++u) {
-            const int row = first + u * place.lanes;
-            if (row < slab.end) {
-                const Pack<T, N> total = input.finish(fetched[u]);
-                input.keep(total, row);
-                use(total, row);
-            }
+        for (int i = 0; i < batch; ++i) {
+            const int row = first + i * slab.lanes;
+            if (row >= end) continue;
+            const Pack<T, N> x = input.finish(fetched[i], bias);
+            input.keep(x, row);
+            sums.add(x, groups, i == 0 && first == slab.lane);
+            use(x, row);
         }
     }
 }
-
-// Where a block's threads put their moments to be merged: [N][threads] means, then the same of m2.
-template <int N>
-struct Reduction {
-    float *mean, *m2;
-
-    __device__ explicit Reduction(unsigned char* at)
-        : mean(reinterpret_cast<float*>(at)), m2(mean + N * blockDim.x) {}
-
-    __device__ unsigned char* end() const { return reinterpret_cast<unsigned char*>(m2 + N * blockDim.x); }
-
-    __device__ void put(const ChannelMoments<N>& moments) const {
-#pragma unroll
-        for (int k = 0; k < N; ++k) {
-            mean[k * blockDim.x + threadIdx.x] = moments.mean[k];
-            m2[k * blockDim.x + threadIdx.x] = moments.m2[k];
-        }
-    }
-
-    // Calls use(group, moments) on lane 0 of one warp for each group of the slab.
-    template <typename Use>
-    __device__ void merge_groups(const Slab& slab, const Place& place, Use use) const {
-        const int warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32, lane = int(threadIdx.x) % 32;
-        for (int group = warp; group < slab.groups; group += warps) {
-            Moments total{};
-            for (int i = lane; i < slab.group_channels * place.lanes; i += 32) {
-                const int channel = group * slab.group_channels + i % slab.group_channels;
-                const int from = i / slab.group_channels;
-                const int at = (channel % N) * int(blockDim.x) + from * place.columns + channel / N;
-                total = merge(total, {float(place.rows(slab, from)), mean[at], m2[at]});
-            }
-            total = merge_warp(total);
-            if (lane == 0) use(group, total);
-        }
-    }
-};
-
-__device__ inline Statistics finish(const Moments& moments, float eps) {
-    return {moments.mean, 1.0f / sqrtf(moments.m2 / moments.count + eps)};
-}
-
-// From a thread's N channels to the output.
-template <typename T, int N>
-struct Output {
-    // The mean is subtracted first, not folded into the offset: their difference would cost digits.
-    float mean[N], factor[N], offset[N];
-    unsigned char* y;
-    std::int64_t stride;  // bytes
-    bool silu, wide;      // wide: y is fp32, whatever T is
-
-    __device__ Output(const GroupNormAct& g, const Slab& slab, int channel, const Statistics* statistics)
-        : silu(g.silu), wide(sizeof(T) < 4 && g.out_dtype == Dtype::f32) {
-        const int bytes = wide ? 4 : int(sizeof(T));
-        y = rows_of<unsigned char>(g.y, slab.sample * bytes, channel * bytes);
-        stride = g.y.row_stride * bytes;
-#pragma unroll
-        for (int k = 0; k < N; ++k) {
-            const int at = channel + k;
-            const Statistics of_group = statistics[(at - slab.first_channel) / slab.group_channels];
-            mean[k] = of_group.mean;
-            factor[k] = of_group.inverse_std * read(g.weight, 0, at);
-            offset[k] = read(g.bias, 0, at);
-            if (g.scale.data) {
-                const float scale = 1.0f + read(g.scale, slab.sample, at);
-                factor[k] *= scale;
-                offset[k] = offset[k] * scale + read(g.shift, slab.sample, at);
-            }
-        }
-    }
-
-    __device__ void activate(const Pack<T, N>& x, float (&result)[N]) const {
-        x.unpack(result);
-#pragma unroll
-        for (int k = 0; k < N; ++k) {
-            const float z = (result[k] - mean[k]) * factor[k] + offset[k];
-            // A denominator beyond 2^126 makes __fdividef return 0, which is the limit.
-            result[k] = silu ? __fdividef(z, 1.0f + __expf(-z)) : z;
-        }
-    }
-
-    __device__ void store(const float (&value)[N], std::int64_t row) const {
-        unsigned char* const to = y + row * stride;
-        if (!wide) {
-            *reinterpret_cast<Pack<T, N>*>(to) = Pack<T, N>::of(value);
-            return;
-        }
-        constexpr int quad = N % 4 == 0 ? 4 : 1;  // 16 bytes at a time
-#pragma unroll
-        for (int k = 0; k < N; k += quad) {
-            Pack<float, quad> part;
-#pragma unroll
-            for (int i = 0; i < quad; ++i) part.v[i] = value[k + i];
-            reinterpret_cast<Pack<float, quad>*>(to)[k / quad] = part;
-        }
-    }
-
-    // `source(row)` gives a row's N channels. Slabs begin and end between pairs of image lines where that matters.
-    template <typename Source>
-    __device__ void write(const GroupNormAct& g, const Slab& slab, const Place& place, Source source) const {
-        const int width = int(g.width);
-        switch (g.resample) {
-            case Resampling::none:
-                for (int first = slab.begin + place.lane; first < slab.end; first += rows_a_thread * place.lanes) {
-                    Pack<T, N> values[rows_a_thread];
-#pragma unroll
-                    for (int u = 0; u < rows_a_thread; ++u) {
-                        const int row = first + u * place.lanes;
-                        if (row < slab.end) values[u] = source(row);
-                    }
-#pragma unroll
-                    for (int u = 0; u < rows_a_thread; ++u) {
-                        const int row = first + u * place.lanes;
-                        if (row < slab.end) {
-                            float result[N];
-                            activate(values[u], result);
-                            store(result, row);
-                        }
-                    }
-                }
-                break;
-            case Resampling::nearest_x2:
-                for (int row = slab.begin + place.lane; row < slab.end; row += place.lanes) {
-                    float value[N];
-                    activate(source(row), value);
-                    const std::int64_t to = std::int64_t(row / width) * 4 * width + row % width * 2;
-                    store(value, to);
-                    store(value, to + 1);
-                    store(value, to + 2 * width);
-                    store(value, to + 2 * width + 1);
-                }
-                break;
-            case Resampling::mean_2x2:
-                for (int to = slab.begin / 4 + place.lane; to < slab.end / 4; to += place.lanes) {
-                    const int half = width / 2;
-                    const int from = to / half * 2 * width + to % half * 2;
-                    float total[N] = {}, one[N];
-#pragma unroll
-                    for (int part = 0; part < 4; ++part) {
-                        activate(source(from + part / 2 * width + part % 2), one);
-#pragma unroll
-                        for (int k = 0; k < N; ++k) total[k] += 0.25f * one[k];
-                    }
-                    store(total, to);
-                }
-                break;
-        }
-    }
-};
 
 // grid (plan.chunks, plan.slabs, samples), clusters of (plan.chunks, 1, 1). eps is g.eps, made fp32 once and not in every thread.
-template <typename T, int N>
-__global__ void __launch_bounds__(max_one_pass_threads) one_pass(const GroupNormAct g, const Plan plan, const float eps) {
+// Held: registers keep the rows, and not shared memory.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+template <typename T, int N, bool Held, Form form>
+__device__ inline void one_pass_block(const GroupNormAct& g, const Plan& plan, float eps) {
     GLIDE_FAST_SHARED_MEMORY(memory);
-    const auto cluster = cooperative_groups::this_cluster();
-    const Slab slab(g, plan, int(blockIdx.x), int(blockIdx.y), blockIdx.z);
-    const Place place(slab, N);
-    const int channel = slab.first_channel + place.column * N;
+    // Nobody may write into the memory of a block that has not started; the wait is before the first who does.
+    ClusterBarrier barrier;
+    if (plan.chunks > 1) barrier.arrive_without_memory();
+    const Slab slab(g, plan, int(blockIdx.x), int(blockIdx.y), int(blockIdx.z));
+    const Groups<N> groups(plan, slab);
+    const int channel = slab.first_channel + slab.column * N;
 
-    auto* const held = reinterpret_cast<Pack<T, N>*>(memory);  // [plan.chunk_rows][place.columns]
-    const Reduction<N> reduction(memory + std::int64_t(plan.chunk_rows) * place.columns * sizeof(Pack<T, N>));
-    auto* const local = reinterpret_cast<Moments*>(reduction.end());                // [slab.groups]
-    auto* const statistics = reinterpret_cast<Statistics*>(local + slab.groups);    // [slab.groups]
+    auto* const shared = reinterpret_cast<Pack<T, N>*>(memory);  // [plan.chunk_rows][columns], unless registers hold the rows
+    const Reduction<N> reduction(memory + (Held ? 0 : std::int64_t(plan.chunk_rows) * slab.columns * sizeof(Pack<T, N>)), plan);
+    Moments* const parts = reduction.end();                                                          // [groups][plan.chunks]
+    auto* const statistics = reinterpret_cast<Statistics*>(parts + slab.groups * plan.chunks);       // [groups]
 
-    ChannelMoments<N> moments;
-    if (place.works) {
-        const Input<T, N> input(g, slab.sample, channel, false);
-        for_each_row(input, slab, place, [&](const Pack<T, N>& x, int row) {
-            held[(row - slab.begin) * place.columns + place.column] = x;
-            moments.add(x);
+    Affine<N> affine;
+    if (Held && slab.works) affine.fetch_weights(g, channel);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const Input<T, N> input(g, slab, channel, false);
+    Pack<T, N> held[Held ? held_rows : 1];
+    ChannelSums<N> sums;
+    if constexpr (Held) {
+        const int end = slab.works ? slab.rows : 0;
+        typename Input<T, N>::Fetched fetched[held_rows];
+        input.fetch(slab.lane, slab.lanes, end, fetched);
+        if (slab.works) affine.fetch_film(g, slab.sample, channel);
+        float bias[N];
+        input.unpack_bias(bias);
+#pragma unroll
+        for (int i = 0; i < held_rows; ++i) {
+            const int row = slab.lane + i * slab.lanes;
+            if (row >= end) continue;
+            held[i] = input.finish(fetched[i], bias);
+            input.keep(held[i], row);
+            sums.add(held[i], groups, i == 0);
+        }
+    } else {
+        add_rows(input, slab, groups, sums,
+                 [&](const Pack<T, N>& x, int row) { shared[row * slab.columns + slab.column] = x; });
+        // They arrive while the blocks exchange moments.
+        if (slab.works) {
+            affine.fetch_weights(g, channel);
+            affine.fetch_film(g, slab.sample, channel);
+        }
+    }
+    Output<T, N, form> output(g, plan, slab, channel);
+    if (slab.works) reduction.put(sums, groups, slab);
+    __syncthreads();
+
+    const float count = float(g.rows) * float(plan.width);
+    const int warp = warp_of_block(), warps = int(blockDim.x) / 32, lane = int(threadIdx.x) % 32;
+    if (plan.chunks > 1) barrier.wait();
+    reduction.merge_groups(slab, [&](int group, const Moments& total) {
+        if (plan.chunks > 1) {
+            if (lane < plan.chunks) store_in_block(parts + group * plan.chunks + int(blockIdx.x), lane, total);
+        } else if (lane == 0) {
+            statistics[group] = finish(total, count, eps);
+        }
+    });
+    if (plan.chunks > 1) {
+        barrier.arrive();
+        barrier.wait();
+        // All blocks merge in the order of the ranks, so that all arrive at the same bits.
+        const int at_once = 32 >> plan.span_bits, rank = lane & ((1 << plan.span_bits) - 1);
+        for (int first = warp * at_once; first < slab.groups; first += warps * at_once) {
+            const int group = first + (lane >> plan.span_bits);
+            PivotedSums mine;
+            const int rows = rank < plan.chunks && group < slab.groups ? Slab::rows_of_chunk(g, plan, rank) : 0;
+            if (rows > 0) mine.add(float(rows * plan.width), parts[group * plan.chunks + rank]);
+            const Moments total = merge_lanes(mine, 1 << plan.span_bits);
+            if (rank == 0 && group < slab.groups) statistics[group] = finish(total, count, eps);
+        }
+    }
+    __syncthreads();
+    if (!slab.works) return;
+
+    output.set(g, affine);
+    output.set(statistics, groups);
+    if constexpr (form == Form::mean) {
+        output.write_means(slab, g, plan, [&](int row, Pack<T, N>(&packs)[4]) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                packs[i] = shared[(row + i / 2 * int(g.width) + i % 2) * slab.columns + slab.column];
         });
-        reduction.put(moments);
+    } else if constexpr (Held) {
+#pragma unroll
+        for (int i = 0; i < held_rows; ++i) {
+            const int row = slab.lane + i * slab.lanes;
+            if (row < slab.rows) output.write(held[i], row, slab, g, plan);
+        }
+    } else {
+#pragma unroll 2
+        for (int row = slab.lane; row < slab.rows; row += slab.lanes)
+            output.write(shared[row * slab.columns + slab.column], row, slab, g, plan);
     }
-    __syncthreads();
-    reduction.merge_groups(slab, place, [&](int group, const Moments& total) { local[group] = total; });
-    cluster.sync();
+}
+#endif
 
-    // Every block merges in the order of the ranks, so that all arrive at the same bits.
-    for (int group = int(threadIdx.x); group < slab.groups; group += int(blockDim.x)) {
-        Moments total{};
-        for (int rank = 0; rank < plan.chunks; ++rank) total = merge(total, *cluster.map_shared_rank(local + group, rank));
-        statistics[group] = finish(total, eps);
-    }
-    // A block may not leave while another reads its memory; the wait is at the end, where nobody is late.
-    auto arrived = cluster.barrier_arrive();
-    __syncthreads();
-
-    if (place.works) {
-        const Output<T, N> output(g, slab, channel, statistics);
-        output.write(g, slab, place,
-                     [&](int row) { return held[(row - slab.begin) * place.columns + place.column]; });
-    }
-    cluster.barrier_wait(std::move(arrived));
+template <typename T, int N, bool Held, Form form>
+__global__ void __launch_bounds__(max_threads, 1) one_pass(const GroupNormAct g, const Plan plan, const float eps) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    one_pass_block<T, N, Held, form>(g, plan, eps);
 #endif
 }
 
-// [samples][groups][pieces * chunks] partial moments.
+// [samples][groups][pieces][chunks] partial moments.
 __device__ inline Moments* parts_of(Moments* workspace, const GroupNormAct& g, const Plan& plan, const Slab& slab, int group) {
-    return workspace + ((slab.sample * int(g.groups) + slab.first_group + group) * plan.pieces) * plan.chunks;
+    return workspace + (std::int64_t(slab.sample) * int(g.groups) + slab.first_group + group) * (plan.pieces * plan.chunks);
 }
 
 // grid (plan.chunks, plan.slabs, samples).
 template <typename T, int N>
-__global__ void __launch_bounds__(two_pass_threads)
-    statistics(const GroupNormAct g, const Plan plan, Moments* workspace) {
+__device__ inline void statistics_block(const GroupNormAct& g, const Plan& plan, Moments* workspace) {
     GLIDE_FAST_SHARED_MEMORY(memory);
-    const Slab slab(g, plan, int(blockIdx.x), int(blockIdx.y), blockIdx.z);
-    const Place place(slab, N);
-    const Reduction<N> reduction(memory);
-    ChannelMoments<N> moments;
-    if (place.works) {
-        const Input<T, N> input(g, slab.sample, slab.first_channel + place.column * N, false);
-        for_each_row(input, slab, place, [&](const Pack<T, N>& x, int) { moments.add(x); });
-        reduction.put(moments);
-    }
+    const Slab slab(g, plan, int(blockIdx.x), int(blockIdx.y), int(blockIdx.z));
+    const Groups<N> groups(plan, slab);
+    const Reduction<N> reduction(memory, plan);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const Input<T, N> input(g, slab, slab.first_channel + slab.column * N, false);
+    ChannelSums<N> sums;
+    add_rows(input, slab, groups, sums, [](const Pack<T, N>&, int) {});
+    if (slab.works) reduction.put(sums, groups, slab);
     __syncthreads();
-    reduction.merge_groups(slab, place, [&](int group, const Moments& total) {
-        parts_of(workspace, g, plan, slab, group)[slab.piece * plan.chunks + int(blockIdx.x)] = total;
+    reduction.merge_groups(slab, [&](int group, const Moments& total) {
+        if (threadIdx.x % 32 == 0) parts_of(workspace, g, plan, slab, group)[slab.piece * plan.chunks + int(blockIdx.x)] = total;
     });
 }
 
-// grid (plan.chunks, plan.slabs, samples).
 template <typename T, int N>
-__global__ void __launch_bounds__(two_pass_threads)
-    result(const GroupNormAct g, const Plan plan, const float eps, Moments* workspace) {
-    GLIDE_FAST_SHARED_MEMORY(memory);
-    // Last chunk first: it was read last, and is the likeliest to be in L2 still.
-    const Slab slab(g, plan, int(gridDim.x - 1 - blockIdx.x), int(blockIdx.y), blockIdx.z);
-    const Place place(slab, N);
-    auto* const statistics = reinterpret_cast<Statistics*>(memory);  // [slab.groups]
+__global__ void __launch_bounds__(max_threads, 1) statistics(const GroupNormAct g, const Plan plan, Moments* workspace) {
+    statistics_block<T, N>(g, plan, workspace);
+}
 
-    const int warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32, lane = int(threadIdx.x) % 32;
+// A block's partial moments of the whole rows, merged by a warp for each group; several loads are under way at a time.
+__device__ inline void merge_parts(const GroupNormAct& g, const Plan& plan, const Slab& slab, float eps, Moments* workspace,
+                                   Statistics* statistics) {
+    const int warp = warp_of_block(), warps = int(blockDim.x) / 32, lane = int(threadIdx.x) % 32;
     for (int group = warp; group < slab.groups; group += warps) {
-        const Moments* const parts = parts_of(workspace, g, plan, slab, group);
-        Moments total{};
-        for (int part = lane; part < plan.pieces * plan.chunks; part += 32) total = merge(total, parts[part]);
-        total = merge_warp(total);
-        if (lane == 0) statistics[group] = finish(total, eps);
+        const Moments* parts = parts_of(workspace, g, plan, slab, group);
+        PivotedSums mine;
+        for (int piece = 0; piece < plan.pieces; ++piece, parts += plan.chunks) {
+            const int channels = plan.pieces > 1 ? min(plan.slab, plan.width - piece * plan.slab) : plan.width;
+            for (int first = lane; first < plan.chunks; first += 32 * batch) {
+                Moments some[batch];
+#pragma unroll
+                for (int i = 0; i < batch; ++i)
+                    if (first + 32 * i < plan.chunks) some[i] = parts[first + 32 * i];
+#pragma unroll
+                for (int i = 0; i < batch; ++i)
+                    if (first + 32 * i < plan.chunks)
+                        mine.add(float(Slab::rows_of_chunk(g, plan, first + 32 * i) * channels), some[i]);
+            }
+        }
+        const float count = float(g.rows) * float(plan.width);
+        const Moments total = merge_lanes(mine, 32);
+        if (lane == 0) statistics[group] = finish(total, count, eps);
     }
-    __syncthreads();
+}
 
-    if (place.works) {
-        const int channel = slab.first_channel + place.column * N;
-        const Input<T, N> input(g, slab.sample, channel, g.sum.data != 0);
-        const Output<T, N> output(g, slab, channel, statistics);
-        output.write(g, slab, place, [&](int row) { return input.finish(input.fetch(row)); });
+// grid (plan.chunks, plan.slabs, samples).
+template <typename T, int N, Form form>
+__device__ inline void result_block(const GroupNormAct& g, const Plan& plan, float eps, Moments* workspace) {
+    GLIDE_FAST_SHARED_MEMORY(memory);
+    auto* const statistics = reinterpret_cast<Statistics*>(memory);  // [groups]
+    // Last block first: what was read last is the likeliest to be in L2 still.
+    const Slab slab(g, plan, int(gridDim.x - 1 - blockIdx.x), int(gridDim.y - 1 - blockIdx.y), int(gridDim.z - 1 - blockIdx.z));
+    const Groups<N> groups(plan, slab);
+    const int channel = slab.first_channel + slab.column * N;
+    Affine<N> affine;
+    if (slab.works) affine.fetch_weights(g, channel);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const Input<T, N> input(g, slab, channel, g.sum.data != nullptr);
+    Output<T, N, form> output(g, plan, slab, channel);
+    if (slab.works) affine.fetch_film(g, slab.sample, channel);
+    const int end = slab.works ? slab.rows : 0;
+    // Results that are stored several times keep the memory busy with fewer rows, and need registers for addresses.
+    constexpr int ahead = form == Form::spread ? batch / 2 : batch;
+    typename Input<T, N>::Fetched fetched[ahead];
+    if constexpr (form != Form::mean) input.fetch(slab.lane, slab.lanes, end, fetched);
+    merge_parts(g, plan, slab, eps, workspace, statistics);
+    __syncthreads();
+    if (!slab.works) return;
+    output.set(g, affine);
+    output.set(statistics, groups);
+    float bias[N];
+    input.unpack_bias(bias);
+    if constexpr (form == Form::mean) {
+        output.write_means(slab, g, plan, [&](int row, Pack<T, N>(&packs)[4]) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) fetched[i] = input.fetch(row + i / 2 * int(g.width) + i % 2);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) packs[i] = input.finish(fetched[i], bias);
+        });
+    } else {
+        for (int first = slab.lane; first < end;) {
+            Pack<T, N> totals[ahead];
+#pragma unroll
+            for (int i = 0; i < ahead; ++i)
+                if (first + i * slab.lanes < end) totals[i] = input.finish(fetched[i], bias);
+            const int next = first + ahead * slab.lanes;
+            input.fetch(next, slab.lanes, end, fetched);
+#pragma unroll
+            for (int i = 0; i < ahead; ++i) {
+                const int row = first + i * slab.lanes;
+                if (row < end) output.write(totals[i], row, slab, g, plan);
+            }
+            first = next;
+        }
     }
+}
+
+template <typename T, int N, Form form>
+__global__ void __launch_bounds__(max_threads, 1) result(const GroupNormAct g, const Plan plan, const float eps, Moments* workspace) {
+    result_block<T, N, form>(g, plan, eps, workspace);
 }
 
 }  // namespace glide_fast::cuda

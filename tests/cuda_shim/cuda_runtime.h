@@ -45,19 +45,34 @@ inline void __syncthreads() {
     shim::wait(barrier, barrier.arrive(), "__syncthreads");
 }
 
+namespace shim {
+
+inline void whole_warp(unsigned mask) {
+    if (mask != 0xffffffffu) fail("only whole warps shuffle here");
+}
+
+}  // namespace shim
+
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned distance) {
-    if (mask != 0xffffffffu) shim::fail("only whole warps shuffle here");
-    return shim::shuffle_down(value, distance);
+    shim::whole_warp(mask);
+    return shim::shuffle(value, shim::lane() + distance < 32 ? shim::lane() + distance : shim::lane());
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, unsigned bits) {
+    shim::whole_warp(mask);
+    return shim::shuffle(value, shim::lane() ^ bits);
+}
+template <typename T>
+T __shfl_sync(unsigned mask, T value, unsigned from, unsigned width = 32) {
+    shim::whole_warp(mask);
+    return shim::shuffle(value, shim::lane() / width * width + from % width);
 }
 
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
 inline std::uint32_t __umulhi(std::uint32_t a, std::uint32_t b) { return std::uint32_t(std::uint64_t(a) * b >> 32); }
-inline float __expf(float x) { return std::exp(x); }
-// As documented for the device: 0 for a denominator between 2^126 and 2^128.
-inline float __fdividef(float a, float b) {
-    return std::fabs(b) > 8.507059173023462e37f && std::fabs(b) <= 3.4028234663852886e38f ? 0.0f * a : a / b;
-}
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __uint_as_float(std::uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, 4);
@@ -70,8 +85,8 @@ inline void sincospif(float x, float* sine, float* cosine) {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4, cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount,
     cudaDevAttrMaxSharedMemoryPerBlockOptin,
@@ -81,6 +96,7 @@ struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
     struct {
         dim3 clusterDim;
+        int programmaticStreamSerializationAllowed;
     } val;
 };
 struct cudaLaunchConfig_t {
@@ -103,8 +119,14 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
                                                                     : shim::machine.capability;
     return cudaSuccess;
 }
-inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
-    shim::machine.shared_allowed[kernel] = bytes;
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+    auto& allowed = attribute == cudaFuncAttributeNonPortableClusterSizeAllowed ? shim::machine.large_clusters : shim::machine.shared_allowed;
+    allowed[kernel] = value;
+    return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxPotentialClusterSize(int* size, Kernel, const cudaLaunchConfig_t*) {
+    *size = shim::machine.max_cluster;
     return cudaSuccess;
 }
 
@@ -114,7 +136,15 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const std::size_t limit = allowed == shim::machine.shared_allowed.end() ? 48 * 1024 : std::size_t(allowed->second);
     if (config->dynamicSmemBytes > limit || config->gridDim.y > 65535 || config->gridDim.z > 65535) return cudaErrorInvalidValue;
     shim::machine.body = [&] { kernel(Parameters(arguments)...); };
-    const unsigned cluster = config->numAttrs ? config->attrs[0].val.clusterDim.x : 1;
+    unsigned cluster = 1;
+    shim::machine.waits = false;
+    for (unsigned i = 0; i < config->numAttrs; ++i) {
+        const cudaLaunchAttribute& attribute = config->attrs[i];
+        if (attribute.id == cudaLaunchAttributeClusterDimension) cluster = attribute.val.clusterDim.x;
+        if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization)
+            shim::machine.waits = attribute.val.programmaticStreamSerializationAllowed;
+    }
+    if (cluster > 8 && !shim::machine.large_clusters[reinterpret_cast<const void*>(kernel)]) return cudaErrorInvalidValue;
     shim::machine.run(config->gridDim, config->blockDim, config->dynamicSmemBytes, cluster);
     return cudaSuccess;
 }

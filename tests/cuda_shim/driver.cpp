@@ -2,7 +2,9 @@
 //
 // A request is lines "key value", then "buffers N" and N lines "name bytes", then the buffers themselves. Each buffer is a
 // heap block of exactly that size. The answer is a line of the plan's fields and the buffers named by `results`.
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <map>
@@ -100,19 +102,47 @@ GroupNormAct group_norm_act_request() {
     g.eps = number("eps");
     g.silu = integer("silu");
     g.resample = Resampling(integer("resample"));
+    g.windows = integer("windows");
     g.y = rows("y");
     g.out_dtype = has("out_dtype") ? Dtype(integer("out_dtype")) : g.dtype;
     return g;
 }
 
+void run_group_norm_act(const GroupNormAct& g, const Plan& p) {
+    std::vector<unsigned char> workspace(std::size_t(p.workspace_bytes), 0xff);
+    group_norm_act(g, p, p.workspace_bytes ? std::uintptr_t(workspace.data()) : 0, 0, Overlap(integer("overlap")));
+}
+
+// Every choice of "choices" ("one_pass,slab,chunks,threads,held;..."): says which fit, and keeps y of each, poisoned before.
+std::string run_choices(const GroupNormAct& g) {
+    const Buffer& y = buffers.at("y");
+    std::istringstream list(text("choices"));
+    std::string answers, each;
+    for (int i = 0; std::getline(list, each, ';'); ++i) {
+        Choice choice{};
+        int one_pass = 0, held = 0;
+        if (std::sscanf(each.c_str(), "%d,%d,%d,%d,%d", &one_pass, &choice.slab, &choice.chunks, &choice.threads, &held) != 5)
+            throw std::runtime_error("not a choice: " + each);
+        choice.one_pass = one_pass;
+        choice.held = held;
+        Plan plan{};
+        if (!plan_fits(g, current_device(), choice, plan)) continue;
+        std::memset(y.data.get(), 0xff, y.bytes);
+        run_group_norm_act(g, plan);
+        std::cout << i << " ";
+        answers.append(reinterpret_cast<const char*>(y.data.get()), y.bytes);
+    }
+    return answers;
+}
+
 void run_group_norm_act() {
     const GroupNormAct g = group_norm_act_request();
-    const Plan p = plan_group_norm_act(g, current_device(), text("variant"));
-    std::vector<unsigned char> workspace(std::size_t(p.workspace_bytes), 0xff);
-    group_norm_act(g, p, p.workspace_bytes ? std::uintptr_t(workspace.data()) : 0, 0);
+    const Choice choice{integer("one_pass") != 0, int(integer("slab")), int(integer("chunks")), int(integer("threads")), integer("held") != 0};
+    const Plan p = has("slab") ? plan_group_norm_act(g, current_device(), choice) : plan_group_norm_act(g, current_device(), text("variant"));
+    run_group_norm_act(g, p);
     std::cout << "one_pass " << p.one_pass << " vector " << p.vector << " threads " << p.threads << " slab " << p.slab
               << " pieces " << p.pieces << " slabs " << p.slabs << " chunks " << p.chunks << " chunk_rows " << p.chunk_rows
-              << " shared_bytes " << p.shared_bytes;
+              << " shared_bytes " << p.shared_bytes << " held " << p.held;
 }
 
 void run_guided_step() {
@@ -156,16 +186,20 @@ int main() {
         machine.backwards = integer("backwards");
         if (has("multiprocessors")) machine.multiprocessors = int(integer("multiprocessors"));
         if (has("shared_limit")) machine.shared_limit = int(integer("shared_limit"));
+        if (has("max_cluster")) machine.max_cluster = int(integer("max_cluster"));
         if (has("capability")) machine.capability = int(integer("capability"));
         const std::string op = text("op");
-        if (op == "group_norm_act") {
+        std::string answers;
+        if (has("choices")) {
+            answers = run_choices(group_norm_act_request());
+        } else if (op == "group_norm_act") {
             run_group_norm_act();
         } else if (op == "guided_step") {
             run_guided_step();
         } else {
             self_test::run(op);
         }
-        std::cout << "\n";
+        std::cout << "\n" << answers;
         std::istringstream results(text("results"));
         for (std::string name; std::getline(results, name, ',');)
             std::cout.write(reinterpret_cast<const char*>(buffers.at(name).data.get()), std::streamsize(buffers.at(name).bytes));

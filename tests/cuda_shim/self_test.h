@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/divider.h"
 #include "cuda/launch.cuh"
 
 namespace self_test {
@@ -37,13 +38,24 @@ inline void sum(int* out, int mistake) {
     if (mistake != 5) cluster.sync();  // else a block has left when the next one reads its memory
 }
 
+// A quotient that differs from the machine's own, if there is any.
+inline void divide() {
+    for (int by : {1, 2, 3, 5, 6, 7, 12, 18, 48, 85, 127, 128, 255, 1000, 65535, 65536, 1 << 30, INT32_MAX})
+        for (std::int64_t n : {0, 1, by - 1, by, INT32_MAX / 2, INT32_MAX - 1, INT32_MAX})
+            for (std::int64_t near = n - 3; near <= n + 3; ++near)
+                if (near >= 0 && near <= INT32_MAX && int(near) / glide_fast::cuda::Divider::by(by) != int(near) / by)
+                    std::cout << near << "/" << by << " ";
+}
+
 inline void run(const std::string& name) {
-    static const char* const names[] = {"right", "missing_thread", "out_of_bounds", "race", "mismatch", "left_early"};
-    for (int mistake = 0; mistake < 6; ++mistake) {
+    if (name == "divide") return divide();
+    static const char* const names[] = {"right", "missing_thread", "out_of_bounds", "race", "mismatch", "left_early", "early"};
+    for (int mistake = 0; mistake < 7; ++mistake) {
         if (name != names[mistake]) continue;
         int out[4] = {};
         glide_fast::cuda::Launch how{dim3(4), 96, 16};
         how.cluster = 4;
+        how.overlap = mistake == 6;  // and it never waits
         glide_fast::cuda::launch(sum, how, 0, out, mistake);
         for (int total : out) std::cout << total << " ";
         return;

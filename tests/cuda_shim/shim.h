@@ -93,7 +93,7 @@ struct Fibre {
     const Barrier* waits_for = nullptr;
     unsigned token = 0;
     const char* where = "";
-    bool done = false;
+    bool done = false, waited = false;
 
     void reset();
 };
@@ -108,8 +108,9 @@ struct Machine {
     dim3 block_dim, grid_dim;
     std::function<void()> body;
     bool backwards = false;
-    int multiprocessors = 4, shared_limit = 227 * 1024, capability = 9;
-    std::map<const void*, int> shared_allowed;
+    int multiprocessors = 4, shared_limit = 227 * 1024, capability = 9, max_cluster = 16;
+    std::map<const void*, int> shared_allowed, large_clusters;
+    bool waits = false;  // whether the kernel was launched before earlier ones have ended, and so has to wait for them
     std::string error;
 
     void run(dim3 grid, dim3 threads, std::size_t shared, unsigned cluster);
@@ -137,13 +138,14 @@ inline void trampoline() {
     __sanitizer_finish_switch_fiber(nullptr, &machine.home_stack, &machine.home_bytes);
 #endif
     machine.body();
+    if (machine.waits && !machine.current->waited) machine.error = "a thread did not wait for earlier kernels";
     machine.current->done = true;
     machine.leave(true);
 }
 
 inline void Fibre::reset() {
     waits_for = nullptr;
-    done = false;
+    done = waited = false;
     getcontext(&context);
     context.uc_stack.ss_sp = stack.get();
     context.uc_stack.ss_size = stack_bytes;
@@ -234,7 +236,7 @@ inline void Machine::run(dim3 grid, dim3 threads, std::size_t shared, unsigned c
     if (threads.x % 32 || threads.x > 1024 || threads.y != 1 || threads.z != 1)
         throw std::runtime_error("a block here has whole warps along x, 32 at most");
     if (shared > std::size_t(shared_limit)) throw std::runtime_error("more shared memory than a block may have");
-    if (grid.x % cluster || cluster > 8) throw std::runtime_error("clusters of at most 8 blocks must divide the grid");
+    if (grid.x % cluster || cluster > 16) throw std::runtime_error("clusters of at most 16 blocks must divide the grid");
     grid_dim = grid;
     block_dim = threads;
     for (unsigned z = 0; z < grid.z; ++z)
@@ -242,18 +244,22 @@ inline void Machine::run(dim3 grid, dim3 threads, std::size_t shared, unsigned c
             for (unsigned x = 0; x < grid.x; x += cluster) run_cluster(dim3(x, y, z), cluster, shared);
 }
 
+inline unsigned lane() { return self().thread.x % 32; }
+
+// What lane `from` of this thread's warp passes.
 template <typename T>
-T shuffle_down(T value, unsigned distance) {
+T shuffle(T value, unsigned from) {
     static_assert(sizeof(T) == 4);
-    Fibre& me = self();
-    Warp& warp = me.block->warps[me.thread.x / 32];
-    const unsigned lane = me.thread.x % 32, slot = warp.barrier.generation % 2;
-    std::memcpy(&warp.lanes[slot][lane], &value, 4);
+    Warp& warp = self().block->warps[self().thread.x / 32];
+    const unsigned slot = warp.barrier.generation % 2;
+    std::memcpy(&warp.lanes[slot][lane()], &value, 4);
     wait(warp.barrier, warp.barrier.arrive(), "a warp shuffle");
-    T other = value;
-    if (lane + distance < 32) std::memcpy(&other, &warp.lanes[slot][lane + distance], 4);
+    T other;
+    std::memcpy(&other, &warp.lanes[slot][from], 4);
     return other;
 }
+
+inline void wait_for_earlier_kernels() { self().waited = true; }
 
 // Ends the launch with an error, from within a kernel.
 [[noreturn]] inline void fail(const std::string& message) {

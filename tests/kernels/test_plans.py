@@ -9,7 +9,10 @@ from glide_fast.kernels.occupancy import blocks_per_multiprocessor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import norm_model
+from glide_fast.ops import native
 from glide_fast.ops.case import fake_calls
+from glide_fast.ops.group_norm_act import cuda as group_norm_act_cuda
 from glide_fast.ops.text_attention import triton as attention_backend
 
 NORMS = fake_calls("group_norm_act", torch.float16, "cuda")
@@ -59,6 +62,28 @@ def test_large_tensors_fill_a_device_at_small_batches() -> None:
         cut = group_norm_act.plan(samples, size * size, channels, 32, 2)
         programs = samples * (channels // cut.slab) * cut.chunks
         assert programs >= 0.9 * group_norm_act.FILL, (size, channels, programs)
+
+
+def test_the_cost_model_reproduces_the_sweep_that_it_is_fitted_to() -> None:
+    found = norm_model.fit()
+    assert found.plans > 1400
+    assert found.median < 0.05 and found.ninth_tenth < 0.3
+    # The plan that it takes, by the best that was measured.
+    assert max(found.regret.values()) < 1.4
+    assert sorted(found.regret.values())[len(found.regret) // 2] < 1.02
+
+
+@pytest.mark.parametrize("shape", list(norm_model.TARGETS))
+def test_cuda_plans_differ_and_come_in_the_order_of_their_predictions(shape: tuple[int, int, int]) -> None:
+    library = native.load()
+    if library is None or not hasattr(library, "cuda"):
+        pytest.skip("the native library was built without CUDA, and it knows which plans fit")
+    found = group_norm_act_cuda.predicted(norm_model.call_of(*shape))
+    assert [us for _, us in found] == sorted(us for _, us in found)
+    assert len(found) > 50
+    assert len({tuple(sorted(plan.items())) for plan, _ in found}) == len(found)
+    # The kernels here have a shorter chain than those that were measured: at the very least that is predicted.
+    assert found[0][1] < min(line.us for line in norm_model.measured() if line.key == shape and line.slab)
 
 
 def test_small_grids_get_tiles_of_64_queries() -> None:

@@ -31,11 +31,16 @@ def test_right_code_runs(cuda_program: Path, backwards: bool) -> None:
         ),
         ("out_of_bounds", "heap-buffer-overflow"),
         ("left_early", "that block has left"),
+        ("early", "a thread did not wait for earlier kernels"),
     ],
 )
 def test_mistakes_are_errors(cuda_program: Path, mistake: str, message: str, backwards: bool) -> None:
     with pytest.raises(cuda_host.Failed, match=message):
         run(cuda_program, mistake, backwards)
+
+
+def test_division_by_a_product(cuda_program: Path) -> None:
+    assert run(cuda_program, "divide", False) == ""
 
 
 def test_a_race_shows_when_the_order_of_threads_changes(cuda_program: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -59,6 +60,40 @@ def run(
 
     Returns the line that the program said, and the buffers in ``results`` as flat tensors.
     """
+    said, rest, flat = _request(program, op, buffers, results, values)
+    outputs, at = {}, 0
+    for name in results:
+        size = flat[name].nbytes
+        data = bytearray(rest[at : at + size])
+        outputs[name] = torch.frombuffer(data, dtype=flat[name].dtype)
+        at += size
+    assert at == len(rest)
+    return said, outputs
+
+
+def run_choices(
+    program: Path,
+    buffers: dict[str, torch.Tensor],
+    choices: list[tuple[int, int, int, int, int]],
+    **values: int | float | str,
+) -> dict[tuple[int, int, int, int, int], torch.Tensor]:
+    """group_norm_act's y, flat, for each choice of a plan that fits (one pass or not, slab, chunks, threads, held or not)."""
+    values["choices"] = ";".join(",".join(map(str, choice)) for choice in choices)
+    said, rest, flat = _request(program, "group_norm_act", buffers, (), values)
+    fitting, size, dtype = list(map(int, said.split())), flat["y"].nbytes, flat["y"].dtype
+    assert len(rest) == size * len(fitting)
+    parts = (bytearray(rest[i * size : (i + 1) * size]) for i in range(len(fitting)))
+    return {choices[i]: torch.frombuffer(part, dtype=dtype) for i, part in zip(fitting, parts, strict=True)}
+
+
+def _request(
+    program: Path,
+    op: str,
+    buffers: dict[str, torch.Tensor],
+    results: tuple[str, ...],
+    values: Mapping[str, int | float | str],
+) -> tuple[str, bytes, dict[str, torch.Tensor]]:
+    """The line that the program says, the bytes behind it, and the buffers as they were passed."""
     flat = {name: _flat(tensor) for name, tensor in buffers.items()}
     lines = [f"op {op}", f"results {','.join(results)}" if results else ""]
     lines += [f"{key} {int(value) if isinstance(value, bool) else value}" for key, value in values.items()]
@@ -75,14 +110,7 @@ def run(
     if done.returncode:
         raise Failed(done.stderr.decode(errors="replace"))
     said, _, rest = done.stdout.partition(b"\n")
-    outputs, at = {}, 0
-    for name in results:
-        size = flat[name].nbytes
-        data = bytearray(rest[at : at + size])
-        outputs[name] = torch.frombuffer(data, dtype=flat[name].dtype)
-        at += size
-    assert at == len(rest)
-    return said.decode(), outputs
+    return said.decode(), rest, flat
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

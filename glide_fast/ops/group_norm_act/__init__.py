@@ -137,6 +137,6 @@ def group_norm_act(
 
 
 OP.register("cpu", cpu.run, cpu.supports, plain_only=True)
-OP.register("cuda", cuda.run, cuda.supports, plain_only=True)
+OP.register("cuda", cuda.run, cuda.supports, plain_only=True, plans=cuda.plans)
 OP.register("triton", triton.run, triton.supports, plain_only=True, plans=triton.plans)
 OP.register("reference", reference.run)

@@ -48,6 +48,20 @@ def test_it_declines_with_a_reason(built: None, change: dict[str, Any], reason: 
     assert reason in str(group_norm_act_cuda.supports(FACTS._replace(**change)))
 
 
+def test_a_plan_that_does_not_fit_is_an_error() -> None:
+    library = native.load()
+    if library is None or not hasattr(library, "cuda"):
+        pytest.skip("the native library was built without CUDA")
+    x = torch.zeros(1, 192, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)
+    call = Call(x, torch.ones(192), torch.ones(192), 32)
+    hopper = library.cuda.Device(*group_norm_act_cuda.HOPPER)
+    whole = group_norm_act_cuda._whole(call, hopper, {"variant": "two_pass", "threads": 256})
+    assert whole in group_norm_act_cuda.plans(call) and whole["threads"] == 256
+    for wrong in ({"variant": "three_pass"}, {"tile": 3}, {"slab": 7}):
+        with pytest.raises(ValueError, match="plan"):
+            group_norm_act_cuda._whole(call, hopper, wrong)
+
+
 def test_forced_on_a_cpu_it_says_why_not() -> None:
     x = torch.randn(1, 4, 2, 2).to(memory_format=torch.channels_last)
     with force(group_norm_act="cuda"), pytest.raises(BackendError, match="x is on cpu"):
@@ -98,10 +112,15 @@ def test_the_library_takes_what_the_backend_passes() -> None:
         x2=x, residual=x, x_bias=torch.ones(96), keep_sum=True, resample="mean_2x2", out_dtype=torch.float32,
     )  # fmt: skip
     given = native_arguments.arguments(call, call.empty_result())
-    hopper = library.cuda.Device(multiprocessors=132, shared_bytes=232448, clusters=True)
+    hopper = library.cuda.Device(multiprocessors=132, shared_bytes=232448, max_cluster=16)
     for variant in ("one_pass", "two_pass"):
         plan = library.cuda.plan_group_norm_act(library.GroupNormAct(**given), hopper, variant)
         assert plan.one_pass == (variant == "one_pass")
+    for plan in group_norm_act_cuda.plans(call):
+        native_plan = group_norm_act_cuda.complete(library.GroupNormAct(**given), hopper, plan)
+        assert native_plan.one_pass == (plan["variant"] == "one_pass") and native_plan.vector == 8
+    with pytest.raises(ValueError, match="a slab is whole groups"):
+        group_norm_act_cuda.complete(library.GroupNormAct(**given), hopper, plan | {"slab": 7})
     wrong = library.GroupNormAct(**given | {"out_dtype": 1})
     with pytest.raises(ValueError, match="y has the type of x, or fp32"):
         library.cuda.plan_group_norm_act(wrong, hopper)
@@ -155,7 +174,9 @@ def run_on_device(variant: str, call: Call, out: Result | None = None) -> Result
         pytest.skip(reason)
     if variant == "one_pass" and torch.cuda.get_device_capability()[0] < 9:
         pytest.skip("one_pass needs a device with thread-block clusters")
-    return group_norm_act_cuda.run(call, out=poisoned(call) if out is None else out, variant=variant)
+    return group_norm_act_cuda.run(
+        call, out=poisoned(call) if out is None else out, plan={"variant": variant}
+    )
 
 
 def check(call: Call, got: Result) -> None:
@@ -200,6 +221,21 @@ def test_what_is_around_the_norm_on_a_device(
 ) -> None:
     call = device_case((2, 576, 32, 32), dtype, options)
     check(call, run_on_device(variant, call))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(2, 768, 8, 8), (2, 192, 64, 64), (1, 576, 32, 32)])
+@pytest.mark.parametrize("options", ["plain", "residual", "mean"])
+def test_plans_on_a_device(shape: tuple[int, ...], options: str) -> None:
+    """The likeliest candidates, and some of all others."""
+    call = device_case(shape, torch.float16, OPTIONS[options])
+    if reason := group_norm_act_cuda.why_missing():
+        pytest.skip(reason)
+    plans = group_norm_act_cuda.plans(call)
+    for plan in plans[:8] + plans[8::11]:
+        for overlap in (False, True):
+            check(call, group_norm_act_cuda.run(call, out=poisoned(call), plan=plan, overlap=overlap))
+    assert torch.equal(group_norm_act_cuda.run(call).y, group_norm_act_cuda.run(call, plan=plans[0]).y)
 
 
 @pytest.mark.gpu

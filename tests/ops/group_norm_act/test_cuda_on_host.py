@@ -15,6 +15,7 @@ from support import cuda_host
 
 from glide_fast.ops.group_norm_act import native_arguments
 from glide_fast.ops.group_norm_act.arguments import Call
+from glide_fast.ops.group_norm_act.cuda import choices as cuda_plans
 
 HALF_UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 DTYPES = list(HALF_UNIT)
@@ -87,41 +88,55 @@ def exact(
     return y.movedim(1, -1), total
 
 
-def run(
-    program: Path,
+def request(
     a: dict[str, torch.Tensor],
     groups: int,
     *,
     silu: bool = False,
     resample: int = 0,
-    variant: str = "",
     write_sum: bool = False,
     wide: bool = False,
-    **machine: Any,
-) -> tuple[dict[str, int], torch.Tensor, torch.Tensor | None]:
-    """The plan, the result (fp32 if ``wide``), and the sum where it was asked for; outputs hold NaN before."""
+    windows: bool = False,
+    **others: Any,
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The buffers of a call, outputs full of NaN, and its other values."""
     n, height, width, first = a["x"].shape
     dtype, channels = a["x"].dtype, len(a["weight"])
     out_dtype = torch.float32 if wide else dtype
     grown = {0: (height, width), 1: (2 * height, 2 * width), 2: (height // 2, width // 2)}[resample]
-    buffers = {**a, "y": torch.full((n, *grown, channels), math.nan, dtype=out_dtype)}
+    places = (9,) if windows else ()
+    buffers = {**a, "y": torch.full((n, *grown, *places, channels), math.nan, dtype=out_dtype)}
     if write_sum:
         buffers["sum"] = torch.full_like(a["x"], math.nan)
     values: dict[str, Any] = {
         "dtype": cuda_host.TYPE_CODES[dtype], "samples": n, "rows": height * width, "channels": channels,
         "groups": groups, "width": width, "x_channels": first, "eps": 1e-5, "silu": silu, "resample": resample,
-        **({"out_dtype": cuda_host.TYPE_CODES[out_dtype]} if wide else {}),
-        **({"variant": variant} if variant else {}), **machine,
+        "windows": windows, **({"out_dtype": cuda_host.TYPE_CODES[out_dtype]} if wide else {}), **others,
     }  # fmt: skip
     for name in ("x", "x2", "residual", "sum", "y"):
         if name in buffers:
             rows = buffers[name].shape[1] * buffers[name].shape[2]
-            values[f"{name}.row_stride"] = buffers[name].shape[3]
-            values[f"{name}.sample_stride"] = rows * buffers[name].shape[3]
+            values[f"{name}.row_stride"] = buffers[name].shape[3:].numel()
+            values[f"{name}.sample_stride"] = rows * buffers[name].shape[3:].numel()
     for name in ("x_bias", "weight", "bias", "scale", "shift"):
         if name in a:
             values[f"{name}.dtype"] = cuda_host.TYPE_CODES[a[name].dtype]
             values[f"{name}.sample_stride"] = channels if a[name].dim() == 2 else 0
+    return buffers, values
+
+
+def run(
+    program: Path,
+    a: dict[str, torch.Tensor],
+    groups: int,
+    *,
+    variant: str = "",
+    write_sum: bool = False,
+    **others: Any,
+) -> tuple[dict[str, int], torch.Tensor, torch.Tensor | None]:
+    """The plan, the result (fp32 if ``wide``), and the sum where it was asked for; outputs hold NaN before."""
+    buffers, values = request(a, groups, write_sum=write_sum, **others)
+    values |= {"variant": variant} if variant else {}
     results = ("y", "sum") if write_sum else ("y",)
     said, out = cuda_host.run(program, "group_norm_act", buffers, results, **values)
     words = said.split()
@@ -145,6 +160,108 @@ def check(a: dict[str, torch.Tensor], y: torch.Tensor, truth: torch.Tensor) -> N
     assert not y.isnan().any()
     excess = (y.double() - truth).abs() - bound
     assert float(excess.max()) <= 0, f"{float(excess.max()):.3g} over the bound"
+
+
+def as_windows(y: torch.Tensor) -> torch.Tensor:
+    """The neighbourhood of each position, borders zero: [N, H, W, C] to [N, H, W, 9, C]."""
+    h, w = y.shape[1:3]
+    padded = F.pad(y, (0, 0, 1, 1, 1, 1))
+    return torch.stack([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=3)
+
+
+@pytest.mark.parametrize(
+    ("groups", "width", "lines", "n", "every"),
+    [(16, 6, (8, 8), 1, 13), (4, 36, (3, 7), 1, 7), (4, 24, (4, 8), 1, 7)],
+)
+@pytest.mark.parametrize("options", ["once", "windows", "mean"])
+def test_plans_are_right(
+    cuda_program: Path,
+    groups: int,
+    width: int,
+    lines: tuple[int, int],
+    n: int,
+    every: int,
+    options: str,
+) -> None:
+    """One of ``every`` few candidates, another one for each shape and option."""
+    if options == "mean" and lines[0] % 2:
+        lines = (4, 6)
+    resample = 2 if options == "mean" else 0
+    a = case(
+        n, lines, groups * width, torch.float16, film=True, residual=True, x_bias=True, mean=2.3, std=0.5
+    )
+    buffers, values = request(
+        a, groups, silu=True, resample=resample, windows=options == "windows", overlap=2, **HOPPER
+    )
+    # A fibre is slow: large clusters of few threads, and many threads without a cluster.
+    small = [
+        one for one in cuda_plans(groups * width, groups, 2) if one[2] * one[3] <= 2048 and one[3] != 192
+    ]
+    choices = [one for kind in (0, 1) for one in small if one[0] == kind][len(options) % every :: every]
+    results = cuda_host.run_choices(cuda_program, buffers, choices, **values)
+    assert {choice[0] for choice in results} == {0, 1}
+    assert options == "mean" or {choice[4] for choice in results if choice[0]} == {0, 1}
+    truth = exact(a, groups, True, resample)[0]
+    truth = as_windows(truth) if options == "windows" else truth
+    for choice, y in results.items():
+        try:
+            check(a, y.view(truth.shape), truth)
+        except AssertionError as error:
+            raise AssertionError(f"{choice}: {error}") from error
+
+
+@pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
+@pytest.mark.parametrize("resample", [0, 1, 2])
+@pytest.mark.parametrize("wide", [False, True])
+def test_windows(cuda_program: Path, variant: str, resample: int, wide: bool) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        a = case(2, (4, 6), 96, dtype, film=True, skip=48, x_bias=True)
+        _, y, _ = run(
+            cuda_program,
+            a,
+            16,
+            silu=True,
+            resample=resample,
+            windows=True,
+            wide=wide,
+            variant=variant,
+            **SMALL,
+        )
+        check(a, y, as_windows(exact(a, 16, True, resample)[0]))
+
+
+def test_windows_of_single_elements(cuda_program: Path) -> None:
+    a = case(1, (3, 2), 33, torch.float16)
+    plan, y, _ = run(cuda_program, a, 3, windows=True, **HOPPER)
+    assert plan["vector"] == 1
+    check(a, y, as_windows(exact(a, 3, False, 0)[0]))
+
+
+def test_parameters_that_16_bytes_do_not_divide(cuda_program: Path) -> None:
+    a = case(2, (4, 4), 96, torch.float16, film=True)
+    y, plans = None, []
+    for offset in (0, 4):
+        buffers, values = request(a, 16, silu=True, **HOPPER)
+        buffers["shift"] = torch.cat([torch.full((offset // 4,), math.nan), a["shift"].flatten()])
+        said, out = cuda_host.run(
+            cuda_program, "group_norm_act", buffers, ("y",), **{**values, "shift.offset": offset}
+        )
+        y = out["y"].view(2, 4, 4, 96)
+        check(a, y, exact(a, 16, True, 0)[0])
+        plans.append(said)
+    assert "vector 8" in plans[0] and "vector 1" in plans[1]
+
+
+@pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
+def test_a_first_value_far_from_all_others(cuda_program: Path, variant: str) -> None:
+    """It is the pivot of the first thread's sums."""
+    a = case(1, (16, 16), 96, torch.float32)
+    a["x"][0, 0, 0] = 1000.0
+    truth = exact(a, 16, False, 0)[0]
+    _, y, _ = run(cuda_program, a, 16, variant=variant, **HOPPER)
+    plain = F.group_norm(a["x"].movedim(-1, 1), 16, a["weight"], a["bias"]).movedim(1, -1)
+    allowed = 2 * float((plain - truth).abs().max()) + 2.0**-20
+    assert float((y - truth).abs().max()) <= allowed
 
 
 @settings(max_examples=60)
@@ -218,7 +335,7 @@ def test_against_fp64(
 def test_less_shared_memory_makes_larger_clusters_until_none_will_do(
     cuda_program: Path, dtype: torch.dtype
 ) -> None:
-    """2050 rows divide among no four or eight blocks: the last one has fewer."""
+    """2050 rows divide among no four blocks or more: the last one has fewer."""
     a = case(1, (50, 41), 48, dtype, film=True, mean=2.3, std=0.5)
     truth, sizes, limit = exact(a, 8, True, 0)[0], [], 232448
     while True:
@@ -229,7 +346,7 @@ def test_less_shared_memory_makes_larger_clusters_until_none_will_do(
             break
         sizes.append(plan["chunks"])
         limit = plan["shared_bytes"] - 1
-    assert sizes[0] == 1 and sizes[-1] == 8 and sizes == sorted(set(sizes))
+    assert sizes[0] == 1 and sizes[-1] == 16 and sizes == sorted(set(sizes))
     with pytest.raises(cuda_host.Failed, match="one_pass needs clusters"):
         run(cuda_program, a, 8, variant="one_pass", **machine)
 
@@ -311,6 +428,12 @@ def test_nan_and_infinity_spoil_their_own_group_only(cuda_program: Path, variant
         ({"dtype": 7}, "a type code is"),
         ({"out_dtype": 2}, "y has the type of x, or fp32"),
         ({"resample": 2, "width": 3}, "width must divide rows"),
+        ({"windows": 1, "width": 3}, "width must divide rows"),
+        ({"one_pass": 1, "slab": 6, "chunks": 1, "threads": 128}, "a slab is whole groups"),
+        ({"one_pass": 1, "slab": 8, "chunks": 1, "threads": 100}, "threads are 32 to 512"),
+        ({"one_pass": 1, "slab": 8, "chunks": 2, "threads": 64, "max_cluster": 1}, "no larger ones"),
+        ({"slab": 8, "chunks": 1, "threads": 64, "held": 1}, "two_pass holds no rows"),
+        ({"one_pass": 1, "slab": 8, "chunks": 1, "threads": 64, "held": 1}, "no rows of fp32"),
         ({"resample": 2, "width": 16}, "even height"),
         ({"variant": "three_pass"}, "a variant is one_pass or two_pass"),
         ({"capability": 8, "variant": "one_pass"}, "one_pass needs clusters"),
