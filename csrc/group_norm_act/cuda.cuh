@@ -23,7 +23,7 @@ namespace glide_fast::cuda {
 
 static_assert(sizeof(Moments) == moments_bytes && sizeof(Statistics) == moments_bytes);
 
-// Adds all rows of a thread to its sums, writes what is normalised where that is wanted, and calls use(pack, row).
+// Adds all rows of a thread to its sums, and calls use(pack, row).
 template <typename T, int N, typename Use>
 __device__ inline void add_rows(const Input<T, N>& input, const Slab& slab, const Groups<N>& groups, ChannelSums<N>& sums, Use use) {
     const int end = slab.works ? slab.rows : 0;
@@ -37,7 +37,6 @@ __device__ inline void add_rows(const Input<T, N>& input, const Slab& slab, cons
             const int row = first + i * slab.lanes;
             if (row >= end) continue;
             const Pack<T, N> x = input.finish(fetched[i], bias);
-            input.keep(x, row);
             sums.add(x, groups, i == 0 && first == slab.lane);
             use(x, row);
         }
@@ -81,7 +80,6 @@ __device__ inline void one_pass_block(const GroupNormAct& g, const Plan& plan, f
             const int row = slab.lane + i * slab.lanes;
             if (row >= end) continue;
             held[i] = input.finish(fetched[i], bias);
-            input.keep(held[i], row);
             sums.add(held[i], groups, i == 0);
         }
     } else {
@@ -126,22 +124,31 @@ __device__ inline void one_pass_block(const GroupNormAct& g, const Plan& plan, f
 
     output.set(g, affine);
     output.set(statistics, groups);
+    // The sum is written here, not where it was formed: the cluster's barrier would wait until memory has it.
     if constexpr (form == Form::mean) {
         output.write_means(slab, g, plan, [&](int row, Pack<T, N>(&packs)[4]) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                packs[i] = shared[(row + i / 2 * int(g.width) + i % 2) * slab.columns + slab.column];
+            for (int i = 0; i < 4; ++i) {
+                const int from = row + i / 2 * int(g.width) + i % 2;
+                packs[i] = shared[from * slab.columns + slab.column];
+                input.keep(packs[i], from);
+            }
         });
     } else if constexpr (Held) {
 #pragma unroll
         for (int i = 0; i < held_rows; ++i) {
             const int row = slab.lane + i * slab.lanes;
-            if (row < slab.rows) output.write(held[i], row, slab, g, plan);
+            if (row >= slab.rows) continue;
+            input.keep(held[i], row);
+            output.write(held[i], row, slab, g, plan);
         }
     } else {
 #pragma unroll 2
-        for (int row = slab.lane; row < slab.rows; row += slab.lanes)
-            output.write(shared[row * slab.columns + slab.column], row, slab, g, plan);
+        for (int row = slab.lane; row < slab.rows; row += slab.lanes) {
+            const Pack<T, N> x = shared[row * slab.columns + slab.column];
+            input.keep(x, row);
+            output.write(x, row, slab, g, plan);
+        }
     }
 }
 #endif
@@ -169,7 +176,7 @@ __device__ inline void statistics_block(const GroupNormAct& g, const Plan& plan,
     let_next_kernel_start();
     const Input<T, N> input(g, slab, slab.first_channel + slab.column * N, false);
     ChannelSums<N> sums;
-    add_rows(input, slab, groups, sums, [](const Pack<T, N>&, int) {});
+    add_rows(input, slab, groups, sums, [&](const Pack<T, N>& x, int row) { input.keep(x, row); });
     if (slab.works) reduction.put(sums, groups, slab);
     __syncthreads();
     reduction.merge_groups(slab, [&](int group, const Moments& total) {
