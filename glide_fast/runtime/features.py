@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Features:
-    """All on but ``fp8``; ``glide-fast bench step --ablate`` measures the step with each of the others off."""
+    """``glide-fast bench step --ablate`` measures the step with each of those that are on left out, and with those off by default.
+
+    Off by default are ``fp8``, and what reorders the launches of a GPU until a GPU has run its tests.
+    """
 
     cached_text: bool = True
     """A prompt is encoded once; otherwise the text transformer, and all keys and values of the text, at every call."""
@@ -37,15 +40,16 @@ class Features:
     arena: bool = True
     """A step's tensors lie in memory that every step uses again (CPU); otherwise each asks the C library for its own."""
 
-    side_stream: bool = True
+    side_stream: bool = False
     """The shortcut's small products run beside the main branch of their block, on a second stream (GPU); otherwise after its
-    second norm, one after the other."""
-    dependent_launch: bool = True
-    """Our kernels are set up while the kernel before them ends (GPU, from compute capability 9.0 on); otherwise afterwards."""
+    second norm, one after the other. It never ran on a device."""
+    dependent_launch: bool = False
+    """Our kernels are set up while the kernel before them ends (GPU, from compute capability 9.0 on); otherwise afterwards. It never
+    ran on a device."""
     fp8: bool = False
     """The 3x3 convolutions of 8 to 32 pixels multiply in fp8, once :func:`glide_fast.runtime.fp8.calibrating` has seen what they
     read (GPU, half precision). It changes the picture, and was never timed."""
 
 
 ALL = Features()
-"""All optimisations but those that change the picture, the default of :func:`glide_fast.runtime.accelerate`."""
+"""The optimisations that are on by default in :func:`glide_fast.runtime.accelerate`."""

@@ -16,6 +16,7 @@ from glide_fast.runtime.model import Accelerated
 from glide_fast.runtime.side_stream import SideStream, Started
 
 TIMES = torch.tensor([700, 20])
+ON = Features(side_stream=True)
 
 
 class Late(Started):
@@ -41,7 +42,7 @@ class LateStream(SideStream):
         return self.started[-1]
 
 
-def fast(kind: str, features: Features | None = None, defer: bool = True) -> tuple[Accelerated, LateStream]:
+def fast(kind: str, features: Features = ON, defer: bool = True) -> tuple[Accelerated, LateStream]:
     model = accelerate(tiny_model(kind), dtype="fp32", image_size=SIZE, features=features)
     assert isinstance(model, Accelerated)
     model.start(defer=defer, batch=2, image_size=SIZE, features=model.features)
@@ -65,10 +66,10 @@ def test_late_work_gives_the_same_picture(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("features", "defer"),
-    [(Features(side_stream=False), True), (Features(fused_sums=False), True), (None, False)],
+    [(Features(), True), (Features(side_stream=True, fused_sums=False), True), (ON, False)],
 )
 def test_where_the_sum_is_not_left_to_the_next_norm_nothing_runs_beside(
-    features: Features | None, defer: bool
+    features: Features, defer: bool
 ) -> None:
     model, stream = fast("base", features, defer)
     predicted(model, "base")
