@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Features:
-    """``glide-fast bench step --ablate`` measures the step with each of those that are on left out, and with those off by default.
+    """``glide-fast bench step --ablate`` measures the step without each of those that are on, and with each of the others.
 
     Off by default are ``fp8``, and what reorders the launches of a GPU until a GPU has run its tests.
     """
@@ -44,8 +44,8 @@ class Features:
     """The shortcut's small products run beside the main branch of their block, on a second stream (GPU); otherwise after its
     second norm, one after the other. It never ran on a device."""
     dependent_launch: bool = False
-    """Our kernels are set up while the kernel before them ends (GPU, from compute capability 9.0 on); otherwise afterwards. It never
-    ran on a device."""
+    """Our kernels are set up while the kernel before them ends (GPU, from compute capability 9.0 on); otherwise afterwards. It
+    never ran on a device."""
     fp8: bool = False
     """The 3x3 convolutions of 8 to 32 pixels multiply in fp8, once :func:`glide_fast.runtime.fp8.calibrating` has seen what they
     read (GPU, half precision). It changes the picture, and was never timed."""
