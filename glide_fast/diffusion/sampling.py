@@ -212,24 +212,22 @@ class SamplingLoop:
         Raises:
             BackendError: for a forced backend that cannot run (see :mod:`glide_fast.ops.backends`).
         """
-        with torch.inference_mode() if self.score is None else torch.no_grad(), dry_run():
-            for kind in dict.fromkeys(self.kinds):
-                self.reset()
-                self._advance(kind, None if self.score is None else torch.empty_like(self._x))
+        score = self.score
+        with torch.inference_mode() if score is None else torch.no_grad(), dry_run():
+            if score is not None:
+                self.score = lambda x, timesteps: torch.empty_like(x)
+            try:
+                for kind in dict.fromkeys(self.kinds):
+                    self.reset()
+                    self.advance(kind)
+            finally:
+                self.score = score
 
     def advance(self, kind: StepKind | None = None) -> torch.Tensor:
-        """Compute one step, guided or not, full or shallow, as ``kind`` says; None: a full one, guided if the loop is.
+        """Take one step of the given kind; None for a full one, guided where the loop is.
 
-        Returns the step's prediction of the clean images, ``[N, C, H, W]``: a buffer that the next step overwrites.
+        Returns its prediction of the clean images, ``[N, C, H, W]``: the loop's own buffer, which the next step overwrites.
         """
-        score = None
-        if self.score is not None:
-            timesteps = self._timesteps.index_select(0, self._steps[: len(self.seeds)])
-            with backends.bound(self._forced_backends):
-                score = self.score(self._x, timesteps)
-        return self._advance(kind, score)
-
-    def _advance(self, kind: StepKind | None, score: torch.Tensor | None) -> torch.Tensor:
         count = len(self.seeds)
         guided = self._guidance is not None if kind is None else kind.guided
         width = len(self._inputs) if guided else count
@@ -238,6 +236,7 @@ class SamplingLoop:
         torch.index_select(self._timesteps, 0, self._steps[:width], out=timesteps)
         options: dict[str, Any] = {} if kind is None or not kind.shallow else {"shallow": True}
         with backends.bound(self._forced_backends):
+            score = None if self.score is None else self.score(self._x, timesteps[:count])
             model_out = self.denoiser(self._inputs[:width], timesteps, self._steps[:width], **options)
             guided_step(
                 self._x,

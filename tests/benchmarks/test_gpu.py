@@ -130,7 +130,7 @@ def test_a_group_of_parts_has_a_name(setting: Setting) -> None:
     ("arguments", "said"),
     [
         ([*SMALL, "somewhere", "nonsense"], "no part nonsense; the parts are build"),
-        (["--device", "cpu"], "say --small"),
+        (["--device", "cpu"], "add --small"),
         (["--device", "cpu", "--small"], "--out"),
     ],
 )

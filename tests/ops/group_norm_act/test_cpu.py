@@ -446,6 +446,7 @@ def test_the_module_checks_what_it_is_given(change: dict[str, Any], message: str
         "dtype": 0, "out_dtype": 0, "samples": 1, "rows": 4, "x_channels": 4, "channels": 4, "groups": 2, "width": 2,
         "x": rows, "x2": nothing, "residual": nothing, "sum": nothing, "y": rows, "x_bias": nothing, "weight": four,
         "bias": four, "scale": four, "shift": four, "eps": 1e-5, "silu": False, "resample": 0,
+        "windows": False,
     }  # fmt: skip
     assert library is not None
     library.group_norm_act(library.GroupNormAct(**call), threads=1)
