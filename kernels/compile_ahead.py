@@ -30,6 +30,7 @@ from triton.runtime import driver
 from glide_fast.ops import dependent_launch
 from glide_fast.ops.backends import ops
 from glide_fast.ops.case import fake_calls
+from glide_fast.runtime.features import ALL
 
 H100 = {"backend": "cuda", "arch": 90, "warp_size": 32}
 """The fields of Triton's ``GPUTarget`` for an NVIDIA H100."""
@@ -98,7 +99,7 @@ def recording(fields: dict[str, Any]) -> Iterator[dict[Configuration, None]]:
     pretend(fields)
     try:
         keep_in(lambda one: found.setdefault(one))
-        with dependent_launch.allowed(fields["arch"] >= 90):
+        with dependent_launch.allowed(ALL.dependent_launch and fields["arch"] >= 90):
             yield found
     finally:
         triton.knobs.runtime.jit_cache_hook = hook

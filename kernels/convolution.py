@@ -439,8 +439,9 @@ def plans_of(call: Any) -> tuple[Plan, ...]:
     found = plans(samples * height * width, inputs, call.weight.shape[0])
     cut = found[0]
     served = inputs % cut.inputs == 0 and box(cut.pixels, height, width) is not None
-    if call.x.is_cuda and torch.cuda.get_device_capability(call.x.device) < TMA:
-        served = False
+    if call.x.is_cuda:
+        able = torch.cuda.get_device_capability(call.x.device) >= TMA
+        served = served and able and why_no_descriptors(call.x, call.weight, cut) is None
     return (*found, cut._replace(loads=DESCRIPTORS)) if served else found
 
 

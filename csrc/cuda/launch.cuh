@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -31,6 +32,9 @@ constexpr int portable_cluster = 8;  // larger ones are not for every device, an
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& how, std::uintptr_t stream, Arguments&&... arguments) {
     constexpr std::int64_t given_to_all = 48 * 1024;
+    static std::mutex one_at_a_time;  // the size belongs to the kernel: that of another thread must not come before the launch
+    std::unique_lock<std::mutex> lock(one_at_a_time, std::defer_lock);
+    if (how.shared_bytes > given_to_all) lock.lock();
     if (how.shared_bytes > given_to_all)
         check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    int(how.shared_bytes)),

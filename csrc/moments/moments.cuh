@@ -45,7 +45,7 @@ __device__ inline Moments merge_lanes(const PivotedSums& sums, int lanes) {
         const float others = __shfl_xor_sync(0xffffffffu, count, distance), total = count + others;
         const float share = total > 0.0f ? others * reciprocal(total) : 0.0f;
         const float away = __shfl_xor_sync(0xffffffffu, mine.mean, distance) - mine.mean;
-        mine.m2 += __shfl_xor_sync(0xffffffffu, mine.m2, distance) + away * away * (count * share);
+        mine.m2 += __shfl_xor_sync(0xffffffffu, mine.m2, distance) + away * (away * (count * share));  // not infinity times no values
         mine.mean += away * share;
         count = total;
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,8 @@ def tune(
     from glide_fast.cli.paths import require_writable
     from glide_fast.errors import invalid
 
+    if not math.isfinite(minutes):
+        raise invalid("minutes", minutes, "a number of minutes")
     if batch is not None and name is None:
         raise invalid("batch", batch, "a batch with --model; GLIDE's own calls have theirs")
     if out is not None:

@@ -34,7 +34,7 @@ from glide_fast.ops import plain_tensor
 from glide_fast.plans import table
 from glide_fast.plans.device import Device
 from glide_fast.plans.file import Plan, with_plan
-from glide_fast.plans.signature import shapes, signature
+from glide_fast.plans.signature import aligned, shapes, signature
 from glide_fast.plans.table import Measured
 
 ENVIRONMENT = "GLIDE_FAST_BACKEND"
@@ -150,7 +150,7 @@ class Op(Generic[Facts]):
         self.name = name
         self._operator = operator
         self._backends: list[Backend[Facts]] = []
-        self._choices: dict[tuple[Facts, str | None], Backend[Facts] | _ByShape] = {}
+        self._choices: dict[tuple[Facts, str | None, int], Backend[Facts] | _ByShape] = {}
         _ops[name] = self
 
     @property
@@ -212,16 +212,17 @@ class Op(Generic[Facts]):
             BackendError: one is forced that is unknown or declines, or every backend declines.
             InvalidInputError: ``GLIDE_FAST_PLANS`` names what is no file of plans.
         """
-        forced = self.forced()
+        forced, threads = self.forced(), torch.get_num_threads()  # a file of plans is for a number of threads
+        choices = self._choices  # whoever forgets choices replaces them
         try:
-            found = self._choices[facts, forced]
+            found = choices[facts, forced, threads]
         except KeyError:
             found = self._decide(facts, forced)
             if forced is None and self._may_be_measured(facts):
                 found = _ByShape(self, facts, found)
-            if len(self._choices) >= _CHOICES:
-                self._choices.clear()
-            self._choices[facts, forced] = found
+            if len(choices) >= _CHOICES:
+                choices.clear()
+            choices[facts, forced, threads] = found
         backend: Backend[Facts] = found.of(call) if type(found) is _ByShape else found  # type: ignore[assignment]
         listener = _listener.get()
         if listener is None:
@@ -253,6 +254,8 @@ class Op(Generic[Facts]):
         """The backend of the row for a call, with its plan; or None, and why no row decides."""
         if getattr(facts, "unreadable", None) is not None:
             return None, "its tensors are more than their memory"
+        if getattr(facts, "gradients", False):
+            return None, "gradients are wanted, and rows are measured without"
         device = Device.of(call.tensors[0].device)
         rows = table.table_of(device)
         found = rows.rows(self.name).get(signature(call)) if rows.rows(self.name) else None
@@ -267,7 +270,7 @@ class Op(Generic[Facts]):
             return None, f"{found.path.name}: {backend.name} was fastest, and declines here: {reason}"
         if fastest.plan is None:
             return replace(backend, measured=found), None
-        if backend.plans is None or fastest.plan not in list(backend.plans(call)):
+        if backend.plans is None or not any(_same(fastest.plan, plan) for plan in backend.plans(call)):
             return None, f"{found.path.name}: {backend.name} has no such plan:{with_plan(fastest.plan)}"
         run = partial(backend.run, plan=fastest.plan)
         return replace(backend, run=run, plan=fastest.plan, measured=found), None
@@ -275,6 +278,8 @@ class Op(Generic[Facts]):
     def _may_be_measured(self, facts: Facts) -> bool:
         device = getattr(facts, "device", None)
         if device is None or getattr(facts, "unreadable", None) is not None:
+            return False
+        if getattr(facts, "gradients", False):
             return False
         return table.any_rows(self.name, device)
 
@@ -325,6 +330,11 @@ def _plain_only(supports: Callable[[Facts], str | None]) -> Callable[[Facts], st
     return check
 
 
+def _same(one: Plan, other: Plan) -> bool:
+    """Whether two plans are equal, with values of the same types: True is not 1."""
+    return one == other and all(type(one[name]) is type(other[name]) for name in one)
+
+
 class _ByShape:
     """The choices for calls with the same facts, of an op that has rows: one for each shape and layout."""
 
@@ -336,7 +346,7 @@ class _ByShape:
         """The choice for a call; that of the rules where there is none."""
         if call is None:
             return self._otherwise
-        key = (call.tensors[0].device, torch.get_num_threads(), shapes(call))
+        key = (call.tensors[0].device, aligned(call), shapes(call))
         try:
             return self._found[key]
         except KeyError:

@@ -1,7 +1,8 @@
 """Programmatic dependent launch: a kernel is set up while the one before it on the stream still runs.
 
 CUDA has it from compute capability 9.0 on. A kernel that is launched so must wait (``griddepcontrol.wait``) before it reads or
-writes anything that another kernel may touch; ours wait before their first access to memory. What is saved is the gap between two
+writes anything that another kernel may touch; ours wait before their first access to memory, but for the norm's weight and bias,
+which no kernel of a step writes. What is saved is the gap between two
 kernels, which also counts inside a captured graph.
 
 Off for direct calls of ops; a model's step switches it on (:class:`glide_fast.runtime.features.Features`).

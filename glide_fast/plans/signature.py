@@ -116,6 +116,15 @@ def options_of(call: Hashable) -> Callable[[Any], Any]:
     return operator.attrgetter(*names) if names else lambda call: None
 
 
+def aligned(call: Any) -> bool:
+    """Whether every tensor of a call begins at a multiple of 16 bytes, which some plans need."""
+    return not any(
+        tensor.data_ptr() % _VECTOR
+        for tensor in call.tensors
+        if tensor is not None and type(tensor).__name__ != "PackedWeight"
+    )
+
+
 def shapes(call: Any) -> tuple[Any, ...]:
     """What :func:`signature` is made of, for calls with the same facts: quick to compare and to hash."""
     found: list[Any] = [options_of(type(call))(call)]  # type: ignore[arg-type]

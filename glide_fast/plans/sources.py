@@ -48,6 +48,8 @@ def version_of(backend: str) -> str | None:
 @functools.cache
 def source_of(op: str, backend: str) -> str | None:
     """The digest of a backend's source as it would run now; None where it is not known (a library that does not say)."""
+    if not (op.isidentifier() and backend.isidentifier()):
+        return None
     module = ROOT / "ops" / op / f"{backend}.py"
     try:
         texts = [normalised(module.read_text(encoding="utf-8"), "#")]

@@ -130,7 +130,7 @@ def _table(device: Device, chosen: str) -> Table:
         return table
     if chosen:
         named = Path(chosen)
-        if not named.exists():
+        if not os.path.exists(named):  # where it cannot be looked at, Path.exists raises
             raise InvalidInputError(
                 f"{ENVIRONMENT}: got {chosen!r}, which does not exist; accepted: a file that glide-fast tune wrote, a folder "
                 f"of them, or {OFF}"
@@ -141,7 +141,7 @@ def _table(device: Device, chosen: str) -> Table:
     found: dict[tuple[str, str], Measured] = {}
     reports = []
     for path in places:
-        if not path.exists():
+        if not os.path.exists(path):
             continue
         try:
             file = read(path, ENVIRONMENT)

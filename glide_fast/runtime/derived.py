@@ -43,6 +43,7 @@ class Derived:
         self._source_version: tuple[int, int, int] | None = None
         self._result: torch.Tensor | None = None
         self._values: int | None = None  # the fingerprint of the parameter that the result was computed from
+        self._computed = 0
         watched(source())
 
     def get(self, input_shape: Sequence[int]) -> torch.Tensor:
@@ -57,7 +58,13 @@ class Derived:
                 # A view of the parameter shows every write to it.
                 self._values = None if _is_view(self._result, source) else fingerprint([source])[0]
             self._source_version = now
+            self._computed += 1
         return self._result
+
+    @property
+    def version(self) -> int | None:
+        """How often the derived tensor was computed; None where there is none now."""
+        return None if self._result is None else self._computed
 
     def look(self, seen: dict[int, int]) -> None:
         """Forget the derived tensor if the parameter's values have changed without its version counter.

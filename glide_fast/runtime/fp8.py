@@ -65,12 +65,21 @@ class Fp8Convolution:
     def __init__(self, module: Any, derive: Derive) -> None:
         self._weight = derive(lambda: module.weight, quantised_weight, packed=False)
         self._scales = derive(lambda: module.weight, weight_scales, packed=False)
+        self._zeros = derive(
+            lambda: module.weight, lambda weight: weight.new_zeros(len(weight)), packed=False
+        )
+        self._calibrations = 0
         self.largest: torch.Tensor | None = None
         """The largest magnitude that a calibration saw, fp32 ``[]``; None before one."""
+
+    def addresses(self) -> tuple[object, ...]:
+        """Changes with each tensor that a recording reads besides the model's parameters."""
+        return self._calibrations, self._weight.version, self._scales.version, self._zeros.version
 
     def observe(self, x: torch.Tensor) -> None:
         """Take the magnitudes of ``x`` into account."""
         found = x.detach().abs().amax().float()
+        self._calibrations += self.largest is None
         self.largest = found if self.largest is None else torch.maximum(self.largest, found)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,6 +98,9 @@ class Fp8Convolution:
             self._weight.get(x.shape).t(),
             scale_a=scale.expand(len(windows), 1).contiguous(),
             scale_b=self._scales.get(x.shape)[None],
+            bias=self._zeros.get(
+                x.shape
+            ),  # without one some versions of torch write bf16 into an fp16 result
             out_dtype=x.dtype,
         )
         return y.view(n, height, width, -1).permute(0, 3, 1, 2)
@@ -110,8 +122,8 @@ def calibrating(model: Any) -> Iterator[None]:
     """Within the block, calls of an accelerated model measure what its convolutions in fp8 will read; they still run in fp16.
 
     Call the model itself, on noisy pictures at early and late timesteps: ``with calibrating(model): model(x, timesteps, ...)``.
-    What an earlier calibration saw is forgotten. Afterwards the model runs those convolutions in fp8, until it is moved. A loop
-    that was captured before keeps what it recorded; ``pipe.release()`` drops it.
+    What an earlier calibration saw is forgotten. Afterwards the model runs the convolutions that were seen in fp8, until it is
+    moved. A loop that was captured before is recorded anew at its next run.
 
     Raises:
         InvalidInputError: for a model without ``Features(fp8=True)``, or on a CPU.

@@ -119,11 +119,12 @@ class Accelerated(_Model):
         return self._batch, self._image_size
 
     def addresses(self) -> Hashable:
-        """The address of every weight. A recording of kernels is valid as long as this stays the same."""
-        return tuple(
+        """The address of every weight that a step reads. A recording of kernels is valid as long as this stays the same."""
+        weights = tuple(
             (id(tensor), tensor.version) if isinstance(tensor, PackedWeight) else tensor.data_ptr()
             for tensor in (*self.parameters(), *self.buffers())
         )
+        return (*weights, *(one.addresses() for one in self._torso.convolve.in_fp8.values()))
 
     @joins
     def refresh(self) -> None:

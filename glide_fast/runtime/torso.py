@@ -224,7 +224,9 @@ class Convolver:
     def _quantised(self, module: Any, height: int, width: int) -> Fp8Convolution | None:
         """The convolution in fp8 that runs for pictures of this size; None where there is none."""
         found = self.in_fp8.get(id(module))
-        return None if found is None or self.observes or not suits(module.weight, height, width) else found
+        if found is None or found.largest is None or self.observes:
+            return None
+        return found if suits(module.weight, height, width) else None
 
     def _observe(self, module: Any, x: torch.Tensor) -> None:
         """Let the convolution in fp8 of this module see what it is to read: a picture, or its windows."""

@@ -20,6 +20,7 @@ from glide_fast.bench.measurement import Measurement, short_name
 from glide_fast.bench.timing import Effort
 from glide_fast.ops.backends import Backend, Op, Plan, named
 from glide_fast.ops.case import allowed_error, cases_of
+from glide_fast.ops.convolution import winograd_weight
 from glide_fast.plans.file import Candidate, Row, with_plan
 from glide_fast.plans.signature import PACKED, signature
 from glide_fast.plans.sources import source_of
@@ -107,7 +108,9 @@ def entrants(op: Op[Any], arguments: Mapping[str, Any], line: str) -> Iterator[E
         facts = call.facts()
         if backend.supports(facts) is not None:
             continue
-        by_rule = not rule_found and backend.worth(facts) is None
+        # Winograd's kernel has no rule of its own: the layout of a weight decides, and this decides the layout.
+        reason = winograd_weight.why_not_worth() if name == "winograd" else backend.worth(facts)
+        by_rule = not rule_found and reason is None
         rule_found = rule_found or by_rule
         eligible = not packed or f" {PACKED}" in signature(call)
         plans = [None] if backend.plans is None else [*backend.plans(call)]

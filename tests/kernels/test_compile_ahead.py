@@ -15,6 +15,7 @@ from glide_fast.ops.case import fake_calls
 from glide_fast.ops.resample import triton as resample
 from glide_fast.ops.text_attention import triton as text_attention
 from glide_fast.ops.text_attention.arguments import Call
+from glide_fast.runtime.features import Features
 
 
 def names(found: list[Configuration]) -> dict[str, int]:
@@ -52,8 +53,12 @@ def _without_early_launch(one: Configuration) -> Configuration:
     return one._replace(data=data[: data.index('"key"')].replace("true", "false"))
 
 
-def test_kernels_are_launched_early_where_the_target_can() -> None:
-    for arch, early in ((80, False), (90, True)):
+@pytest.mark.parametrize("feature", [True, False])
+def test_kernels_are_launched_early_where_the_target_can_and_a_model_does(
+    feature: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_ahead, "ALL", Features(dependent_launch=feature))
+    for arch, early in ((80, False), (90, feature)):
         found = launched(["resample"], torch.float16, H100 | {"arch": arch})
         assert {'"launch_pdl": true' in one.data for one in found} == {early}
         assert all(f'"arch": {arch}' in one.target for one in found)

@@ -24,6 +24,7 @@ HERE = Device.of(torch.device("cpu"))
 class Facts(NamedTuple):
     device: str
     even: bool
+    gradients: bool = False
     unreadable: str | None = None
 
 
@@ -35,7 +36,7 @@ class Call(NamedTuple):
         return (self.x,)
 
     def facts(self) -> Facts:
-        return Facts(self.x.device.type, self.x.shape[0] % 2 == 0)
+        return Facts(self.x.device.type, self.x.shape[0] % 2 == 0, self.x.requires_grad)
 
 
 def tiled(call: Call, *, plan: Plan | None = None) -> tuple[str, Plan | None]:
@@ -94,6 +95,56 @@ def test_the_rows_backend_runs_with_its_plan_at_the_rows_shape_only(op: Op[Facts
             assert op.run(Call(torch.zeros(4, 6)[:, :3])) == ("plain", None)  # another layout
             assert op.choose(CALL.facts()).name == "plain"  # of no call
     assert op.run(CALL) == ("plain", None)
+
+
+def test_where_gradients_are_wanted_rules_choose(op: Op[Facts], tmp_path: Path) -> None:
+    """Rows are measured without: what they say may have no second derivative."""
+    wanted = Call(torch.zeros(4, 3, requires_grad=True))
+    with plans_from(written(tmp_path, row(CALL))):
+        assert op.run(wanted) == ("plain", None) and op.run(CALL) == ("tiled", None)
+        assert "gradients are wanted" in str(op.explain(wanted.facts(), wanted))
+
+
+def test_a_plan_for_aligned_memory_is_for_no_other(op: Op[Facts], tmp_path: Path) -> None:
+    def only_aligned(call: Call) -> Iterator[Plan]:
+        yield {"rows": 1 if call.x.data_ptr() % 16 else 4}
+
+    op.register("picky", tiled, plans=only_aligned)
+    odd = Call(torch.zeros(13)[1:].view(4, 3))
+    with plans_from(written(tmp_path, row(CALL, "picky", {"rows": 4}))):
+        for _ in range(2):
+            assert op.run(CALL) == ("tiled", {"rows": 4}) and op.run(odd) == ("plain", None)
+
+
+def test_true_is_not_one_in_a_plan(op: Op[Facts], tmp_path: Path) -> None:
+    with plans_from(written(tmp_path, row(CALL, plan={"rows": True}))):
+        assert op.run(CALL) == ("plain", None)
+
+
+def test_a_row_is_for_a_number_of_threads(op: Op[Facts], tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    folder = Path(written(tmp_path, row(CALL))).parent
+    with plans_from(str(folder)):
+        try:
+            torch.set_num_threads(before + 1)
+            assert op.run(CALL) == ("plain", None)
+        finally:
+            torch.set_num_threads(before)
+        assert op.run(CALL) == ("tiled", None)
+
+
+def test_where_the_cache_cannot_be_looked_at_there_are_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    assert not table._table.__wrapped__(HERE._replace(name="Another"), "").rows("double")
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        table._table.__wrapped__(HERE, "x" * 5000)
+
+
+def test_a_row_that_names_no_backend_reads_no_file() -> None:
+    assert sources.source_of("/tmp", "anything") is None and sources.source_of("..", "x") is None
 
 
 def test_listeners_and_explanations_say_so(op: Op[Facts], tmp_path: Path) -> None:
@@ -219,7 +270,7 @@ def test_the_environment_is_read_once(op: Op[Facts], tmp_path: Path, monkeypatch
 def test_an_op_without_rows_is_chosen_as_ever(op: Op[Facts], tmp_path: Path) -> None:
     with plans_from(written(tmp_path, row(CALL)._replace(op="triple"))):
         assert op.run(CALL) == ("plain", None)
-        assert type(op._choices[CALL.facts(), None]) is backends.Backend
+        assert type(op._choices[CALL.facts(), None, torch.get_num_threads()]) is backends.Backend
 
 
 def test_sources_are_of_what_says_something() -> None:

@@ -150,6 +150,38 @@ def test_an_edited_weight_is_quantised_anew() -> None:
         assert not torch.equal(model(states(), TIMES, **arguments), before)
 
 
+def test_what_a_recording_reads_has_moved_after_an_edit_and_after_a_calibration() -> None:
+    model, arguments = deferred(Features(fp8=True, packed_weights=False)), call_arguments("no-text")
+
+    def calibrated() -> object:
+        with calibrating(model):
+            model(states(), TIMES, **arguments)
+        model(states(), TIMES, **arguments)
+        return model.addresses()
+
+    with torch.no_grad():
+        before = model.addresses()
+        first = calibrated()
+        model._torso.residuals[0].in_layers[2].weight.data.mul_(0.5)
+        model(states(), TIMES, **arguments)
+        edited = model.addresses()
+        assert len({before, first, edited, calibrated()}) == 4
+        model(states(), TIMES, **arguments)
+        assert model.addresses() == model.addresses()
+
+
+def test_a_calibration_that_sees_nothing_leaves_the_model_in_half_precision() -> None:
+    model, arguments = deferred(Features(fp8=True, packed_weights=False)), call_arguments("no-text")
+    with torch.no_grad():
+        want = model(states(), TIMES, **arguments)
+        for _ in range(2):
+            with calibrating(model):
+                model(states(), TIMES, **arguments)
+        with calibrating(model):
+            pass
+        assert torch.equal(model(states(), TIMES, **arguments), want)
+
+
 def test_only_a_model_that_was_made_for_it_is_calibrated() -> None:
     for model in (tiny_model("no-text"), deferred(Features())):
         with pytest.raises(InvalidInputError, match=r"^model: got"), calibrating(model):

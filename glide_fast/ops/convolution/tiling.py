@@ -12,6 +12,9 @@ from glide_fast.plans.device import Device
 from glide_fast.plans.signature import PACKED, option_part, tensor_part
 from glide_fast.plans.table import table_of
 
+NOISE = 1.02
+"""Times within this factor are equal: the rule decides then."""
+
 
 def in_tiles(weight: torch.Tensor, input_shape: Sequence[int], stride: int = 1) -> bool:
     """Whether Winograd's kernel was the fastest for this weight on this device, or is by a rule where nobody measured.
@@ -46,5 +49,7 @@ def _saved(weight: torch.Tensor, input_shape: Sequence[int], stride: int) -> flo
             continue
         first, second = measured.row.fastest, measured.row.runner_up
         if second is not None and {first.backend, second.backend} == {"winograd", "onednn"}:
+            if second.us < NOISE * first.us:
+                continue
             saved += (second.us - first.us) * (1 if first.backend == "winograd" else -1)
     return saved

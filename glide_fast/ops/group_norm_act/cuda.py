@@ -256,9 +256,7 @@ def run(call: Call, *, out: Result | None = None, plan: Plan | None = None, over
             # From torch's allocator, which keeps it for this stream until the kernels have read it.
             workspace = torch.empty(completed.workspace_bytes, dtype=torch.uint8, device=device)
             kernels = library.cuda.Overlap
-            early = kernels.none
-            if facts.max_cluster:
-                earlier = overlap or dependent_launch.wanted(device)
-                early = kernels.earlier if earlier else kernels.second
+            able = facts.max_cluster and (overlap or dependent_launch.wanted(device))
+            early = kernels.earlier if able else kernels.none
             library.cuda.group_norm_act(given, completed, workspace.data_ptr(), stream, early)
     return result

@@ -411,6 +411,15 @@ def test_values_near_the_limits_of_fp16(cuda_program: Path, variant: str) -> Non
 
 
 @pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
+def test_a_mean_whose_square_overflows(cuda_program: Path, variant: str) -> None:
+    """Some lanes of a warp have no values: their part of the variance is zero, not infinity times zero."""
+    a = case(1, (2, 2), 96, torch.bfloat16)
+    a["x"] = torch.full_like(a["x"], 2.0**65)
+    y = run(cuda_program, a, 16, variant=variant)[1]
+    assert torch.equal(y, a["bias"].expand_as(y).to(y.dtype))
+
+
+@pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_infinity_spoil_their_own_group_only(cuda_program: Path, variant: str, value: float) -> None:
     a = case(2, (5, 5), 48, torch.float32)
