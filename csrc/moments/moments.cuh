@@ -43,7 +43,8 @@ __device__ inline Moments merge_lanes(const PivotedSums& sums, int lanes) {
     float count = sums.count;
     for (int distance = lanes / 2; distance > 0; distance /= 2) {
         const float others = __shfl_xor_sync(0xffffffffu, count, distance), total = count + others;
-        const float share = total > 0.0f ? others * reciprocal(total) : 0.0f;
+        // Exactly 1 for a lane without values: a reciprocal is not quite exact, and of one value the mean must be that value.
+        const float share = count == 0.0f ? (others > 0.0f ? 1.0f : 0.0f) : others * reciprocal(total);
         const float away = __shfl_xor_sync(0xffffffffu, mine.mean, distance) - mine.mean;
         mine.m2 += __shfl_xor_sync(0xffffffffu, mine.m2, distance) + away * (away * (count * share));  // not infinity times no values
         mine.mean += away * share;

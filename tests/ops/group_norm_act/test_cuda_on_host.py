@@ -410,6 +410,12 @@ def test_values_near_the_limits_of_fp16(cuda_program: Path, variant: str) -> Non
     assert torch.equal(y, a["bias"].expand_as(y))
 
 
+def test_the_mean_of_one_value_is_that_value(cuda_program: Path) -> None:
+    """To the last bit: the root of eps multiplies what is left by 300."""
+    a = case(2, (1, 1), 5, torch.float32)
+    assert torch.equal(run(cuda_program, a, 5)[1], a["bias"].expand(2, 1, 1, 5))
+
+
 @pytest.mark.parametrize("variant", ["one_pass", "two_pass"])
 def test_a_mean_whose_square_overflows(cuda_program: Path, variant: str) -> None:
     """Some lanes of a warp have no values: their part of the variance is zero, not infinity times zero."""
