@@ -330,17 +330,11 @@ def add_splits(
     total = tl.load(part_at, mask=real, other=0.0)
     for split in tl.static_range(1, SPLITS):
         total += tl.load(part_at + tl.cast(split, tl.int64) * pixels * outputs, mask=real, other=0.0)
-    if BIAS:
-        total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
-    sample = (pixel // (height * width)).to(tl.int64)
-    rest = pixel % (height * width)
-    row = rest // width  # only sums of few pixels are split: offsets inside a picture fit 32 bits
-    column = rest % width
-    if RESIDUAL:
-        at = sample * residual_sample_stride + row * residual_row_stride + column * residual_column_stride
-        total += tl.load(residual + at[:, None] + output[None, :], mask=real, other=0.0).to(tl.float32)
-    at = sample * y_sample_stride + row * y_row_stride + column * y_column_stride
-    tl.store(y + at[:, None] + output[None, :], total.to(y.dtype.element_ty), mask=real)
+    _finish(
+        total, bias, residual, y, pixel, output, pixels, height, width, outputs,
+        residual_sample_stride, residual_row_stride, residual_column_stride,
+        y_sample_stride, y_row_stride, y_column_stride, BIAS, RESIDUAL, False,
+    )  # fmt: skip
 
 
 def reduce_tile(outputs: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ products and sums are rounded one by one, as the reference rounds them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -239,6 +239,11 @@ def builds(loop: str, dense: bool, element: str = "fp16", cut: Plan = PLANS[0]) 
 def default_builds() -> list[Build]:
     """The three loops of ``WITHOUT``, with a network that computes channels-last in fp16."""
     return [build for loop in WITHOUT for build in builds(loop, dense=False)]
+
+
+def plans_of(call: Any) -> tuple[Plan, ...]:
+    """:data:`PLANS`, whatever the call (:class:`glide_fast.ops.guided_step.arguments.Call`)."""
+    return PLANS
 
 
 def candidate_builds() -> list[Build]:

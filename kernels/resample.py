@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -214,6 +214,11 @@ def default_builds() -> list[Build]:
     return [
         build for up in (True, False) for added in (True, False) for build in builds(192, up, "fp16", added)
     ]
+
+
+def plans_of(call: Any) -> tuple[Tile, ...]:
+    """:func:`plans` of a call (:class:`glide_fast.ops.resample.arguments.Call`)."""
+    return plans(call.x.shape[1])
 
 
 def candidate_builds() -> list[Build]:

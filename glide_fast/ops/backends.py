@@ -252,10 +252,9 @@ class Op(Generic[Facts]):
 
     def measured_choice(self, facts: Facts, call: Any) -> tuple[Backend[Facts] | None, str | None]:
         """The backend of the row for a call, with its plan; or None, and why no row decides."""
-        if getattr(facts, "unreadable", None) is not None:
-            return None, "its tensors are more than their memory"
-        if getattr(facts, "gradients", False):
-            return None, "gradients are wanted, and rows are measured without"
+        reason = _why_unlike_measured(facts)
+        if reason is not None:
+            return None, reason
         device = Device.of(call.tensors[0].device)
         rows = table.table_of(device)
         found = rows.rows(self.name).get(signature(call)) if rows.rows(self.name) else None
@@ -277,9 +276,7 @@ class Op(Generic[Facts]):
 
     def _may_be_measured(self, facts: Facts) -> bool:
         device = getattr(facts, "device", None)
-        if device is None or getattr(facts, "unreadable", None) is not None:
-            return False
-        if getattr(facts, "gradients", False):
+        if device is None or _why_unlike_measured(facts) is not None:
             return False
         return table.any_rows(self.name, device)
 
@@ -328,6 +325,15 @@ def _plain_only(supports: Callable[[Facts], str | None]) -> Callable[[Facts], st
         return supports(facts) if unreadable is None else unreadable
 
     return check
+
+
+def _why_unlike_measured(facts: Any) -> str | None:
+    """Why rows say nothing of calls with these facts, whatever their sizes; None where they may."""
+    if getattr(facts, "unreadable", None) is not None:
+        return "its tensors are more than their memory"
+    if getattr(facts, "gradients", False):
+        return "gradients are wanted, and rows are measured without"
+    return None
 
 
 def _same(one: Plan, other: Plan) -> bool:

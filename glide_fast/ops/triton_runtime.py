@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -57,6 +57,12 @@ def load(name: str) -> tuple[ModuleType | None, str | None]:
         return importlib.import_module(f"glide_fast.kernels.{name}"), None
     except ModuleNotFoundError as error:
         return None, f"the kernels are not installed (pip install -e .): {error}"
+
+
+def plans(name: str, call: Any) -> Iterator[dict[str, Any]]:
+    """Every plan of ``glide_fast.kernels.<name>`` for a call of its op, the default first; none where :func:`load` has none."""
+    kernels, _ = load(name)
+    return (cut._asdict() for cut in kernels.plans_of(call)) if kernels is not None else iter(())
 
 
 @functools.cache

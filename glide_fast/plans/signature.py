@@ -70,7 +70,7 @@ def option_part(name: str, value: object) -> str | None:
 
 def layout_of(tensor: torch.Tensor) -> str:
     """How a tensor lies in memory: empty for a contiguous one; dimensions of size 1 do not count."""
-    if type(tensor).__name__ == "PackedWeight":  # its module imports what imports this one
+    if _packed(tensor):
         return PACKED
     if tensor.is_contiguous():
         return ""
@@ -116,12 +116,15 @@ def options_of(call: Hashable) -> Callable[[Any], Any]:
     return operator.attrgetter(*names) if names else lambda call: None
 
 
+def _packed(tensor: torch.Tensor) -> bool:
+    """Whether it is a ``PackedWeight``, whose module imports what imports this one."""
+    return type(tensor).__name__ == "PackedWeight"
+
+
 def aligned(call: Any) -> bool:
     """Whether every tensor of a call begins at a multiple of 16 bytes, which some plans need."""
     return not any(
-        tensor.data_ptr() % _VECTOR
-        for tensor in call.tensors
-        if tensor is not None and type(tensor).__name__ != "PackedWeight"
+        tensor.data_ptr() % _VECTOR for tensor in call.tensors if tensor is not None and not _packed(tensor)
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import golden
+from support.rounding import Network, assert_within, relative, rounded_once_more
 
 from glide_fast.diffusion.respacing import space_timesteps
 from glide_fast.diffusion.schedules import get_named_beta_schedule
@@ -96,23 +97,6 @@ def known_rows() -> tuple[torch.Tensor, torch.Tensor]:
     return golden.tensor("inp", 1, 3, 64, 64).clamp(-1, 1), mask
 
 
-Network = Callable[..., torch.Tensor]
-
-FORWARD_UNITS = 8
-"""Rounding of a whole forward, in units of the last place of its input; 84 of them are the 1e-5 that a forward is held to."""
-
-
-def rounded_once_more(network: Network) -> Network:
-    """``network`` with each value of its input moved by one unit in the last place, up or down."""
-    generator = torch.Generator().manual_seed(0)
-
-    def moved(x: torch.Tensor, ts: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        up = torch.rand(x.shape, generator=generator) < 0.5
-        return network(torch.nextafter(x, torch.where(up, torch.inf, -torch.inf)), ts, **kwargs)
-
-    return moved
-
-
 def assert_as_recorded(
     key: str, sample: Callable[[Network], torch.Tensor], network: Network, tolerance: float = 1e-4
 ) -> None:
@@ -122,14 +106,9 @@ def assert_as_recorded(
     order. Where a result is not within ``tolerance``, it has to be within what that rounding does to this very loop.
     """
     got = sample(network)
-    error = golden.error(key, got)
-    if error >= tolerance:
-        moved = relative(sample(rounded_once_more(network)), got)
-        assert error < min(FORWARD_UNITS * moved, 50 * tolerance), (error, moved)
-
-
-def relative(got: torch.Tensor, want: torch.Tensor) -> float:
-    return float((got.double() - want.double()).norm() / want.double().norm())
+    assert_within(
+        golden.error(key, got), tolerance, lambda: relative(sample(rounded_once_more(network)), got)
+    )
 
 
 def test_a_loop_that_is_not_the_recorded_one_is_noticed() -> None:

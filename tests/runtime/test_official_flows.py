@@ -17,6 +17,7 @@ import pytest
 import torch
 from support import notebooks
 from support.onednn import TYPES
+from support.rounding import assert_within, relative, rounded_once_more
 from support.small_unets import SIZE, call_arguments, states, tiny_model
 
 import glide_fast
@@ -35,12 +36,9 @@ def to_bf16(model: Any) -> Any:
     return model
 
 
-def rounded_once_more(model: Any) -> Any:
+def with_rounded_inputs(model: Any) -> Any:
     """Not accelerated, with each value of a step's input moved by one unit in the last place."""
-    forward = model.forward
-    model.forward = lambda x, *args, **kwargs: forward(
-        torch.nextafter(x, x.sign() * torch.inf), *args, **kwargs
-    )
+    model.forward = rounded_once_more(model.forward)
     return model
 
 
@@ -52,7 +50,7 @@ ADDED: dict[str, Added] = {
     IN_FP32: functools.partial(accelerate, dtype="fp32"),
     IN_BF16[0]: functools.partial(accelerate, dtype="bf16"),
     IN_BF16[1]: to_bf16,
-    ROUNDED: rounded_once_more,
+    ROUNDED: with_rounded_inputs,
 }
 COMPARED = (IN_FP32, *(IN_BF16 if torch.bfloat16 in TYPES else ()))
 """Without AVX-512 a step in bf16 takes torch 20 times as long as one in fp32, and nobody runs it."""
@@ -108,10 +106,6 @@ def draw(cache: Path) -> Callable[[str, str], list[torch.Tensor]]:
     return drawn
 
 
-def relative(got: torch.Tensor, want: torch.Tensor) -> float:
-    return float((got - want).norm() / want.norm())
-
-
 def psnr(got: torch.Tensor, want: torch.Tensor) -> float:
     """Of the pictures as shown, 8 bits a channel, in dB; infinite where they are equal."""
     a, b = (((batch + 1) * 127.5).round().clamp(0, 255) for batch in (got, want))
@@ -138,12 +132,11 @@ def test_pictures_of_an_accelerated_notebook(
             )
     for stage in range(len(want)):
         # The notebooks round the upsampler's input to 8 bits, where a last digit may fall on the other side.
-        error, allowed = errors[IN_FP32][stage], (1e-4, 1e-3)[stage]
-        if (
-            error >= allowed
-        ):  # guidance multiplies rounding: as far as a last digit of the input leads, and a forward has eight
-            moved = relative(draw(flow, ROUNDED)[stage], want[stage])
-            assert error < min(8 * moved, 50 * allowed)
+        assert_within(
+            errors[IN_FP32][stage],
+            (1e-4, 1e-3)[stage],
+            lambda stage=stage: relative(draw(flow, ROUNDED)[stage], want[stage]),  # type: ignore[misc]
+        )
         if torch.bfloat16 not in TYPES:
             continue
         # Of the size of torch's own bf16: random networks magnify what differs early, each time otherwise, so one picture may be

@@ -50,8 +50,7 @@ def worth(facts: Facts) -> str | None:
 
 def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
-    kernels, _ = triton_runtime.load("convolution")
-    return (cut._asdict() for cut in kernels.plans_of(call)) if kernels is not None else iter(())
+    return triton_runtime.plans("convolution", call)
 
 
 def run(call: Call, *, plan: Plan | None = None) -> torch.Tensor:

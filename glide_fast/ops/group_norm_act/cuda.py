@@ -14,6 +14,7 @@ from glide_fast.ops.group_norm_act import cost
 from glide_fast.ops.group_norm_act.arguments import Call, Facts, Result, in_batches, why_not
 from glide_fast.ops.group_norm_act.native_arguments import TYPE_CODES, arguments
 from glide_fast.plans.file import Plan
+from glide_fast.plans.signature import aligned, shapes
 
 MOST_SAMPLES = 65535  # of one launch: they are the last dimension of a grid
 
@@ -163,23 +164,7 @@ _MOST_CHOSEN = 1000
 
 def _choose(call: Call) -> Plan:
     """The first of :func:`plans`, remembered for calls of the same sizes, types, strides and alignment."""
-    addresses = 0
-    key: list[Hashable] = [
-        call.x.device.index,
-        call.groups,
-        call.silu,
-        call.resample,
-        call.windows,
-        call.out_dtype,
-        call.keep_sum,
-    ]
-    for tensor in call.tensors:
-        if tensor is None:
-            key.append(None)
-        else:
-            addresses |= tensor.data_ptr()
-            key += [tensor.shape, tensor.stride(), tensor.dtype]
-    known = (*key, addresses % 16)
+    known = (call.x.device.index, aligned(call), shapes(call))
     plan = _chosen.get(known)
     if plan is None:
         if len(_chosen) >= _MOST_CHOSEN:

@@ -28,8 +28,7 @@ def supports(facts: Facts) -> str | None:
 
 def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes, the one that it uses by itself first."""
-    kernels, _ = triton_runtime.load("guided_step")
-    return (cut._asdict() for cut in kernels.PLANS) if kernels is not None else iter(())
+    return triton_runtime.plans("guided_step", call)
 
 
 def run(call: Call, *, plan: Plan | None = None) -> Step:
@@ -53,7 +52,8 @@ def launch(call: Call, plan: Plan | None = None) -> Step:
     if kernels is None or model_spread is None or input_spread is None:
         raise RuntimeError("guided_step's Triton kernel was called where it declines")
     result = call.empty_result()
-    cut = kernels.PLANS[0] if plan is None else triton_runtime.cut_of(kernels.Plan, plan, kernels.PLANS)
+    candidates = kernels.plans_of(call)
+    cut = candidates[0] if plan is None else triton_runtime.cut_of(kernels.Plan, plan, candidates)
     images = x.shape[0]
     elements = x[0].numel()
     positions = elements // x.shape[1]

@@ -29,8 +29,7 @@ def supports(facts: Facts) -> str | None:
 
 def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
-    kernel, _ = triton_runtime.load("masked_attention")
-    return (cut._asdict() for cut in kernel.plans_of(call)) if kernel is not None else iter(())
+    return triton_runtime.plans("masked_attention", call)
 
 
 def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None) -> torch.Tensor:

@@ -21,8 +21,7 @@ def supports(facts: Facts) -> str | None:
 
 def plans(call: Call) -> Iterator[Plan]:
     """Every plan that :func:`run` takes for a call, the one that it uses by itself first."""
-    kernels, _ = triton_runtime.load("resample")
-    return (cut._asdict() for cut in kernels.plans(call.x.shape[1])) if kernels is not None else iter(())
+    return triton_runtime.plans("resample", call)
 
 
 def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None) -> torch.Tensor:
@@ -38,7 +37,7 @@ def run(call: Call, *, out: torch.Tensor | None = None, plan: Plan | None = None
     residual_strides = x_strides if residual is None else pixel_strides(residual)
     if kernels is None or x_strides is None or y_strides is None or residual_strides is None:
         raise RuntimeError("resample's Triton kernel was called where it declines")
-    cut = None if plan is None else triton_runtime.cut_of(kernels.Tile, plan, kernels.plans(x.shape[1]))
+    cut = None if plan is None else triton_runtime.cut_of(kernels.Tile, plan, kernels.plans_of(call))
     up = call.mode == NEAREST_X2
     with torch.cuda.device_of(x):
         kernels.launch(

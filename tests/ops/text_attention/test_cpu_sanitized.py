@@ -5,7 +5,6 @@ The driver beside this file gives it buffers that end with their last token, and
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import amx_emulated
+from support.cpu_sanitized import flags_of_setup
 
 from glide_fast.ops import native
 
@@ -30,21 +30,10 @@ FLAGS = [
 ]
 
 
-def isa_flags() -> dict[str, str]:
-    """``X86_FLAGS`` as setup.py has them."""
-    wanted = {"_AVX2", "_AVX512", "_AVX512_BF16", "X86_FLAGS"}
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    names: dict[str, dict[str, str]] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in wanted:
-            exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
-    return names["X86_FLAGS"]
-
-
 def build(isa: str) -> Path:
     """The driver for one instruction set; kept in the temporary folder under the hash of its sources."""
     assert COMPILER is not None
-    flags = [*FLAGS, f"-DGLIDE_FAST_ISA={isa}", *isa_flags()[isa].split()]
+    flags = [*FLAGS, f"-DGLIDE_FAST_ISA={isa}", *flags_of_setup()[1][isa].split()]
     digest = hashlib.sha256(" ".join(flags).encode())
     for source in (DRIVER, *sorted(CSRC.rglob("*.h")), CSRC / "attention" / "cpu.kernel.cpp"):
         digest.update(source.read_bytes())
